@@ -1,0 +1,1 @@
+"""Training-free, bit-exact acceleration of large language models."""
