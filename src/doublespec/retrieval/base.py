@@ -19,5 +19,5 @@ class TokenIndex(Protocol):
     """A source of runs. It is handed the whole text each time and finds out itself what changed."""
 
     def lookup(self, tokens: Tokens, limit: int) -> Match | None:
-        """What followed the longest suffix of `tokens` seen before: 1 to `limit` tokens, or None."""
+        """What once followed the longest suffix of `tokens` seen before: 1 to `limit` tokens."""
         ...
