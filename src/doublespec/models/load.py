@@ -1,0 +1,41 @@
+"""From a checkpoint to a language model: our decoder where it can, transformers' model else."""
+
+from statistics import median
+from time import perf_counter
+
+import torch
+
+from doublespec.models.base import LanguageModel
+from doublespec.models.decoder import Decoder
+from doublespec.models.hf import TransformersModel
+from doublespec.models.layers import MODEL_TYPES, Progress
+from doublespec.models.weights import Checkpoint
+
+
+def load_model(
+    checkpoint: Checkpoint,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    canonical: bool,
+    max_length: int | None = None,
+    progress: Progress | None = None,
+) -> Decoder | TransformersModel:
+    """Reads a model; `canonical` ones give bits that depend on the text only. Raises ModelError."""
+    kind = Decoder if checkpoint.config.model_type in MODEL_TYPES else TransformersModel
+    return kind.load(
+        checkpoint, device, dtype, canonical=canonical, max_length=max_length, progress=progress
+    )
+
+
+def forward_seconds(model: LanguageModel, rows: int = 1, context: int = 64) -> float:
+    """The median time of a forward over `rows` new rows after `context` tokens."""
+    text = [1 + i % 7 for i in range(context)]
+    tokens = [*text, *[1] * rows]
+    times = []
+    for attempt in range(6):
+        changed = [*tokens[:-rows], 2 + attempt % 2, *tokens[len(tokens) - rows + 1 :]]
+        begun = perf_counter()
+        model.logits(changed, rows, context)[-1, 0].item()  # waits for the device
+        times.append(perf_counter() - begun)
+    return median(times[1:])
