@@ -47,7 +47,7 @@ class Engine:
         retrieval = PRESETS[preset] if preset else self._settings.retrieval
         with self._lock:
             parts = self._parts.setdefault(retrieval, _Parts(self, self._target, retrieval))
-        self._use_threads(beside_draft=name in PARALLEL)
+        self.use_threads(beside_draft=name in PARALLEL)
         return self._locked(METHODS[name](parts, prompt, request, stop))
 
     def close(self) -> None:
@@ -94,7 +94,7 @@ class Engine:
             with self._lock:
                 steps.close()  # type: ignore[attr-defined]
 
-    def _use_threads(self, *, beside_draft: bool) -> None:
+    def use_threads(self, *, beside_draft: bool) -> None:
         """Leaves the draft process its cores: two programs that want one core wait for each other
         at every product."""
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
