@@ -7,6 +7,7 @@ against plain decoding.
 
 import random
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from doublespec.llm import LLM
 from doublespec.models.base import LanguageModel
+from doublespec.models.devices import usable_cores, use_threads
 from doublespec.sampling import SamplingParams
 
 _DISTURBANCES = (
@@ -21,6 +23,7 @@ _DISTURBANCES = (
     "after another text",
     "after a wrong guess",
     "after the same text as prompt",
+    "with another number of threads",
 )
 
 
@@ -44,9 +47,21 @@ def check_model(model: LanguageModel, trials: int, seed: int = 0) -> Iterator[Tr
         splits = _random_splits(chance, length - prompt_length)
         name = _DISTURBANCES[trial % len(_DISTURBANCES)]
         _disturb(name, model, text)
-        rows = _answer_rows(model, text, prompt_length, splits)
+        with _threads(usable_cores() if name == _DISTURBANCES[-1] else None):
+            rows = _answer_rows(model, text, prompt_length, splits)
         differing = (rows != reference).any(dim=-1).nonzero()
         yield Trial(name, prompt_length + int(differing[0]) if len(differing) else None)
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """Computes with `count` threads, if given, and leaves the number as it was."""
+    before = torch.get_num_threads()
+    use_threads(count or before)
+    try:
+        yield
+    finally:
+        use_threads(before)
 
 
 def _answer_rows(

@@ -12,6 +12,7 @@ from statistics import median
 from doublespec.decoding import Step, decode_serial
 from doublespec.drafting.base import NoDrafter
 from doublespec.llm import LLM, Completion, Stream
+from doublespec.models.devices import usable_cores, use_threads
 from doublespec.sampling import SamplingParams
 from doublespec.stats import repeated_ngrams, summarise
 from doublespec.text import Message, TextStream
@@ -91,7 +92,7 @@ class Race:
         if name != BASELINE:
             return self.llm.stream(tokens, params, method=name)
         request, stop = self.llm.request(tokens, params)
-        self.llm.engine.use_threads(beside_draft=False)
+        use_threads(usable_cores())
         nobody = NoDrafter()
         steps = decode_serial(self._fastest, nobody, nobody, tokens, request, stop, 0)
         return Stream(steps, TextStream(self.llm.codec, params.stop), request)

@@ -20,7 +20,7 @@ from doublespec.cli import options
 from doublespec.cli.options import terminal
 from doublespec.errors import ConfigError
 from doublespec.llm import BUNDLED, LLM
-from doublespec.models.devices import describe
+from doublespec.models.devices import describe, use_threads
 
 _CONTEXT = 400
 
@@ -60,7 +60,7 @@ def doctor(
 
 
 def _measure(llm: LLM) -> Profile:
-    llm.engine.use_threads(beside_draft=False)
+    use_threads(llm.settings.threads)
     draft = measure_forwards(llm.engine.draft_model(), _CONTEXT) if llm.recipe else None
     return Profile(
         target=measure_forwards(llm.target, _CONTEXT),
