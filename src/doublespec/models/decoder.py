@@ -14,14 +14,15 @@ from torch import Tensor
 
 from doublespec.errors import ModelError
 from doublespec.models.devices import available_memory, gigabytes
+from doublespec.models.kernels import KernelProbe
 from doublespec.models.layers import DecoderConfig, Layer, Progress, Weights, read_weights
 from doublespec.models.shapes import (
     FASTEST,
     KEY_STEP,
     Block,
     Shapes,
-    Span,
     find_shapes,
+    key_lengths,
     pad,
     plan,
     reusable,
@@ -85,12 +86,17 @@ class Decoder:
         length = min(config.max_length, max_length or config.max_length)
         decoder = cls(config, weights, rotary, FASTEST, length)
         if canonical:
-            decoder.shapes = find_shapes(decoder._probe, length)
+            probe = KernelProbe(config, device, dtype)
+            decoder.shapes = find_shapes(probe.layer(key_lengths(length)), probe.vocabulary())
         return decoder
 
     def with_shapes(self, shapes: Shapes) -> Self:
         """The same weights with a cache of their own, computing in other shapes."""
         return type(self)(self.config, self._weights, self._rotary, shapes, self._max_length)
+
+    def fastest(self) -> Self:
+        """The same weights in the fastest shapes: the baseline of benchmarks."""
+        return self.with_shapes(FASTEST)
 
     @property
     def vocab_size(self) -> int:
@@ -247,25 +253,3 @@ class Decoder:
 
     def _normed(self, x: Tensor, weight: Tensor) -> Tensor:
         return F.rms_norm(x, weight.shape, weight, self.config.norm_eps)
-
-    @torch.inference_mode()
-    def _probe(self, rows: int, keys: int) -> Tensor:
-        """Logits (2, V) of the first and last of `rows` rows over `keys` keys, which have the same
-        input: one layer and the vocabulary, on noise (for `find_shapes`)."""
-        noise = torch.Generator().manual_seed(keys)
-        shape = (1, self.config.num_kv_heads, keys + rows, self.config.head_dim)
-
-        def random(*size: int) -> Tensor:
-            return torch.randn(size, generator=noise).to(self.device, self.dtype)
-
-        row = random(1, self.config.hidden_size)
-        cache = random(*shape[:2], keys, shape[3]), random(*shape[:2], keys, shape[3])
-        room = torch.zeros((*shape[:2], rows, shape[3]), dtype=self.dtype, device=self.device)
-        cache = torch.cat((cache[0], room), dim=2), torch.cat((cache[1], room), dim=2)
-        hidden = torch.cat((row, random(max(rows - 2, 0), row.shape[1]), row))[:rows]
-        block = Block(keys, keys + rows, rows, (Span(0, rows, keys),))
-        mask = torch.zeros((rows, keys), dtype=self.dtype, device=self.device)
-        view = _Rows(block, self._cos[:1], self._sin[:1], (mask,))
-        hidden = self._layer(self._weights.layers[0], cache, view, hidden)
-        logits = self._weights.vocabulary(self._normed(hidden, self._weights.norm))
-        return logits[[0, -1]]

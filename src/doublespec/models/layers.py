@@ -23,6 +23,7 @@ class DecoderConfig:
 
     vocab_size: int
     hidden_size: int
+    intermediate_size: int
     num_layers: int
     num_heads: int
     num_kv_heads: int
@@ -42,6 +43,7 @@ class DecoderConfig:
         return cls(
             vocab_size=config.vocab_size,
             hidden_size=config.hidden_size,
+            intermediate_size=config.intermediate_size,
             num_layers=config.num_hidden_layers,
             num_heads=config.num_attention_heads,
             num_kv_heads=config.num_key_value_heads,
@@ -49,6 +51,16 @@ class DecoderConfig:
             norm_eps=config.rms_norm_eps,
             max_length=_max_length(config),
         )
+
+    def layer_sizes(self) -> set[tuple[int, int]]:
+        """(outputs, inputs) of the products of a layer."""
+        mixed = self.num_heads * self.head_dim
+        return {
+            (mixed + 2 * self.num_kv_heads * self.head_dim, self.hidden_size),
+            (self.hidden_size, mixed),
+            (self.intermediate_size, self.hidden_size),
+            (self.hidden_size, self.intermediate_size),
+        }
 
     def cache_bytes_per_token(self, dtype: torch.dtype) -> int:
         return 2 * self.num_layers * self.num_kv_heads * self.head_dim * dtype.itemsize

@@ -10,17 +10,19 @@ to give the same bits, and a row attends over a number of keys that follows from
 
 Where prompt and answer rows have the same bits too (`alike`), a cached row serves in both roles.
 `FASTEST` pads nothing: for drafts, whose bits change nothing but speed, and as the baseline in
-benchmarks. Which sets hold on this device is found by `find_shapes`, from the model's own kernels.
+benchmarks. Which sets hold on this device is found by a test of its kernels (`models/kernels.py`).
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, equal
 
-ANSWER_COUNTS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 20, 24, 32, 48, 64)
-PROMPT_COUNTS = (16, 24, 32, 48, 64, 96, 128, 192, 256)
+Kernel = Callable[[int], Tensor]
+
+ANSWER_COUNTS: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 20, 24, 32, 48, 64)
+PROMPT_COUNTS: tuple[int, ...] = (16, 24, 32, 48, 64, 96, 128, 192, 256)
 KEY_STEP = 256
 
 
@@ -98,32 +100,33 @@ def reusable(common: int, cached_prompt_length: int, prompt_length: int, shapes:
     return min(common, cached_prompt_length, prompt_length)
 
 
-def find_shapes(probe: Callable[[int, int], Tensor], max_keys: int) -> Shapes:
-    """The largest sets of row counts whose bits agree on this device, `STRICT` if none do.
+def find_shapes(layer: Iterable[Kernel], vocabulary: Iterable[Kernel]) -> Shapes:
+    """The largest sets of row counts whose bits agree in all kernels; `STRICT` if none do.
 
-    `probe(rows, keys)` computes `rows` rows over `keys` keys with the model's own kernels and
-    returns the results of its first and last row, which it gives the same input.
+    A kernel computes the first n of its rows, each in two places of a block: (n, 2, ...). Logits
+    are always computed in row counts of the answer.
     """
-    keys = _key_lengths(max_keys)
-    answer = _agreeing(probe, ANSWER_COUNTS, STRICT.answer[0], keys)
-    prompt = _agreeing(probe, PROMPT_COUNTS, STRICT.prompt[0], keys)
-    if not answer or not prompt:
-        return STRICT
-    alike = all(equal(probe(answer[-1], k), probe(prompt[-1], k)) for k in keys)
-    return Shapes(prompt, answer, KEY_STEP, alike)
+    answer_rows, prompt_rows = STRICT.answer[-1], STRICT.prompt[-1]
+    answer, prompt, alike = ANSWER_COUNTS, PROMPT_COUNTS, True
+    for kernel in layer:
+        wanted, other = kernel(answer_rows), kernel(prompt_rows)
+        answer = tuple(n for n in answer if _agree(kernel(n), wanted))
+        prompt = tuple(n for n in prompt if _agree(kernel(n), other))
+        alike = alike and _agree(other, wanted)
+    for kernel in vocabulary:
+        wanted = kernel(answer_rows)
+        answer = tuple(n for n in answer if _agree(kernel(n), wanted))
+    return Shapes(prompt, answer, KEY_STEP, alike) if prompt and answer else STRICT
 
 
-def _key_lengths(max_keys: int) -> list[int]:
-    """Powers of two times the key step, as far as the context goes (at most 8,192 keys)."""
-    lengths = [KEY_STEP << i for i in range(6)]
-    return [k for k in lengths if k <= max(max_keys, KEY_STEP)]
+def key_lengths(max_length: int) -> list[int]:
+    """Key lengths to test: powers of two times the key step, up to 8,192."""
+    return [KEY_STEP << i for i in range(6) if KEY_STEP << i <= max(max_length, KEY_STEP)]
 
 
-def _agreeing(
-    probe: Callable[[int, int], Tensor], counts: Sequence[int], anchor: int, keys: Sequence[int]
-) -> tuple[int, ...]:
-    """The counts that give, for every key length, the bits that `anchor` rows give."""
-    wanted = {k: probe(anchor, k) for k in keys}
-    if not all(equal(first, last) for first, last in wanted.values()):
-        return ()
-    return tuple(n for n in counts if all(equal(probe(n, k), wanted[k]) for k in keys))
+def _agree(one: Tensor, other: Tensor) -> bool:
+    """Whether the rows of two blocks (n, 2, ...) have the same bits, wherever they stand."""
+    few = min(len(one), len(other))
+    return all(equal(part[:few, 0], part[:few, 1]) for part in (one, other)) and equal(
+        one[:few], other[:few]
+    )
