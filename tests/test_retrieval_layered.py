@@ -74,9 +74,9 @@ def test_a_step_in_the_costs_is_filled() -> None:
 
 
 def test_a_source_whose_runs_never_hold_is_shown_less_and_less() -> None:
-    index = LayeredIndex([FixedIndex(DEEP)], [1 + n / 10 for n in range(97)])
+    index = LayeredIndex([FixedIndex(DEEP)], [1 + n / 5 for n in range(97)])
     shown = [len(match.tokens) if match else 0 for match in replay(index, 400, [7])]
-    assert shown[0] > 20
+    assert shown[0] > 10
     assert shown[-1] == 0
 
 
