@@ -12,7 +12,7 @@ from doublespec.models.load import forward_seconds, load_model
 from doublespec.models.vocabulary import CommonVocabulary
 from doublespec.models.weights import open_checkpoint
 from doublespec.retrieval.base import TokenIndex
-from doublespec.retrieval.context import NgramIndex
+from doublespec.retrieval.context import ContextIndex, NgramIndex
 
 _MOST_STEPS = 16
 
@@ -55,7 +55,7 @@ class DraftRecipe:
 
 
 def make_index(settings: RetrievalSettings) -> TokenIndex:
-    return NgramIndex(settings.ngram or 8, 1)
+    return ContextIndex() if settings.ngram is None else NgramIndex(settings.ngram)
 
 
 def make_lookup(settings: RetrievalSettings) -> LookupDrafter:
