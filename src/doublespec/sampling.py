@@ -135,9 +135,7 @@ def logprobs(logits: Tensor, tokens: Tokens, top: int) -> list[TokenLogprobs]:
         TokenLogprobs(
             token=token,
             logprob=float(table[i, token]),
-            top=tuple(
-                zip(_ids(best.indices[i, :top]), best.values[i, :top].tolist(), strict=True)
-            ),
+            top=tuple(zip(_ids(best.indices[i, :top]), best.values[i, :top].tolist(), strict=True)),
         )
         for i, token in enumerate(tokens)
     ]
