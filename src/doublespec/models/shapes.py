@@ -14,14 +14,20 @@ benchmarks. Which sets hold on this device is found by `find_shapes`, from the m
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, equal
 
 ANSWER_COUNTS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 20, 24, 32, 48, 64)
 PROMPT_COUNTS = (16, 24, 32, 48, 64, 96, 128, 192, 256)
 KEY_STEP = 256
+PROBE_INPUTS = 16
+
+# A computation that a model makes, on inputs that show how it rounds: results (n, X) for a block
+# of those of its PROBE_INPUTS inputs whose indices (n,) it is given, or NaN, which equals nothing.
+Probe = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +75,15 @@ def plan(start: int, stop: int, prompt_length: int, shapes: Shapes) -> Iterator[
         end = min(stop, start + counts[-1])
         if in_prompt:  # blocks end at multiples of their size, where key lengths change too
             end = min(end, prompt_length, (start // counts[-1] + 1) * counts[-1])
+        end = start + _without_waste(end - start, counts)
         yield Block(start, end, pad(end - start, counts), _spans(start, end, shapes.key_step))
         start = end
+
+
+def _without_waste(rows: int, counts: Sequence[int]) -> int:
+    """`rows`, or fewer of them for now, where most of the block would be padding."""
+    smaller = bisect_left(counts, rows) - 1
+    return counts[smaller] if smaller >= 0 and pad(rows, counts) > 2 * rows else rows
 
 
 def pad(rows: int, counts: Sequence[int]) -> int:
@@ -98,32 +111,40 @@ def reusable(common: int, cached_prompt_length: int, prompt_length: int, shapes:
     return min(common, cached_prompt_length, prompt_length)
 
 
-def find_shapes(probe: Callable[[int, int], Tensor], max_keys: int) -> Shapes:
-    """The largest sets of row counts whose bits agree on this device, `STRICT` if none do.
+def find_shapes(probes: Iterable[Probe]) -> Shapes:
+    """The largest sets of row counts that all probes show to give equal bits on this device.
 
-    `probe(rows, keys)` computes `rows` rows over `keys` keys with the model's own kernels and
-    returns the results of its first and last row, which it gives the same input.
+    Answers are computed in counts that agree with 16 rows, prompts in counts that agree with 256;
+    where 256 rows do not even agree with themselves (a CPU divides them among its threads, and the
+    sums with them), in the counts of answers. `STRICT` if 16 rows do not agree with themselves.
     """
-    keys = _key_lengths(max_keys)
-    answer = _agreeing(probe, ANSWER_COUNTS, STRICT.answer[0], keys)
-    prompt = _agreeing(probe, PROMPT_COUNTS, STRICT.prompt[0], keys)
-    if not answer or not prompt:
+    few_rows, many_rows = STRICT.answer[0], STRICT.prompt[0]
+    answer: tuple[int, ...] = ANSWER_COUNTS
+    small: tuple[int, ...] = PROMPT_COUNTS
+    large: tuple[int, ...] = PROMPT_COUNTS
+    alike = True
+    for probe in probes:
+        few, many = _reference(probe, few_rows), _reference(probe, many_rows)
+        answer = tuple(n for n in answer if _agrees(probe, n, few))
+        small = tuple(n for n in small if _agrees(probe, n, few))
+        large = tuple(n for n in large if _agrees(probe, n, many))
+        alike = alike and equal(few, many)
+    if few_rows not in answer:
         return STRICT
-    alike = all(equal(probe(answer[-1], k), probe(prompt[-1], k)) for k in keys)
-    return Shapes(prompt, answer, KEY_STEP, alike)
+    if many_rows not in large:
+        return Shapes(small, answer, KEY_STEP, alike=True)
+    return Shapes(large, answer, KEY_STEP, alike)
 
 
-def _key_lengths(max_keys: int) -> list[int]:
-    """Powers of two times the key step, as far as the context goes (at most 8,192 keys)."""
-    lengths = [KEY_STEP << i for i in range(6)]
-    return [k for k in lengths if k <= max(max_keys, KEY_STEP)]
+def _reference(probe: Probe, rows: int) -> Tensor:
+    """What a probe gives for each of its inputs in a block of `rows` rows."""
+    return probe(torch.arange(rows) % PROBE_INPUTS)[:PROBE_INPUTS]
 
 
-def _agreeing(
-    probe: Callable[[int, int], Tensor], counts: Sequence[int], anchor: int, keys: Sequence[int]
-) -> tuple[int, ...]:
-    """The counts that give, for every key length, the bits that `anchor` rows give."""
-    wanted = {k: probe(anchor, k) for k in keys}
-    if not all(equal(first, last) for first, last in wanted.values()):
-        return ()
-    return tuple(n for n in counts if all(equal(probe(n, k), wanted[k]) for k in keys))
+def _agrees(probe: Probe, rows: int, wanted: Tensor) -> bool:
+    """Whether blocks of `rows` rows give the `wanted` bits for every row of a block, each input
+    standing elsewhere in its block than in the reference."""
+    count = -(-PROBE_INPUTS // rows) * rows
+    inputs = (torch.arange(count) + 5) % PROBE_INPUTS
+    blocks = [inputs[first : first + rows] for first in range(0, count, rows)]
+    return all(equal(probe(block), wanted[block]) for block in blocks)
