@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from checkpoints import FAMILIES, write_family
 from doublespec.errors import ModelError
 from doublespec.models import decoder as decoder_module
 from doublespec.models.decoder import Decoder
 from doublespec.models.shapes import KEY_STEP, STRICT, Shapes
 from doublespec.models.weights import open_checkpoint
+from tests.checkpoints import FAMILIES, write_family
 
 CPU = torch.device("cpu")
 CROSSING = KEY_STEP + 40  # a text that crosses a border of key lengths

@@ -114,57 +114,46 @@ def test_rows_are_reused_in_the_role_they_were_computed_in(
 # -- find_shapes -----------------------------------------------------------------------------------
 
 
-def exact(ids: Tensor) -> Tensor:
-    return ids[:, None].float()
+def exact(index: Tensor) -> Tensor:
+    return index[:, None].float()
 
 
-def different_if(condition: Tensor | bool) -> Tensor:
-    return torch.as_tensor(condition).float() * 1e-6
+def but(condition: Tensor | bool, index: Tensor) -> Tensor:
+    """As `exact`, but slightly different where the condition holds."""
+    return exact(index) + 1e-3 * torch.as_tensor(condition).reshape(-1, 1).float()
 
 
 def test_all_counts_are_used_where_all_agree() -> None:
-    assert find_shapes([exact]) == Shapes(PROMPT_COUNTS, ANSWER_COUNTS, KEY_STEP, alike=True)
+    found = find_shapes([exact], [exact])
+    assert found == Shapes(PROMPT_COUNTS, ANSWER_COUNTS, KEY_STEP, alike=True)
 
 
-def test_counts_that_differ_from_the_others_are_left_out() -> None:
-    def a_lone_row_differs(ids: Tensor) -> Tensor:
-        return exact(ids) + different_if(len(ids) == 1)
-
-    def odd_counts_differ(ids: Tensor) -> Tensor:
-        return exact(ids) + different_if(len(ids) % 2 == 1)
-
-    assert find_shapes([exact, a_lone_row_differs]).answer == ANSWER_COUNTS[1:]
-    both = find_shapes([odd_counts_differ, a_lone_row_differs])
-    assert both.answer == tuple(n for n in ANSWER_COUNTS if n % 2 == 0)
+def test_counts_that_differ_in_any_kernel_are_left_out() -> None:
+    found = find_shapes([exact, lambda i: but(len(i) == 1, i)], [lambda i: but(len(i) % 2 == 1, i)])
+    assert found.answer == tuple(n for n in ANSWER_COUNTS if n % 2 == 0)
+    assert found.prompt == PROMPT_COUNTS
 
 
 def test_prompts_keep_their_large_blocks_where_these_differ_from_small_ones() -> None:
-    def large_blocks_differ(ids: Tensor) -> Tensor:
-        return exact(ids) + different_if(len(ids) > 32)
-
-    shapes = find_shapes([large_blocks_differ])
-    assert shapes.prompt == (48, 64, 96, 128, 192, 256)
-    assert shapes.answer[-1] == 32
-    assert not shapes.alike
+    found = find_shapes([lambda i: but(len(i) > 32, i)], [])
+    assert found.prompt == (48, 64, 96, 128, 192, 256)
+    assert found.answer[-1] == 32
+    assert not found.alike
 
 
-def test_prompts_take_the_counts_of_answers_where_large_blocks_are_not_reliable() -> None:
-    def large_blocks_are_unreliable(ids: Tensor) -> Tensor:
-        return exact(ids) * (float("nan") if len(ids) > 32 else 1.0)
-
-    shapes = find_shapes([large_blocks_are_unreliable])
-    assert (shapes.prompt, shapes.answer[-1], shapes.alike) == ((16, 24, 32), 32, True)
+def test_logits_may_differ_in_counts_that_only_prompts_have() -> None:
+    assert find_shapes([exact], [lambda i: but(len(i) > 64, i)]).prompt == PROMPT_COUNTS
 
 
 def test_strict_shapes_are_used_where_a_row_depends_on_where_it_stands() -> None:
-    def first_row_differs(ids: Tensor) -> Tensor:
-        return exact(ids) + different_if(torch.arange(len(ids)) == 0)[:, None]
+    def first_row_differs(index: Tensor) -> Tensor:
+        return but(torch.arange(len(index)) == 0, index)
 
-    assert find_shapes([exact, first_row_differs]) == STRICT
+    assert find_shapes([exact, first_row_differs], []) == STRICT
+    assert find_shapes([exact], [first_row_differs]) == STRICT
 
 
-def test_a_count_is_left_out_if_one_row_of_its_block_differs() -> None:
-    def row_40_differs(ids: Tensor) -> Tensor:
-        return exact(ids) + different_if(torch.arange(len(ids)) == 40)[:, None]
-
-    assert find_shapes([row_40_differs]).answer == tuple(n for n in ANSWER_COUNTS if n <= 32)
+@pytest.mark.parametrize("place", [33, 40, 63])
+def test_a_count_is_left_out_if_one_row_of_its_block_differs(place: int) -> None:
+    found = find_shapes([lambda i: but(torch.arange(len(i)) == place, i)], [])
+    assert found.answer == tuple(n for n in ANSWER_COUNTS if n <= place)

@@ -3,12 +3,9 @@
 Builds the parts that methods are made of, each when it is first needed, and closes them.
 """
 
-import os
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
-
-import torch
 
 from doublespec.config import PRESETS, RetrievalSettings, Settings
 from doublespec.decoding import Step
@@ -16,8 +13,9 @@ from doublespec.drafting.background import InlineBackground, ProcessBackground, 
 from doublespec.drafting.base import BackgroundDrafter, Drafter
 from doublespec.drafting.recipe import DraftRecipe, make_lookup
 from doublespec.errors import ConfigError
-from doublespec.methods import DRAFTLESS, METHODS, PARALLEL, split_name
+from doublespec.methods import DRAFTLESS, METHODS, split_name
 from doublespec.models.base import LanguageModel
+from doublespec.models.devices import use_threads
 from doublespec.sampling import Request
 from doublespec.stopping import StopRule
 from doublespec.tokens import Tokens
@@ -47,7 +45,7 @@ class Engine:
         retrieval = PRESETS[preset] if preset else self._settings.retrieval
         with self._lock:
             parts = self._parts.setdefault(retrieval, _Parts(self, self._target, retrieval))
-        self._use_threads(beside_draft=name in PARALLEL)
+        use_threads(self._settings.threads)
         return self._locked(METHODS[name](parts, prompt, request, stop))
 
     def close(self) -> None:
@@ -93,17 +91,6 @@ class Engine:
         finally:
             with self._lock:
                 steps.close()  # type: ignore[attr-defined]
-
-    def _use_threads(self, *, beside_draft: bool) -> None:
-        """Leaves the draft process its cores: two programs that want one core wait for each other
-        at every product."""
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        threads = self._settings.threads or cores or 1
-        beside_draft = beside_draft and self._settings.background == "process"
-        if beside_draft and self._settings.threads is None:
-            threads = max(1, threads - self._settings.draft_threads)
-        if torch.get_num_threads() != threads:
-            torch.set_num_threads(threads)
 
 
 class _Parts:

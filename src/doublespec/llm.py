@@ -13,7 +13,7 @@ from doublespec.drafting.recipe import DraftRecipe
 from doublespec.engine import Engine
 from doublespec.errors import ConfigError
 from doublespec.methods import split_name
-from doublespec.models.devices import find_device, find_dtype
+from doublespec.models.devices import find_device, find_dtype, use_threads
 from doublespec.models.load import forward_seconds, load_model
 from doublespec.models.vocabulary import check_same_vocabulary
 from doublespec.models.weights import open_checkpoint
@@ -63,6 +63,7 @@ class LLM:
         checkpoint = open_checkpoint(find_bundled(target, "target"))
         device = find_device(self.settings.target_device)
         dtype = find_dtype(self.settings.dtype, device)
+        use_threads(self.settings.threads)
         self._codec = TextCodec(checkpoint.folder)
         draft_name = None if draft is None else find_bundled(draft, "draft")
         if draft_name is not None:

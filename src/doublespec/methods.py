@@ -97,7 +97,6 @@ METHODS: dict[str, Method] = {
     "double-draft-only": double_draft_only,
 }
 DRAFTLESS = ("ar", "lookup")
-PARALLEL = ("psd", "double", "double-target-only", "double-draft-only")
 
 
 def split_name(name: str) -> tuple[str, str | None]:

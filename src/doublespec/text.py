@@ -1,7 +1,7 @@
 """Between text and tokens: tokenizer, chat template, streaming. Knows nothing of models."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,10 @@ class TextCodec:
         vocabulary: dict[str, int] = self._tokenizer.get_vocab()
         return vocabulary
 
+    @property
+    def has_chat_template(self) -> bool:
+        return self._tokenizer.chat_template is not None
+
     def encode(self, text: str) -> list[int]:
         """The tokens of a prompt, with what the tokenizer puts before it. An empty prompt is the
         token that begins texts; raises ConfigError if there is none."""
@@ -46,7 +50,7 @@ class TextCodec:
         """The tokens of a conversation up to where the assistant answers; raises ConfigError."""
         if not messages:
             raise ConfigError("a conversation needs at least one message, got none")
-        if self._tokenizer.chat_template is None:
+        if not self.has_chat_template:
             raise ConfigError(f"{self._folder} has no chat template; use generate instead of chat")
         try:
             text: str = self._tokenizer.apply_chat_template(
@@ -121,14 +125,3 @@ def _safe_length(text: str, strings: Sequence[str]) -> int:
                 stop -= size
                 break
     return stop
-
-
-def lines_of(path: Path) -> Iterator[str]:
-    """The non-empty lines of a UTF-8 text file; raises ConfigError if it cannot be read."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not UTF-8 text (byte {error.start})") from error
-    return (line for line in text.splitlines() if line.strip())

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from doublespec.errors import ModelError
 from doublespec.models.devices import available_memory, gigabytes
+from doublespec.models.kernels import KernelProbe
 from doublespec.models.layers import (
     DecoderConfig,
     Layer,
@@ -23,13 +24,13 @@ from doublespec.models.layers import (
     read_weights,
     swiglu,
 )
-from doublespec.models.probes import probes
 from doublespec.models.shapes import (
     FASTEST,
     KEY_STEP,
     Block,
     Shapes,
     find_shapes,
+    key_lengths,
     pad,
     plan,
     reusable,
@@ -93,12 +94,17 @@ class Decoder:
         length = min(config.max_length, max_length or config.max_length)
         decoder = cls(config, weights, rotary, FASTEST, length)
         if canonical:
-            decoder.shapes = find_shapes(probes(config, device, dtype, length))
+            probe = KernelProbe(config, device, dtype)
+            decoder.shapes = find_shapes(probe.layer(key_lengths(length)), probe.vocabulary())
         return decoder
 
     def with_shapes(self, shapes: Shapes) -> Self:
         """The same weights with a cache of their own, computing in other shapes."""
         return type(self)(self.config, self._weights, self._rotary, shapes, self._max_length)
+
+    def fastest(self) -> Self:
+        """The same weights in the fastest shapes: the baseline of benchmarks."""
+        return self.with_shapes(FASTEST)
 
     @property
     def vocab_size(self) -> int:

@@ -62,6 +62,10 @@ class TransformersModel:
         model = model.to(device).eval().requires_grad_(False)
         return cls(model, canonical=canonical, max_length=min(length, max_length or length))
 
+    def fastest(self) -> Self:
+        """The same weights in the fastest shapes: the baseline of benchmarks."""
+        return type(self)(self._model, canonical=False, max_length=self._max_length)
+
     @property
     def vocab_size(self) -> int:
         size: int = self._model.config.get_text_config().vocab_size

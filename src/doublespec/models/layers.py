@@ -57,6 +57,16 @@ class DecoderConfig:
             max_length=_max_length(config),
         )
 
+    def layer_sizes(self) -> set[tuple[int, int]]:
+        """(outputs, inputs) of the products of a layer."""
+        mixed = self.num_heads * self.head_dim
+        return {
+            (mixed + 2 * self.num_kv_heads * self.head_dim, self.hidden_size),
+            (self.hidden_size, mixed),
+            (2 * self.intermediate_size, self.hidden_size),
+            (self.hidden_size, self.intermediate_size),
+        }
+
     def cache_bytes_per_token(self, dtype: torch.dtype) -> int:
         return 2 * self.num_layers * self.num_kv_heads * self.head_dim * dtype.itemsize
 

@@ -10,7 +10,7 @@ to give the same bits, and a row attends over a number of keys that follows from
 
 Where prompt and answer rows have the same bits too (`alike`), a cached row serves in both roles.
 `FASTEST` pads nothing: for drafts, whose bits change nothing but speed, and as the baseline in
-benchmarks. Which sets hold on this device is found by `find_shapes`, from the model's own kernels.
+benchmarks. Which sets hold on this device is found by a test of its kernels (`models/kernels.py`).
 """
 
 from bisect import bisect_left
@@ -20,14 +20,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, equal
 
-ANSWER_COUNTS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 20, 24, 32, 48, 64)
-PROMPT_COUNTS = (16, 24, 32, 48, 64, 96, 128, 192, 256)
-KEY_STEP = 256
-PROBE_INPUTS = 16
+# What a kernel makes of a block of rows, given as indices into its KERNEL_ROWS rows of input.
+Kernel = Callable[[Tensor], Tensor]
 
-# A computation that a model makes, on inputs that show how it rounds: results (n, X) for a block
-# of those of its PROBE_INPUTS inputs whose indices (n,) it is given, or NaN, which equals nothing.
-Probe = Callable[[Tensor], Tensor]
+ANSWER_COUNTS: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 20, 24, 32, 48, 64)
+PROMPT_COUNTS: tuple[int, ...] = (16, 24, 32, 48, 64, 96, 128, 192, 256)
+KEY_STEP = 256
+KERNEL_ROWS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,40 +110,35 @@ def reusable(common: int, cached_prompt_length: int, prompt_length: int, shapes:
     return min(common, cached_prompt_length, prompt_length)
 
 
-def find_shapes(probes: Iterable[Probe]) -> Shapes:
-    """The largest sets of row counts that all probes show to give equal bits on this device.
+def find_shapes(layer: Iterable[Kernel], vocabulary: Iterable[Kernel]) -> Shapes:
+    """The largest sets of row counts whose bits agree in all kernels; `STRICT` if none do.
 
-    Answers are computed in counts that agree with 16 rows, prompts in counts that agree with 256;
-    where 256 rows do not even agree with themselves (a CPU divides them among its threads, and the
-    sums with them), in the counts of answers. `STRICT` if 16 rows do not agree with themselves.
+    Logits are always computed in row counts of the answer.
     """
-    few_rows, many_rows = STRICT.answer[0], STRICT.prompt[0]
-    answer: tuple[int, ...] = ANSWER_COUNTS
-    small: tuple[int, ...] = PROMPT_COUNTS
-    large: tuple[int, ...] = PROMPT_COUNTS
-    alike = True
-    for probe in probes:
-        few, many = _reference(probe, few_rows), _reference(probe, many_rows)
-        answer = tuple(n for n in answer if _agrees(probe, n, few))
-        small = tuple(n for n in small if _agrees(probe, n, few))
-        large = tuple(n for n in large if _agrees(probe, n, many))
+    answer, prompt, alike = ANSWER_COUNTS, PROMPT_COUNTS, True
+    for kernel in layer:
+        few, many = _reference(kernel, STRICT.answer[-1]), _reference(kernel, STRICT.prompt[-1])
+        answer = tuple(n for n in answer if _agrees(kernel, n, few))
+        prompt = tuple(n for n in prompt if _agrees(kernel, n, many))
         alike = alike and equal(few, many)
-    if few_rows not in answer:
-        return STRICT
-    if many_rows not in large:
-        return Shapes(small, answer, KEY_STEP, alike=True)
-    return Shapes(large, answer, KEY_STEP, alike)
+    for kernel in vocabulary:
+        few = _reference(kernel, STRICT.answer[-1])
+        answer = tuple(n for n in answer if _agrees(kernel, n, few))
+    return Shapes(prompt, answer, KEY_STEP, alike) if prompt and answer else STRICT
 
 
-def _reference(probe: Probe, rows: int) -> Tensor:
-    """What a probe gives for each of its inputs in a block of `rows` rows."""
-    return probe(torch.arange(rows) % PROBE_INPUTS)[:PROBE_INPUTS]
+def key_lengths(max_length: int) -> list[int]:
+    """Key lengths to test: powers of two times the key step, up to 8,192."""
+    return [KEY_STEP << i for i in range(6) if KEY_STEP << i <= max(max_length, KEY_STEP)]
 
 
-def _agrees(probe: Probe, rows: int, wanted: Tensor) -> bool:
-    """Whether blocks of `rows` rows give the `wanted` bits for every row of a block, each input
-    standing elsewhere in its block than in the reference."""
-    count = -(-PROBE_INPUTS // rows) * rows
-    inputs = (torch.arange(count) + 5) % PROBE_INPUTS
-    blocks = [inputs[first : first + rows] for first in range(0, count, rows)]
-    return all(equal(probe(block), wanted[block]) for block in blocks)
+def _reference(kernel: Kernel, count: int) -> Tensor:
+    """What a kernel makes of each of its rows in a block of `count` rows."""
+    return kernel(torch.arange(count) % KERNEL_ROWS)[:KERNEL_ROWS]
+
+
+def _agrees(kernel: Kernel, count: int, wanted: Tensor) -> bool:
+    """Whether every row of a block of `count` has the `wanted` bits, each standing elsewhere in the
+    block than it does in the reference."""
+    index = (torch.arange(count) + 5) % KERNEL_ROWS
+    return equal(kernel(index), wanted[index])

@@ -1,10 +1,63 @@
 """The text of this request, as a source of runs. Knows nothing of models and acceptance.
 
-`NgramIndex` is the search order of the published code, kept as the baseline.
+`ContextIndex` is the one to use; `NgramIndex` is the published search order, the baseline.
 """
 
 from doublespec.retrieval.base import Match
+from doublespec.retrieval.chains import Chains
+from doublespec.retrieval.ranking import most_alike
 from doublespec.tokens import Tokens, common_prefix
+
+RECENT = 128  # tokens at the end of the text that every lookup compares
+SAMPLES = 64  # tokens of the rest that it compares
+
+
+class ContextIndex:
+    """The longest suffix of the text that occurred in it before, of any length.
+
+    Of equally long matches it follows the one most like the text's end (`ranking`). Lookups cost
+    the same at any length of context: see `_agreed` for what is compared with the text of the last
+    lookup. The run is always read from the text at hand, so it never shows what is not there.
+    """
+
+    def __init__(self) -> None:
+        self._chains = Chains()
+        self._lookups = 0
+
+    def lookup(self, tokens: Tokens, limit: int) -> Match | None:
+        """What followed the longest suffix of `tokens` that occurs in them before."""
+        text = tokens if isinstance(tokens, list) else list(tokens)
+        self._follow(text)
+        places = self._chains.longest(text, len(text)) if limit > 0 else None
+        if places is None:
+            return None
+        choice = most_alike(text, text, places.stops)
+        run = tuple(text[choice.stop : choice.stop + limit])
+        return Match(run, places.depth, "context", choice.likeness, choice.share)
+
+    def _follow(self, text: list[int]) -> None:
+        """Make the chained text equal to `text`."""
+        agreed = self._agreed(text)
+        self._chains.cut(agreed)
+        self._chains.extend(text[agreed:])
+
+    def _agreed(self, text: list[int]) -> int:
+        """How many leading tokens of `text` are those of the last lookup.
+
+        Comparing all of 100,000 tokens would cost ten times the search. So the latest tokens are
+        compared all, and of the others every n-th, from another start each time; only a
+        difference calls for the whole comparison. A text changed far back and nowhere else
+        may thus be noticed some lookups late: until then the old text may decide what is shown.
+        """
+        mine = self._chains.tokens
+        stop = min(len(mine), len(text))
+        recent = max(0, stop - RECENT)
+        self._lookups += 1
+        stride = recent // SAMPLES + 1
+        sample = slice(self._lookups % stride, recent, stride)
+        if mine[sample] != text[sample] or mine[recent : recent + 1] != text[recent : recent + 1]:
+            return common_prefix(mine, text)
+        return recent + common_prefix(mine[recent:stop], text[recent:stop])
 
 
 class NgramIndex:

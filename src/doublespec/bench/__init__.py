@@ -1,0 +1,1 @@
+"""Measuring: everything here is arithmetic on Steps, or a clock around a forward."""
