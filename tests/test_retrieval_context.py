@@ -98,7 +98,9 @@ def test_cut_chains_are_those_of_a_fresh_index(steps: list[tuple[float, Text]]) 
         chains.extend(text[kept:])
         fresh = Chains(bits=4)
         fresh.extend(text)
-        assert chains.longest(text, len(text)) == fresh.longest(text, len(text))
+        assert chains.longest(text, len(text), len(text)) == fresh.longest(
+            text, len(text), len(text)
+        )
 
 
 @given(

@@ -176,12 +176,12 @@ def _signed(x: int) -> int:
 def logprobs(logits: Tensor, tokens: Tokens, top: int) -> list[TokenLogprobs]:
     """Log-probabilities of `tokens` and of the `top` likeliest, by the rows of `logits` (n, V)."""
     table = torch.log_softmax(logits[: len(tokens)].double(), dim=-1)
-    best = table.topk(min(top, table.shape[-1]), dim=-1)
+    best = table.sort(dim=-1, descending=True, stable=True)  # ties: the lowest id first
     return [
         TokenLogprobs(
             token=token,
             logprob=float(table[i, token]),
-            top=tuple(zip(_ids(best.indices[i]), best.values[i].tolist(), strict=True)),
+            top=tuple(zip(_ids(best.indices[i, :top]), best.values[i, :top].tolist(), strict=True)),
         )
         for i, token in enumerate(tokens)
     ]

@@ -12,7 +12,8 @@ from doublespec.models.load import forward_seconds, load_model
 from doublespec.models.vocabulary import CommonVocabulary
 from doublespec.models.weights import open_checkpoint
 from doublespec.retrieval.base import TokenIndex
-from doublespec.retrieval.context import NgramIndex
+from doublespec.retrieval.context import NgramIndex, context_sources
+from doublespec.retrieval.layered import LayeredIndex
 
 _MOST_STEPS = 16
 
@@ -55,7 +56,10 @@ class DraftRecipe:
 
 
 def make_index(settings: RetrievalSettings) -> TokenIndex:
-    return NgramIndex(settings.ngram or 8, 1)
+    """The published search where n-grams are limited, else the best there is."""
+    if settings.ngram is not None:
+        return NgramIndex(settings.ngram, 1)
+    return LayeredIndex(context_sources())
 
 
 def make_lookup(settings: RetrievalSettings) -> LookupDrafter:

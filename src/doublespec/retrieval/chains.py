@@ -64,14 +64,14 @@ class Chains:
                 level.last[key] = level.before.pop()
         del tokens[length:]
 
-    def longest(self, text: list[int], stop: int) -> Places | None:
-        """Where the longest suffix of `text[:stop]` occurs, before the end of the chained text."""
+    def longest(self, text: list[int], stop: int, before: int) -> Places | None:
+        """Where the longest suffix of `text[:stop]` occurs, at places less than `before`."""
         for level in self._levels:
             if level.size > stop:
                 continue
             ngram = text[stop - level.size : stop]
             place = level.last[hash(tuple(ngram)) & self._mask]
-            if place == len(self.tokens):  # nothing follows there yet
+            while place >= before:
                 place = level.before[place]
             if place and level.size in OPEN_SIZES:
                 found = self._deepest(level, place, text, stop)

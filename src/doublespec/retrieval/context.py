@@ -1,9 +1,9 @@
 """The text of this request, as a source of runs. Knows nothing of models and acceptance.
 
-`ContextIndex` is the one to use; `NgramIndex` is the published search order, the baseline.
+`context_sources` makes the ones to use; `NgramIndex` is the published search order, the baseline.
 """
 
-from doublespec.retrieval.base import Match
+from doublespec.retrieval.base import Match, TokenIndex
 from doublespec.retrieval.chains import Chains
 from doublespec.retrieval.ranking import most_alike
 from doublespec.tokens import Tokens, common_prefix
@@ -12,52 +12,88 @@ RECENT = 128  # tokens at the end of the text that every lookup compares
 SAMPLES = 64  # tokens of the rest that it compares
 
 
-class ContextIndex:
-    """The longest suffix of the text that occurred in it before, of any length.
+def context_sources() -> list[TokenIndex]:
+    """The sources over one request's text, which share its chains."""
+    text = RequestText()
+    return [ContextIndex(text), EditIndex(text)]
 
-    Of equally long matches it follows the one most like the text's end (`ranking`). Lookups cost
-    the same at any length of context: see `_agreed` for what is compared with the text of the last
-    lookup. The run is always read from the text at hand, so it never shows what is not there.
-    """
+
+class RequestText:
+    """The chained text of a request, as it was last handed over."""
 
     def __init__(self) -> None:
-        self._chains = Chains()
-        self._lookups = 0
+        self.chains = Chains()
+        self._calls = 0
 
-    def lookup(self, tokens: Tokens, limit: int) -> Match | None:
-        """What followed the longest suffix of `tokens` that occurs in them before."""
+    def follow(self, tokens: Tokens) -> list[int]:
+        """Make the chained text equal to `tokens`, and return them."""
         text = tokens if isinstance(tokens, list) else list(tokens)
-        self._follow(text)
-        places = self._chains.longest(text, len(text)) if limit > 0 else None
-        if places is None:
-            return None
-        choice = most_alike(text, text, places.stops)
-        run = tuple(text[choice.stop : choice.stop + limit])
-        return Match(run, places.depth, "context", choice.likeness, choice.share)
-
-    def _follow(self, text: list[int]) -> None:
-        """Make the chained text equal to `text`."""
         agreed = self._agreed(text)
-        self._chains.cut(agreed)
-        self._chains.extend(text[agreed:])
+        self.chains.cut(agreed)
+        self.chains.extend(text[agreed:])
+        return text
 
     def _agreed(self, text: list[int]) -> int:
-        """How many leading tokens of `text` are those of the last lookup.
+        """How many leading tokens of `text` are those of the last call.
 
         Comparing all of 100,000 tokens would cost ten times the search. So the latest tokens are
         compared all, and of the others every n-th, from another start each time; only a
         difference calls for the whole comparison. A text changed far back and nowhere else
         may thus be noticed some lookups late: until then the old text may decide what is shown.
         """
-        mine = self._chains.tokens
+        mine = self.chains.tokens
         stop = min(len(mine), len(text))
         recent = max(0, stop - RECENT)
-        self._lookups += 1
+        self._calls += 1
         stride = recent // SAMPLES + 1
-        sample = slice(self._lookups % stride, recent, stride)
+        sample = slice(self._calls % stride, recent, stride)
         if mine[sample] != text[sample] or mine[recent : recent + 1] != text[recent : recent + 1]:
             return common_prefix(mine, text)
         return recent + common_prefix(mine[recent:stop], text[recent:stop])
+
+
+class ContextIndex:
+    """The longest suffix of the text that occurred in it before, of any length.
+
+    Of equally long matches it follows the one most like the text's end (`ranking`).
+    """
+
+    def __init__(self, text: RequestText | None = None) -> None:
+        self._text = text or RequestText()
+
+    def lookup(self, tokens: Tokens, limit: int) -> Match | None:
+        """What followed the longest suffix of `tokens` that occurs in them before."""
+        text = self._text.follow(tokens)
+        places = self._text.chains.longest(text, len(text), before=len(text))
+        if places is None or limit < 1:
+            return None
+        choice = most_alike(text, text, places.stops)
+        run = tuple(text[choice.stop : choice.stop + limit])
+        return Match(run, places.depth, "context", choice.likeness, choice.share)
+
+
+class EditIndex:
+    """A passage that is being copied with changes: the last token stands in place of another.
+
+    Matches the text before its last token and goes on one token further. Worth as much as all
+    other ideas together where text is edited (docs/retrieval.md).
+    """
+
+    def __init__(self, text: RequestText | None = None) -> None:
+        self._text = text or RequestText()
+
+    def lookup(self, tokens: Tokens, limit: int) -> Match | None:
+        """What followed the token that the last of `tokens` replaces; the match has depth 0."""
+        text = self._text.follow(tokens)
+        last = len(text) - 1
+        places = self._text.chains.longest(text, last, before=last) if last > 0 else None
+        replaced = [stop for stop in places.stops if text[stop] != text[last]] if places else []
+        stops = [stop + 1 for stop in replaced if stop + 1 < last]
+        if not stops or limit < 1:
+            return None
+        choice = most_alike(text, text, stops)
+        run = tuple(text[choice.stop : choice.stop + limit])
+        return Match(run, 0, "edit", choice.likeness, choice.share)
 
 
 class NgramIndex:
