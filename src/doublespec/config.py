@@ -15,7 +15,7 @@ class RetrievalSettings:
     deep as it goes), `tokens` the length of the run."""
 
     ngram: int | None = None
-    tokens: int = 16
+    tokens: int = 48
 
     def __post_init__(self) -> None:
         if self.ngram is not None:

@@ -10,8 +10,8 @@ import os
 import signal
 import subprocess
 import sys
-import traceback
 import warnings
+import weakref
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -131,7 +131,7 @@ class ProcessBackground:
     def __init__(self, recipe: Recipe, threads: int = 1) -> None:
         self._recipe = recipe
         self._threads = threads
-        self._child: subprocess.Popen[bytes] | None = None
+        self._end: Callable[[], object] | None = None  # also called when this object is lost
         self._pipe: Connection | None = None
         self._sent: list[int] = []  # the text as the child has it
         self._number = 0
@@ -143,15 +143,15 @@ class ProcessBackground:
         if self._pipe is not None or self._failed:
             return
         self._pipe, theirs = Pipe()
-        code = f"from {__name__} import main; main({theirs.fileno()})"
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
         with theirs:
-            self._child = subprocess.Popen(
-                [sys.executable, "-c", code],
+            child = subprocess.Popen(
+                [sys.executable, "-c", f"from {__name__} import main; main({theirs.fileno()})"],
                 pass_fds=[theirs.fileno()],
                 env=environment,
                 stdin=subprocess.DEVNULL,
             )
+        self._end = weakref.finalize(self, _end, self._pipe, child)
         self._send((self._recipe, self._threads))
         self._receive(_START_SECONDS)
 
@@ -172,18 +172,10 @@ class ProcessBackground:
                 return list(message.tokens)
 
     def close(self) -> None:
-        """Ends the child: it goes by itself when its pipe closes, and is killed if it does not."""
-        pipe, self._pipe = self._pipe, None
-        child, self._child = self._child, None
-        if pipe is not None:
-            pipe.close()
-        if child is not None:
-            try:
-                child.wait(_CLOSE_SECONDS)
-            except subprocess.TimeoutExpired:
-                child.kill()
-                child.wait()
+        self._pipe = None
         self._sent = []
+        if self._end is not None:
+            self._end()
 
     def _send(self, message: object) -> None:
         if self._pipe is None:
@@ -214,6 +206,16 @@ class ProcessBackground:
         self._warn(reason)
 
 
+def _end(pipe: Connection, child: subprocess.Popen[bytes]) -> None:
+    """Ends a child: it goes by itself when its pipe closes, and is killed if it does not."""
+    pipe.close()
+    try:
+        child.wait(_CLOSE_SECONDS)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
+
+
 class _WarnOnce:
     def __init__(self) -> None:
         self._warned = False
@@ -228,8 +230,20 @@ class _WarnOnce:
 # -- the child -----------------------------------------------------------------------------------
 
 
+def main(fileno: int) -> None:
+    """Serves an inherited pipe until it closes; Ctrl-C is the parent's business."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with contextlib.suppress(OSError), Connection(fileno) as pipe:
+        try:
+            _serve(pipe)
+        except EOFError:
+            return  # the parent has gone, or wants no more
+        except Exception as error:
+            pipe.send(Failed(f"{type(error).__name__}: {error}"))
+
+
 def _serve(pipe: Connection) -> None:
-    """Answers every Begin until the pipe closes."""
+    """Builds the drafter and answers every Begin."""
     recipe, threads = pipe.recv()
     torch.set_num_threads(threads)
     drafter = recipe()
@@ -240,16 +254,3 @@ def _serve(pipe: Connection) -> None:
         text = [*text[: message.keep], *message.tail]
         drafted = drafter.propose(text, message.limit, message.request)
         pipe.send(Drafted(message.number, tuple(drafted)))
-
-
-def main(fileno: int) -> None:
-    """Runs a child on an inherited pipe; Ctrl-C is the parent's business."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with contextlib.suppress(EOFError, OSError), Connection(fileno) as pipe:
-        try:
-            _serve(pipe)
-        except (EOFError, OSError):
-            raise
-        except Exception as error:
-            traceback.print_exc()
-            pipe.send(Failed(f"{type(error).__name__}: {error}"))

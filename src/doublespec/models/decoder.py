@@ -15,7 +15,15 @@ from torch import Tensor
 from doublespec.errors import ModelError
 from doublespec.models.devices import available_memory, gigabytes
 from doublespec.models.kernels import KernelProbe
-from doublespec.models.layers import DecoderConfig, Layer, Progress, Weights, read_weights
+from doublespec.models.layers import (
+    DecoderConfig,
+    Layer,
+    Progress,
+    Weights,
+    attention,
+    read_weights,
+    swiglu,
+)
 from doublespec.models.shapes import (
     FASTEST,
     KEY_STEP,
@@ -42,7 +50,7 @@ class _Rows:
     block: Block
     cos: Tensor  # (rows, 1, head_dim)
     sin: Tensor
-    masks: tuple[Tensor | None, ...]  # (rows, keys) for each span
+    masks: tuple[Tensor | None, ...]  # (heads of a group x rows, keys) for each span
 
 
 class Decoder:
@@ -198,18 +206,19 @@ class Decoder:
         return _Rows(block, self._cos[positions], self._sin[positions], masks)
 
     def _mask(self, positions: Tensor, keys: int, block: Block) -> Tensor | None:
-        """0 where a row may look, minus infinity elsewhere; None for a lone row that sees all."""
-        if block.rows == 1 and keys == block.stop:
+        """0 where a row may look, minus infinity elsewhere, once for each head of a group; None
+        for a lone row that sees all, if no other row's bits must equal its own."""
+        if block.rows == 1 and keys == block.stop and not self.shapes.is_canonical():
             return None
         hidden = torch.arange(keys, device=self.device) > positions[:, None]
         mask = torch.zeros(hidden.shape, dtype=self.dtype, device=self.device)
-        return mask.masked_fill_(hidden, float("-inf"))
+        group = self.config.num_heads // self.config.num_kv_heads
+        return mask.masked_fill_(hidden, float("-inf")).repeat(group, 1)
 
     def _layer(self, layer: Layer, cache: Cache, rows: _Rows, hidden: Tensor) -> Tensor:
-        x = self._normed(hidden, layer.attention_norm)
-        hidden = hidden + layer.output(self._attention(layer, cache, rows, layer.qkv(x)))
-        x = self._normed(hidden, layer.mlp_norm)
-        return hidden + layer.down(F.silu(layer.gate(x)).mul_(layer.up(x)))
+        qkv = layer.qkv(layer.attention_norm(hidden))
+        hidden = layer.output(self._attention(layer, cache, rows, qkv)).add_(hidden)
+        return layer.down(swiglu(layer.gate_up(layer.mlp_norm(hidden)))).add_(hidden)
 
     def _attention(self, layer: Layer, cache: Cache, rows: _Rows, qkv: Tensor) -> Tensor:
         """Attention of all rows; (rows, heads x head_dim)."""
@@ -219,27 +228,23 @@ class Decoder:
         qk, values = qkv[:, :turned], qkv[:, turned:]
         if layer.query_norm is not None and layer.key_norm is not None:
             query, keys = qk[:, :heads], qk[:, heads:]
-            qk = torch.cat(
-                (self._normed(query, layer.query_norm), self._normed(keys, layer.key_norm)), dim=1
-            )
+            qk = torch.cat((layer.query_norm(query), layer.key_norm(keys)), dim=1)
         qk = torch.addcmul(qk * rows.cos, qk.roll(dim // 2, -1), rows.sin).transpose(0, 1)
         start, stop = rows.block.start, rows.block.stop
         cache[0][0, :, start:stop] = qk[heads:, : stop - start]
         cache[1][0, :, start:stop] = values[: stop - start].transpose(0, 1)
-        return self._attend(qk[:heads].unsqueeze(0), cache, rows)
+        mixed = self._attend(qk[:heads], cache, rows)
+        return mixed.transpose(0, 1).reshape(rows.block.rows, -1)
 
     def _attend(self, query: Tensor, cache: Cache, rows: _Rows) -> Tensor:
         """All rows over the keys of every span; of each result the span's own rows are kept."""
         parts = []
         for span, mask in zip(rows.block.spans, rows.masks, strict=True):
             keys, values = cache[0][:, :, : span.keys], cache[1][:, :, : span.keys]
-            mixed = F.scaled_dot_product_attention(
-                query, keys, values, attn_mask=mask, enable_gqa=query.shape[1] != keys.shape[1]
-            )
+            mixed = attention(query, keys, values, mask)
             stop = rows.block.rows if span is rows.block.spans[-1] else span.stop
-            parts.append(mixed[0, :, span.start : stop])
-        mixed = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
-        return mixed.transpose(0, 1).reshape(rows.block.rows, -1)
+            parts.append(mixed[:, span.start : stop])
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
     def _head(self, hidden: Tensor) -> Tensor:
         """Logits (n, V) of hidden states (n, D), computed in row counts of the answer."""
@@ -247,9 +252,5 @@ class Decoder:
         for rows in torch.split(hidden, self.shapes.answer[-1]):
             padding = pad(len(rows), self.shapes.answer) - len(rows)
             padded = F.pad(rows, (0, 0, 0, padding)) if padding else rows
-            normed = self._normed(padded, self._weights.norm)
-            parts.append(self._weights.vocabulary(normed)[: len(rows)])
+            parts.append(self._weights.vocabulary(self._weights.norm(padded))[: len(rows)])
         return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-    def _normed(self, x: Tensor, weight: Tensor) -> Tensor:
-        return F.rms_norm(x, weight.shape, weight, self.config.norm_eps)

@@ -5,17 +5,14 @@ random data and flip a token a thousand steps later. So the data cancel: each su
 for rounding, and what is left is the order of summation itself, in every value.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from doublespec.models.layers import DecoderConfig, linear
-from doublespec.models.shapes import Kernel
-
-MOST_ROWS = 256
+from doublespec.models.layers import DecoderConfig, attention, linear, rms_norm
+from doublespec.models.shapes import KERNEL_ROWS, Kernel
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,26 +27,26 @@ class KernelProbe:
     def layer(self, key_lengths: list[int]) -> Iterator[Kernel]:
         """What every row goes through: products, attention over each number of keys, the norm."""
         for out_size, in_size in sorted(self.config.layer_sizes()):
-            yield _both_orders(self._linear(out_size, in_size))
+            yield self._linear(out_size, in_size)
         for keys in key_lengths:
-            yield _both_orders(self._attention(keys, masked=False))
-            yield _both_orders(self._attention(keys, masked=True))
-        yield _both_orders(self._norm())
+            yield self._attention(keys, masked=False)
+            yield self._attention(keys, masked=True)
+        yield self._norm()
 
     def vocabulary(self) -> Iterator[Kernel]:
         """What only rows go through whose logits are asked for."""
-        yield _both_orders(self._linear(self.config.vocab_size, self.config.hidden_size))
+        yield self._linear(self.config.vocab_size, self.config.hidden_size)
 
-    def _linear(self, out_size: int, in_size: int) -> "_Run":
+    def _linear(self, out_size: int, in_size: int) -> Kernel:
         half, order = in_size // 2, self._order(in_size // 2 * 2)
         block = self._random(min(out_size, 128), half)
         weight = torch.cat((block, -block), dim=1)[:, order]
         product = linear(weight.repeat(-(-out_size // len(block)), 1)[:out_size].contiguous())
-        rows = self._random(MOST_ROWS, half)
+        rows = self._random(KERNEL_ROWS, half)
         rows = torch.cat((rows, rows), dim=1)[:, order]
         return lambda index: product(rows[index])
 
-    def _attention(self, keys: int, *, masked: bool) -> "_Run":
+    def _attention(self, keys: int, *, masked: bool) -> Kernel:
         """Pairs of equal keys with opposite values; if masked, each row sees its own number."""
         c = self.config
         order = self._order(keys)
@@ -57,31 +54,24 @@ class KernelProbe:
         key, value = self._random(*shape), self._random(*shape)
         key = torch.cat((key, key), dim=2)[:, :, order]
         value = torch.cat((value, -value), dim=2)[:, :, order]
-        queries = 0.3 * self._random(MOST_ROWS, c.num_heads, c.head_dim)
-        positions = torch.arange(MOST_ROWS, device=self.device) * 37 % (keys // 2) + keys // 2
+        queries = 0.3 * self._random(KERNEL_ROWS, c.num_heads, c.head_dim)
+        positions = torch.arange(KERNEL_ROWS, device=self.device) * 37 % (keys // 2) + keys // 2
         hidden = torch.arange(keys, device=self.device) > positions[:, None]
-        masks = torch.zeros((MOST_ROWS, keys), dtype=self.dtype, device=self.device)
+        masks = torch.zeros((KERNEL_ROWS, keys), dtype=self.dtype, device=self.device)
         if masked:
             masks = masks.masked_fill(hidden, float("-inf"))
 
         def attend(index: Tensor) -> Tensor:
-            mixed = F.scaled_dot_product_attention(
-                queries[index].transpose(0, 1)[None],
-                key,
-                value,
-                attn_mask=masks[index],
-                enable_gqa=c.num_heads != c.num_kv_heads,
-            )
-            return mixed[0].transpose(0, 1)
+            mask = masks[index].repeat(c.num_heads // c.num_kv_heads, 1)
+            return attention(queries[index].transpose(0, 1), key, value, mask).transpose(0, 1)
 
         return attend
 
-    def _norm(self) -> "_Run":
+    def _norm(self) -> Kernel:
         """In float32, as norms compute inside, where every difference shows."""
-        size = (self.config.hidden_size,)
-        rows = self._random(MOST_ROWS, *size).float()
-        weight = torch.ones(size, device=self.device)
-        return lambda index: F.rms_norm(rows[index], size, weight, self.config.norm_eps)
+        rows = self._random(KERNEL_ROWS, self.config.hidden_size).float()
+        norm = rms_norm(torch.ones_like(rows[0]), self.config.norm_eps)
+        return lambda index: norm(rows[index])
 
     def _random(self, *size: int) -> Tensor:
         generator = torch.Generator().manual_seed(sum(size))
@@ -90,17 +80,3 @@ class KernelProbe:
     def _order(self, size: int) -> Tensor:
         generator = torch.Generator().manual_seed(size)
         return torch.randperm(size, generator=generator).to(self.device)
-
-
-_Run = Callable[[Tensor], Tensor]  # indices of rows -> what the kernel makes of them, in one block
-
-
-def _both_orders(run: _Run) -> Kernel:
-    """Rows 0..n-1 in one block, in this order and in reverse: their place must not matter."""
-
-    @torch.inference_mode()
-    def kernel(count: int) -> Tensor:
-        index = torch.arange(count)
-        return torch.stack((run(index), run(index.flip(0)).flip(0)), dim=1)
-
-    return kernel

@@ -17,13 +17,16 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, equal
 
-Kernel = Callable[[int], Tensor]
+# What a kernel makes of a block of rows, given as indices into its KERNEL_ROWS rows of input.
+Kernel = Callable[[Tensor], Tensor]
 
 ANSWER_COUNTS: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 20, 24, 32, 48, 64)
 PROMPT_COUNTS: tuple[int, ...] = (16, 24, 32, 48, 64, 96, 128, 192, 256)
 KEY_STEP = 256
+KERNEL_ROWS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +74,15 @@ def plan(start: int, stop: int, prompt_length: int, shapes: Shapes) -> Iterator[
         end = min(stop, start + counts[-1])
         if in_prompt:  # blocks end at multiples of their size, where key lengths change too
             end = min(end, prompt_length, (start // counts[-1] + 1) * counts[-1])
+        end = start + _without_waste(end - start, counts)
         yield Block(start, end, pad(end - start, counts), _spans(start, end, shapes.key_step))
         start = end
+
+
+def _without_waste(rows: int, counts: Sequence[int]) -> int:
+    """`rows`, or fewer of them for now, where most of the block would be padding."""
+    smaller = bisect_left(counts, rows) - 1
+    return counts[smaller] if smaller >= 0 and pad(rows, counts) > 2 * rows else rows
 
 
 def pad(rows: int, counts: Sequence[int]) -> int:
@@ -103,19 +113,17 @@ def reusable(common: int, cached_prompt_length: int, prompt_length: int, shapes:
 def find_shapes(layer: Iterable[Kernel], vocabulary: Iterable[Kernel]) -> Shapes:
     """The largest sets of row counts whose bits agree in all kernels; `STRICT` if none do.
 
-    A kernel computes the first n of its rows, each in two places of a block: (n, 2, ...). Logits
-    are always computed in row counts of the answer.
+    Logits are always computed in row counts of the answer.
     """
-    answer_rows, prompt_rows = STRICT.answer[-1], STRICT.prompt[-1]
     answer, prompt, alike = ANSWER_COUNTS, PROMPT_COUNTS, True
     for kernel in layer:
-        wanted, other = kernel(answer_rows), kernel(prompt_rows)
-        answer = tuple(n for n in answer if _agree(kernel(n), wanted))
-        prompt = tuple(n for n in prompt if _agree(kernel(n), other))
-        alike = alike and _agree(other, wanted)
+        few, many = _reference(kernel, STRICT.answer[-1]), _reference(kernel, STRICT.prompt[-1])
+        answer = tuple(n for n in answer if _agrees(kernel, n, few))
+        prompt = tuple(n for n in prompt if _agrees(kernel, n, many))
+        alike = alike and equal(few, many)
     for kernel in vocabulary:
-        wanted = kernel(answer_rows)
-        answer = tuple(n for n in answer if _agree(kernel(n), wanted))
+        few = _reference(kernel, STRICT.answer[-1])
+        answer = tuple(n for n in answer if _agrees(kernel, n, few))
     return Shapes(prompt, answer, KEY_STEP, alike) if prompt and answer else STRICT
 
 
@@ -124,9 +132,13 @@ def key_lengths(max_length: int) -> list[int]:
     return [KEY_STEP << i for i in range(6) if KEY_STEP << i <= max(max_length, KEY_STEP)]
 
 
-def _agree(one: Tensor, other: Tensor) -> bool:
-    """Whether the rows of two blocks (n, 2, ...) have the same bits, wherever they stand."""
-    few = min(len(one), len(other))
-    return all(equal(part[:few, 0], part[:few, 1]) for part in (one, other)) and equal(
-        one[:few], other[:few]
-    )
+def _reference(kernel: Kernel, count: int) -> Tensor:
+    """What a kernel makes of each of its rows in a block of `count` rows."""
+    return kernel(torch.arange(count) % KERNEL_ROWS)[:KERNEL_ROWS]
+
+
+def _agrees(kernel: Kernel, count: int, wanted: Tensor) -> bool:
+    """Whether every row of a block of `count` has the `wanted` bits, each standing elsewhere in the
+    block than it does in the reference."""
+    index = (torch.arange(count) + 5) % KERNEL_ROWS
+    return equal(kernel(index), wanted[index])
