@@ -5,6 +5,7 @@ import sys
 
 import typer
 
+from doublespec.cli import datastore
 from doublespec.cli.chat import chat
 from doublespec.cli.demo import demo
 from doublespec.cli.doctor import doctor
@@ -24,6 +25,7 @@ app = typer.Typer(
 for command in (generate, chat, demo, doctor, lossless):
     app.command()(command)
 app.command("bench-overhead")(overhead)
+app.add_typer(datastore.app, name="datastore")
 
 
 def main() -> None:
