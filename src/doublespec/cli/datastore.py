@@ -10,6 +10,7 @@ import typer
 from numpy.typing import NDArray
 from rich.progress import Progress, TaskID
 from rich.table import Table
+from rich.text import Text
 from tokenizers import Tokenizer
 
 from doublespec.cli import options
@@ -102,9 +103,9 @@ def query(
         return
     table = Table("before", "what followed", title=f"the last {match.depth} tokens match")
     for before, run in opened.matches(tokens, limit):
-        table.add_row(repr(codec.decode(before)), repr(codec.decode(run)))
+        table.add_row(Text(repr(codec.decode(before))), Text(repr(codec.decode(run))))
     terminal.print(table)
-    terminal.print(f"shown to the target: {codec.decode(match.tokens)!r}", highlight=False)
+    terminal.print(Text(f"shown to the target: {codec.decode(match.tokens)!r}"))
 
 
 @app.command()
