@@ -109,7 +109,8 @@ class Datastore:
         key = text[::-1]
         if not key or not 0 < key[0] < len(self._starts) - 1:
             return 0, []
-        low, high = self._starts[key[0]], self._starts[key[0] + 1]
+        high = min(self._starts[key[0] + 1], len(self._places))
+        low = min(self._starts[key[0]], high)
         middle = bisect_left(self._places, key, low, high, key=self._context)
         around = self._places[max(low, middle - NEIGHBOURS) : min(high, middle + NEIGHBOURS)]
         depths = {place: common_prefix(self._context(place), key) for place in around.tolist()}
