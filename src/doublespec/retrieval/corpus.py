@@ -97,15 +97,14 @@ def _open(path: Path) -> IO[bytes]:
 
 def _pieces(file: IO[bytes]) -> Iterator[str]:
     """The text in pieces, cut at line ends where there are any."""
-    rest = b""
-    while block := file.read(PIECE):
+    rest, block = b"", file.read(PIECE)
+    while block:
+        following = file.read(PIECE)
         rest += block
-        stop = rest.rfind(b"\n") + 1 or _characters(rest)
+        stop = (rest.rfind(b"\n") + 1 or _characters(rest)) if following else len(rest)
         if text := _decode(rest[:stop]):
             yield text
-        rest = rest[stop:]
-    if rest:
-        yield _decode(rest)
+        rest, block = rest[stop:], following
 
 
 def _characters(data: bytes) -> int:
