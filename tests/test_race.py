@@ -1,6 +1,7 @@
 """The race: what its figures mean, and that they cannot flatter."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
@@ -28,7 +29,7 @@ def test_every_method_answers_every_prompt_in_every_round(race: Race) -> None:
 
 def test_no_one_meets_a_prompt_that_its_models_have_just_read(race: Race) -> None:
     prompts = [prompt for _, prompt, _ in race.turns()]
-    assert all(a != b for a, b in zip(prompts, prompts[1:], strict=False))
+    assert all(a != b for a, b in pairwise(prompts))
 
 
 def test_texts_are_compared_with_plain_decoding(race: Race) -> None:

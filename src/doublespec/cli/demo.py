@@ -20,8 +20,8 @@ from doublespec.sampling import SamplingParams
 
 _METHODS = ("ar", "lookup", "sd", "psd", "double", "double-serial")
 _CAPTION = (
-    f"'{BASELINE}': plain decoding in its fastest shape; 'ar': in canonical shapes, the reference of "
-    "texts; ratios are to the faster of the two. M: mean accepted length (tokens a step). kept: "
+    f"'{BASELINE}': plain decoding in its fastest shape; 'ar': in canonical shapes, the reference "
+    "of texts; ratios are to the faster of the two. M: mean accepted length (tokens a step). kept: "
     "share of tokens shown. repeated: share of 8-grams that stood in the text before."
 )
 _LINES = 14  # of an answer, shown while the race goes on

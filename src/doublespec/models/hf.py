@@ -76,6 +76,11 @@ class TransformersModel:
         return self._max_length
 
     @property
+    def row_counts(self) -> tuple[int, ...]:
+        """The row counts that blocks of an answer come in."""
+        return (_ANSWER_ROWS,)
+
+    @property
     def device(self) -> torch.device:
         device: torch.device = self._model.device
         return device
