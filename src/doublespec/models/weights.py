@@ -120,8 +120,8 @@ def _opened(path: Path) -> Iterator[Any]:
 
 def _indexed_files(index: Path) -> dict[str, str]:
     try:
-        files: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-    except (KeyError, ValueError) as error:
+        files = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
+    except (KeyError, ValueError, TypeError) as error:
         raise ModelError(f"{index} is not an index of safetensors files") from error
     missing = sorted(name for name in set(files.values()) if not (index.parent / name).is_file())
     if missing:
