@@ -11,16 +11,21 @@ BACKGROUNDS = ("process", "thread", "inline")
 
 @dataclass(frozen=True, slots=True)
 class RetrievalSettings:
-    """How runs are found and how long they may be. `ngram` limits the depth of a match (None: as
-    deep as it goes), `tokens` the length of the run."""
+    """How runs are found and how long they may be. `ngram` takes the published search, with n-grams
+    of so many tokens (None: the longest match, as much of it as pays). `tokens` bounds a run.
+    `row_cost` is what each shown token adds to the time of a target forward, as a share of it
+    (None: measured)."""
 
     ngram: int | None = None
     tokens: int = 48
+    row_cost: float | None = None
 
     def __post_init__(self) -> None:
         if self.ngram is not None:
             _check("ngram", self.ngram, 1, 64)
         _check("tokens", self.tokens, 1, 255)
+        if self.row_cost is not None and not 0.0 <= self.row_cost <= 1.0:
+            raise ConfigError(f"row_cost must be a number from 0 to 1, got {self.row_cost!r}")
 
 
 @dataclass(frozen=True, slots=True)

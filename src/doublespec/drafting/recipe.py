@@ -59,7 +59,10 @@ def make_index(settings: RetrievalSettings) -> TokenIndex:
     """The published search where n-grams are limited, else the best there is."""
     if settings.ngram is not None:
         return NgramIndex(settings.ngram, 1)
-    return LayeredIndex(context_sources())
+    if settings.row_cost is None:
+        return LayeredIndex(context_sources())
+    costs = [1.0 + settings.row_cost * n for n in range(settings.tokens + 1)]
+    return LayeredIndex(context_sources(), costs)
 
 
 def make_lookup(settings: RetrievalSettings) -> LookupDrafter:

@@ -1,5 +1,6 @@
 """From a checkpoint to a language model: our decoder where it can, transformers' model else."""
 
+from dataclasses import dataclass
 from statistics import median
 from time import perf_counter
 
@@ -41,10 +42,28 @@ def _check_memory(checkpoint: Checkpoint, device: torch.device, dtype: torch.dty
         )
 
 
+@dataclass(frozen=True, slots=True)
+class ForwardCost:
+    """What a forward costs: seconds over one row, and the share of that which each further row
+    adds."""
+
+    seconds: float
+    row_cost: float
+
+
+def measure_cost(model: LanguageModel, rows: int = 16) -> ForwardCost:
+    """The cost of a forward here and now; never used where it could change a token."""
+    one, several = forward_seconds(model), forward_seconds(model, rows, repeats=3)
+    return ForwardCost(one, min(max((several / one - 1) / (rows - 1), 0.0), 1.0))
+
+
 def forward_seconds(
     model: LanguageModel, rows: int = 1, context: int = 64, repeats: int = 5
 ) -> float:
-    """The median time of a forward over `rows` new rows after `context` tokens."""
+    """The median time of a forward over `rows` new rows after `context` tokens, or fewer of both
+    where the model's context is short."""
+    rows = min(rows, max(1, model.max_length // 2))
+    context = max(1, min(context, model.max_length - rows))
     prompt = [1 + i % 7 for i in range(context)]
     times = []
     for attempt in range(repeats + 1):
