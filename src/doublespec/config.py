@@ -48,7 +48,7 @@ class Settings:
         for name in ("gamma", "max_length", "threads"):
             value = getattr(self, name)
             if value is not None:
-                _check(name, value, 1, 1 << 31)
+                _check(name, value, 2 if name == "max_length" else 1, 1 << 31)
         _check("draft_threads", self.draft_threads, 1, 1024)
         _check("guess_tokens", self.guess_tokens, 1, 255)
         if self.background not in BACKGROUNDS:

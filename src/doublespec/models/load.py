@@ -6,8 +6,10 @@ from time import perf_counter
 
 import torch
 
+from doublespec.errors import ModelError
 from doublespec.models.base import LanguageModel
 from doublespec.models.decoder import Decoder
+from doublespec.models.devices import available_memory, gigabytes
 from doublespec.models.hf import TransformersModel
 from doublespec.models.layers import MODEL_TYPES, Progress
 from doublespec.models.weights import Checkpoint
@@ -23,10 +25,21 @@ def load_model(
     progress: Progress | None = None,
 ) -> Decoder | TransformersModel:
     """Reads a model; `canonical` ones give bits that depend on the text only. Raises ModelError."""
+    _check_memory(checkpoint, device, dtype)
     kind = Decoder if checkpoint.config.model_type in MODEL_TYPES else TransformersModel
     return kind.load(
         checkpoint, device, dtype, canonical=canonical, max_length=max_length, progress=progress
     )
+
+
+def _check_memory(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> None:
+    needed, available = checkpoint.num_parameters() * dtype.itemsize, available_memory(device)
+    if needed > available:
+        advice = "dtype bfloat16 or " if dtype.itemsize > 2 else ""
+        raise ModelError(
+            f"the weights in {checkpoint.folder} need {gigabytes(needed)}, and {device} has "
+            f"{gigabytes(available)} left; choose {advice}a smaller model"
+        )
 
 
 @dataclass(frozen=True, slots=True)
