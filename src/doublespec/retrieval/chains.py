@@ -47,8 +47,13 @@ class Chains:
     @property
     def num_bytes(self) -> int:
         """Memory in use, token objects counted as if nobody else held them."""
-        tables = sum(len(level.last) + len(level.before) for level in self._levels)
-        return 4 * tables + (8 + 32) * len(self.tokens)
+        return self.bytes_with(0)
+
+    def bytes_with(self, new: int) -> int:
+        """Memory in use after `new` more tokens."""
+        length = len(self.tokens) + new
+        table = self._mask + 1 if length <= self._mask else 2 << length.bit_length()
+        return len(SIZES) * 4 * (table + length) + (8 + 32) * length
 
     def extend(self, new: Tokens) -> None:
         """Append tokens to the text."""

@@ -18,11 +18,12 @@ import zlib
 from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 
 from doublespec.errors import DatastoreError
 from doublespec.retrieval.base import Match
-from doublespec.retrieval.ranking import most_alike
+from doublespec.retrieval.ranking import WINDOW, most_alike
 from doublespec.tokens import Tokens, common_prefix
 
 MAGIC = b"DOUBLEDS"
@@ -30,7 +31,7 @@ VERSION = 1
 PREFIX = struct.Struct("<8sIII")  # magic, version, bytes of the header, its CRC-32
 BORDER = 0
 CONTEXT = 32  # tokens before a place that a search compares
-NEIGHBOURS = 4  # places looked at on either side of where the text would stand
+NEIGHBOURS = 3  # places looked at on either side of where the text would stand
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,50 +89,51 @@ class Datastore:
     def lookup(self, tokens: Tokens, limit: int) -> Match | None:
         """What followed the longest suffix of `tokens`, of at most CONTEXT, in the corpus."""
         text = [token + 1 for token in tokens[-CONTEXT:]]
-        depth, places = self._nearest(text)
-        if not places or limit < 1:
+        depth, found = self._nearest(text)
+        if not found or limit < 1:
             return None
-        windows = [self._window(place) for place in places]
-        joined = [token for window in windows for token in window]
-        stops = [(i + 1) * len(windows[0]) - 1 for i in range(len(windows))]
-        choice = most_alike(text, joined, stops)
-        run = self._run(places[stops.index(choice.stop)], limit)
+        joined: list[int] = []
+        stops: dict[int, int] = {}
+        for place, context in found.items():
+            joined += [BORDER] * (WINDOW - len(context)) + context[:WINDOW][::-1]
+            stops[len(joined)] = place
+            joined.append(self._tokens[place])
+        choice = most_alike(text, joined, list(stops))
+        run = self._run(stops[choice.stop], limit)
         source = f"datastore {self.path.name}"
         return Match(tuple(run), depth, source, choice.likeness, choice.share) if run else None
 
     def matches(self, tokens: Tokens, most: int) -> list[tuple[list[int], list[int]]]:
         """For people: what stands before and after the places most like the end of `tokens`."""
-        _, places = self._nearest([token + 1 for token in tokens[-CONTEXT:]])
-        return [(self._before(place), self._run(place, CONTEXT)) for place in places[:most]]
+        _, found = self._nearest([token + 1 for token in tokens[-CONTEXT:]])
+        return [
+            (_before(context), self._run(place, CONTEXT))
+            for place, context in islice(found.items(), most)
+        ]
 
-    def _nearest(self, text: list[int]) -> tuple[int, list[int]]:
-        """The places after the longest suffix of `text`, and its length."""
+    def _nearest(self, text: list[int]) -> tuple[int, dict[int, list[int]]]:
+        """The length of the longest suffix of `text` that occurs, and places after it, each with
+        what is before it, backwards."""
         key = text[::-1]
         if not key or not 0 < key[0] < len(self._starts) - 1:
-            return 0, []
+            return 0, {}
         high = min(self._starts[key[0] + 1], len(self._places))
         low = min(self._starts[key[0]], high)
         middle = bisect_left(self._places, key, low, high, key=self._context)
         around = self._places[max(low, middle - NEIGHBOURS) : min(high, middle + NEIGHBOURS)]
-        depths = {place: common_prefix(self._context(place), key) for place in around.tolist()}
-        deepest = max(depths.values(), default=0)
-        return deepest, [place for place, depth in depths.items() if depth == deepest > 0]
+        contexts = {
+            place: self._context(place) for place in around.tolist() if place < len(self._tokens)
+        }
+        deepest = max((common_prefix(context, key) for context in contexts.values()), default=0)
+        head = key[:deepest]
+        kept = {place: context for place, context in contexts.items() if context[:deepest] == head}
+        return deepest, kept if deepest else {}
 
     def _context(self, place: int) -> list[int]:
         """The tokens before a place, backwards."""
         context: list[int] = self._tokens[max(0, place - CONTEXT) : place].tolist()
         context.reverse()
         return context
-
-    def _window(self, place: int) -> list[int]:
-        """As many tokens before a place as are compared for likeness, and the one after it."""
-        window: list[int] = self._tokens[max(0, place - CONTEXT) : place + 1].tolist()
-        return [BORDER] * (CONTEXT + 1 - len(window)) + window
-
-    def _before(self, place: int) -> list[int]:
-        before = self._context(place)
-        stop = before.index(BORDER) if BORDER in before else len(before)
-        return [token - 1 for token in reversed(before[:stop])]
 
     def _run(self, place: int, limit: int) -> list[int]:
         run: list[int] = self._tokens[place : place + limit].tolist()
@@ -144,6 +146,12 @@ class Datastore:
     def _view(self, section: Section) -> "memoryview[int]":
         raw = self._raw(section)
         return raw.cast("H") if section.width == 2 else raw.cast("I")
+
+
+def _before(context: list[int]) -> list[int]:
+    """The ids of a document before a place, from its tokens backwards."""
+    stop = context.index(BORDER) if BORDER in context else len(context)
+    return [token - 1 for token in context[:stop][::-1]]
 
 
 def fingerprint(vocabulary: Mapping[str, int]) -> str:

@@ -41,13 +41,14 @@ class History:
 
     def add(self, tokens: Tokens, tenant: str = "") -> None:
         """Keep a text for the lookups of `tenant`. One larger than half the bytes is not kept."""
-        chains = Chains()
-        chains.extend([*tokens, BORDER])
-        if 2 * chains.num_bytes > self._most_bytes:
+        half, new = self._most_bytes // 2, len(tokens) + 1
+        if Chains().bytes_with(new) > half:
             return
-        if 2 * (_num_bytes(self._young) + chains.num_bytes) > self._most_bytes:
-            self._old, self._young = self._young, {}
-        self._young.setdefault(tenant, Chains()).extend(chains.tokens)
+        chains = self._young.get(tenant, Chains())
+        if _num_bytes(self._young) - chains.num_bytes + chains.bytes_with(new) > half:
+            self._old, self._young, chains = self._young, {}, Chains()
+        chains.extend([*tokens, BORDER])
+        self._young[tenant] = chains
 
     def index(self, tenant: str = "") -> "TenantIndex":
         """The texts of one tenant, those that are still to come included."""
@@ -90,13 +91,14 @@ class TenantIndex:
         text = tokens if isinstance(tokens, list) else list(tokens)
         best: Match | None = None
         for chains in self._history.chains_of(self._tenant):
-            match = _lookup(chains, text, limit)
+            match = lookup_in(chains, text, limit)
             if match is not None and (best is None or match.depth > best.depth):
                 best = match
         return best
 
 
-def _lookup(chains: Chains, text: list[int], limit: int) -> Match | None:
+def lookup_in(chains: Chains, text: list[int], limit: int) -> Match | None:
+    """What followed the longest suffix of `text` in one of the chained texts."""
     places = chains.longest(text, len(text), before=len(chains.tokens))
     if places is None or limit < 1:
         return None
