@@ -120,14 +120,16 @@ class Datastore:
         high = min(self._starts[key[0] + 1], len(self._places))
         low = min(self._starts[key[0]], high)
         middle = bisect_left(self._places, key, low, high, key=self._context)
-        around = self._places[max(low, middle - NEIGHBOURS) : min(high, middle + NEIGHBOURS)]
-        contexts = {
-            place: self._context(place) for place in around.tolist() if place < len(self._tokens)
+        first = max(low, middle - NEIGHBOURS)
+        places = self._places[first : min(high, middle + NEIGHBOURS)].tolist()
+        contexts = [self._context(place) for place in places]
+        beside = contexts[max(0, middle - first - 1) : middle - first + 1]  # the most alike
+        deepest = max((common_prefix(context, key) for context in beside), default=0)
+        alike = key[:deepest]
+        found = zip(places, contexts, strict=True)
+        return deepest, {
+            p: context for p, context in found if deepest and context[:deepest] == alike
         }
-        deepest = max((common_prefix(context, key) for context in contexts.values()), default=0)
-        head = key[:deepest]
-        kept = {place: context for place, context in contexts.items() if context[:deepest] == head}
-        return deepest, kept if deepest else {}
 
     def _context(self, place: int) -> list[int]:
         """The tokens before a place, backwards."""
