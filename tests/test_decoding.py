@@ -180,3 +180,11 @@ def test_a_guess_that_is_not_in_the_vocabulary_of_the_prompt_is_only_wrong() -> 
     stop = StopRule(25)
     steps = _serial(Fixed([31, 0, 31]), max_tokens=25)
     assert answer(steps) == naive(ToyModel(), PROMPT, REQUEST, stop)
+
+
+def test_ids_that_the_target_does_not_have_end_the_guess() -> None:
+    """A damaged datastore can propose any id; it must cost a row, not the answer."""
+    perfect = answer(_serial(max_tokens=4))
+    steps = _serial(Fixed([*perfect[:2], 4_000_000, -7]), max_tokens=4)
+    assert answer(steps) == perfect
+    assert steps[0].num_accepted == 2

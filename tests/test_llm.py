@@ -1,6 +1,8 @@
 """The Python API: text in, text out, stats, cancelling, and the errors a user can cause."""
 
 import json
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -167,3 +169,23 @@ def test_parameters_can_be_given_as_an_object_or_as_keywords(bundled: LLM) -> No
     mixed = bundled.generate("Hello", params, max_tokens=4)
     assert by_object.tokens == by_keywords.tokens
     assert mixed.tokens == by_object.tokens[:4]
+
+
+def test_a_datastore_helps_and_changes_nothing(bundled: LLM, tmp_path: Path) -> None:
+    """A store that holds the answer itself: every step should settle a run of it."""
+    prompt = "Once upon a time"
+    free = bundled.generate(prompt, max_tokens=60, ignore_eos=True, method="ar")
+    (tmp_path / "text.txt").write_text(prompt + free.text)
+    store = tmp_path / "answers.store"
+    build = ["datastore", "build", str(store), "--tokenizer", "bundled", str(tmp_path / "text.txt")]
+    subprocess.run([sys.executable, "-m", "doublespec", *build], check=True, capture_output=True)
+    with LLM("bundled", "bundled", datastore=store, background="inline", gamma=2) as llm:
+        for method in ("lookup", "double", "double-serial"):
+            found = llm.generate(prompt, max_tokens=60, ignore_eos=True, method=method)
+            assert found.tokens == free.tokens
+        alone = bundled.generate(prompt, max_tokens=60, ignore_eos=True, method="lookup")
+        helped = llm.generate(prompt, max_tokens=60, ignore_eos=True, method="lookup")
+        assert helped.stats.steps < alone.stats.steps
+    with pytest.raises(DoubleError, match="answers"):
+        store.write_bytes(store.read_bytes()[:100])
+        LLM("bundled", datastore=store)

@@ -31,7 +31,9 @@ def _commands() -> list[list[str]]:
 
 @pytest.mark.parametrize("words", _commands(), ids=" ".join)
 def test_commands_and_their_options_exist(words: list[str]) -> None:
-    command = get_command(app).commands[words[0]]
+    command = get_command(app)
+    while words and words[0] in getattr(command, "commands", {}):
+        command, words = command.commands[words[0]], words[1:]
     options = {name for parameter in command.params for name in parameter.opts}
     assert {word for word in words[1:] if word.startswith("--")} <= options
 

@@ -14,11 +14,14 @@ class RetrievalSettings:
     """How runs are found and how long they may be. `ngram` takes the published search, with n-grams
     of so many tokens (None: the longest match, as much of it as pays). `tokens` bounds a run.
     `row_cost` is what each shown token adds to the time of a target forward, as a share of it
-    (None: measured)."""
+    (None: measured). `datastores` are searched beside the text; `vocabulary` is the fingerprint of
+    the tokenizer that they must have been built with."""
 
     ngram: int | None = None
     tokens: int = 48
     row_cost: float | None = None
+    datastores: tuple[str, ...] = ()
+    vocabulary: str | None = None
 
     def __post_init__(self) -> None:
         if self.ngram is not None:

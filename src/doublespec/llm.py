@@ -17,6 +17,7 @@ from doublespec.models.devices import find_device, find_dtype, use_threads
 from doublespec.models.load import load_model, measure_cost
 from doublespec.models.vocabulary import check_same_vocabulary
 from doublespec.models.weights import open_checkpoint
+from doublespec.retrieval.datastore import Datastore, fingerprint
 from doublespec.sampling import Request, SamplingParams, TokenLogprobs
 from doublespec.stats import Stats, summarise
 from doublespec.stopping import StopRule
@@ -45,8 +46,9 @@ class LLM:
 
     The answer depends on the target, the prompt and the sampling parameters alone: every method
     gives the tokens of plain decoding, bit for bit. `target` and `draft` are local folders or hub
-    ids, or "bundled" for the pair that comes with the package; other keywords are those of
-    `Settings`. Raises ModelError or ConfigError, each with one sentence that says what to do.
+    ids, or "bundled" for the pair that comes with the package; `datastore` is one or more files
+    made by `doublespec datastore build`; other keywords are those of `Settings`. Raises ModelError,
+    DatastoreError or ConfigError, each with one sentence that says what to do.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class LLM:
         draft: str | Path | None = None,
         method: str = "auto",
         *,
+        datastore: str | Path | Sequence[str | Path] = (),
         progress: Progress | None = None,
         **settings: Any,
     ) -> None:
@@ -65,6 +68,7 @@ class LLM:
         dtype = find_dtype(self.settings.dtype, device)
         use_threads(self.settings.threads)
         self._codec = TextCodec(checkpoint.folder)
+        self.settings = self._with_datastores(datastore)
         draft_name = None if draft is None else find_bundled(draft, "draft")
         if draft_name is not None:
             draft_folder = open_checkpoint(draft_name).folder
@@ -192,6 +196,19 @@ class LLM:
             return "lookup"
         same = find_device(self.settings.draft_device) == find_device(self.settings.target_device)
         return "double-serial" if same else "double"
+
+    def _with_datastores(self, paths: str | Path | Sequence[str | Path]) -> Settings:
+        """The settings with datastores, each opened once to find out whether it fits."""
+        names = (paths,) if isinstance(paths, (str, Path)) else tuple(paths)
+        vocabulary = fingerprint(self._codec.vocabulary)
+        for name in names:
+            Datastore(Path(name), vocabulary)
+        retrieval = replace(
+            self.settings.retrieval,
+            datastores=tuple(str(Path(name).absolute()) for name in names),
+            vocabulary=vocabulary,
+        )
+        return replace(self.settings, retrieval=retrieval)
 
     def _recipe(self, name: str, target_seconds: float) -> DraftRecipe:
         return DraftRecipe(

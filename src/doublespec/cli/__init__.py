@@ -4,6 +4,7 @@ import os
 import sys
 
 import typer
+from rich.markup import escape
 
 from doublespec.cli import datastore
 from doublespec.cli.bench_retrieval import bench_retrieval
@@ -35,7 +36,7 @@ def main() -> None:
     try:
         app()
     except DoubleError as error:
-        errors.print(f"[red]error:[/red] {error}", highlight=False, soft_wrap=True)
+        errors.print(f"[red]error:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -20,6 +20,7 @@ def chat(
     temperature: options.Temperature = 0.0,
     seed: options.Seed = 0,
     gamma: options.Gamma = None,
+    datastores: options.Datastores = None,
     target_device: options.TargetDevice = None,
     draft_device: options.DraftDevice = None,
     dtype: options.Dtype = None,
@@ -30,6 +31,7 @@ def chat(
     params = SamplingParams(temperature=temperature, max_tokens=max_tokens, seed=seed)
     settings = {
         "gamma": gamma,
+        "datastore": datastores or (),
         "target_device": target_device,
         "draft_device": draft_device,
         "dtype": dtype,

@@ -35,6 +35,7 @@ def generate(
     frequency_penalty: Annotated[float, typer.Option(help="0 is none.")] = 0.0,
     ignore_eos: Annotated[bool, typer.Option(help="Go on after the end token.")] = False,
     gamma: options.Gamma = None,
+    datastores: options.Datastores = None,
     background: options.Background = "process",
     target_device: options.TargetDevice = None,
     draft_device: options.DraftDevice = None,
@@ -60,6 +61,7 @@ def generate(
     )
     settings = {
         "gamma": gamma,
+        "datastore": datastores or (),
         "background": background,
         "target_device": target_device,
         "draft_device": draft_device,

@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -27,6 +28,9 @@ DraftDevice = Annotated[str | None, typer.Option(help="Default: the target's dev
 Dtype = Annotated[str | None, typer.Option(help="bfloat16, float16 or float32.")]
 MaxLength = Annotated[int | None, typer.Option(help="Context length, prompt and answer together.")]
 Threads = Annotated[int | None, typer.Option(help="CPU threads of the target.")]
+Datastores = Annotated[
+    list[Path] | None, typer.Option("--datastore", help="Search this file, too; repeatable.")
+]
 Temperature = Annotated[float, typer.Option(help="0 is greedy decoding.")]
 MaxTokens = Annotated[int, typer.Option(help="Longest answer, in tokens.")]
 Seed = Annotated[int, typer.Option(help="Same seed, same text, whatever the method.")]

@@ -1,6 +1,7 @@
 """The recipe of a draft: plain values from which this process, or another one, builds it."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from doublespec.config import RetrievalSettings
 from doublespec.drafting.base import Drafter, NoDrafter
@@ -13,6 +14,7 @@ from doublespec.models.vocabulary import CommonVocabulary
 from doublespec.models.weights import open_checkpoint
 from doublespec.retrieval.base import TokenIndex
 from doublespec.retrieval.context import NgramIndex, context_sources
+from doublespec.retrieval.datastore import Datastore
 from doublespec.retrieval.layered import LayeredIndex
 
 _MOST_STEPS = 16
@@ -59,10 +61,11 @@ def make_index(settings: RetrievalSettings) -> TokenIndex:
     """The published search where n-grams are limited, else the best there is."""
     if settings.ngram is not None:
         return NgramIndex(settings.ngram, 1)
+    stores = [Datastore(Path(path), settings.vocabulary) for path in settings.datastores]
+    sources = [*context_sources(), *stores]
     if settings.row_cost is None:
-        return LayeredIndex(context_sources())
-    costs = [1.0 + settings.row_cost * n for n in range(settings.tokens + 1)]
-    return LayeredIndex(context_sources(), costs)
+        return LayeredIndex(sources)
+    return LayeredIndex(sources, [1.0 + settings.row_cost * n for n in range(settings.tokens + 1)])
 
 
 def make_lookup(settings: RetrievalSettings) -> LookupDrafter:
