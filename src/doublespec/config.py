@@ -12,14 +12,19 @@ BACKGROUNDS = ("process", "thread", "inline")
 @dataclass(frozen=True, slots=True)
 class RetrievalSettings:
     """How runs are found and how long they may be. `ngram` limits the depth of a match (None: as
-    deep as it goes), `tokens` the length of the run."""
+    deep as it goes, by the best search there is), `shortest` is the least depth that counts and
+    `latest` prefers the last match to the first, both where `ngram` is given; `tokens` limits the
+    length of the run."""
 
     ngram: int | None = None
     tokens: int = 48
+    shortest: int = 1
+    latest: bool = False
 
     def __post_init__(self) -> None:
         if self.ngram is not None:
             _check("ngram", self.ngram, 1, 64)
+        _check("shortest", self.shortest, 1, self.ngram or 64)
         _check("tokens", self.tokens, 1, 255)
 
 
@@ -58,4 +63,8 @@ def _check(name: str, value: int, low: int, high: int) -> None:
 
 # The authors' scripts (arXiv 2601.05524): n-grams of 3 down to 1 tokens, 10 retrieved tokens,
 # lock-step, about c = t_T / t_D draft forwards a step (`gamma=None` measures c).
-PRESETS: Final = {"paper": RetrievalSettings(ngram=3, tokens=10)}
+# "pld": prompt lookup as it is usually run: n-grams of 8 down to 2 tokens, the last match.
+PRESETS: Final = {
+    "paper": RetrievalSettings(ngram=3, tokens=10),
+    "pld": RetrievalSettings(ngram=8, tokens=10, shortest=2, latest=True),
+}

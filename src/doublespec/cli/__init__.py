@@ -12,6 +12,7 @@ from doublespec.cli.generate import generate
 from doublespec.cli.lossless import lossless
 from doublespec.cli.options import errors
 from doublespec.cli.overhead import overhead
+from doublespec.cli.simulate import simulate
 from doublespec.errors import DoubleError
 
 app = typer.Typer(
@@ -21,7 +22,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (generate, chat, demo, doctor, lossless):
+for command in (generate, chat, demo, doctor, lossless, simulate):
     app.command()(command)
 app.command("bench-overhead")(overhead)
 

@@ -14,6 +14,7 @@ from doublespec.models.weights import open_checkpoint
 from doublespec.retrieval.base import TokenIndex
 from doublespec.retrieval.context import NgramIndex, context_sources
 from doublespec.retrieval.layered import LayeredIndex
+from doublespec.retrieval.recent import RecentNgramIndex
 
 _MOST_STEPS = 16
 
@@ -56,10 +57,11 @@ class DraftRecipe:
 
 
 def make_index(settings: RetrievalSettings) -> TokenIndex:
-    """The published search where n-grams are limited, else the best there is."""
-    if settings.ngram is not None:
-        return NgramIndex(settings.ngram, 1)
-    return LayeredIndex(context_sources())
+    """A published search where n-grams are limited, else the best there is."""
+    if settings.ngram is None:
+        return LayeredIndex(context_sources())
+    kind = RecentNgramIndex if settings.latest else NgramIndex
+    return kind(settings.ngram, settings.shortest)
 
 
 def make_lookup(settings: RetrievalSettings) -> LookupDrafter:
