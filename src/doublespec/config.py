@@ -11,13 +11,14 @@ BACKGROUNDS = ("process", "thread", "inline")
 
 @dataclass(frozen=True, slots=True)
 class RetrievalSettings:
-    """How runs are found and how long they may be. `ngram` limits the depth of a match (None: as
-    deep as it goes, by the best search there is), `shortest` is the least depth that counts and
-    `latest` prefers the last match to the first, both where `ngram` is given; `tokens` limits the
-    length of the run."""
+    """How runs are found and how long they may be. `ngram` takes a published search, with n-grams
+    of so many tokens down to `shortest` and the first match, or the `latest` (None: the longest
+    match, as much of it as pays). `tokens` bounds a run. `row_cost` is what each shown token adds
+    to the time of a target forward, as a share of it (None: measured)."""
 
     ngram: int | None = None
     tokens: int = 48
+    row_cost: float | None = None
     shortest: int = 1
     latest: bool = False
 
@@ -26,6 +27,8 @@ class RetrievalSettings:
             _check("ngram", self.ngram, 1, 64)
         _check("shortest", self.shortest, 1, self.ngram or 64)
         _check("tokens", self.tokens, 1, 255)
+        if self.row_cost is not None and not 0.0 <= self.row_cost <= 1.0:
+            raise ConfigError(f"row_cost must be a number from 0 to 1, got {self.row_cost!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +51,7 @@ class Settings:
         for name in ("gamma", "max_length", "threads"):
             value = getattr(self, name)
             if value is not None:
-                _check(name, value, 1, 1 << 31)
+                _check(name, value, 2 if name == "max_length" else 1, 1 << 31)
         _check("draft_threads", self.draft_threads, 1, 1024)
         _check("guess_tokens", self.guess_tokens, 1, 255)
         if self.background not in BACKGROUNDS:

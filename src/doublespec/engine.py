@@ -26,11 +26,17 @@ class Engine:
     each step is handed its whole text, and one step runs at a time."""
 
     def __init__(
-        self, target: LanguageModel, recipe: DraftRecipe | None, settings: Settings
+        self,
+        target: LanguageModel,
+        recipe: DraftRecipe | None,
+        settings: Settings,
+        row_cost: float,
     ) -> None:
+        """`row_cost` is used where the settings leave it open."""
         self._target = target
         self._recipe = recipe
         self._settings = settings
+        self._row_cost = row_cost
         self._lock = threading.Lock()
         self._draft_model: LanguageModel | None = None
         self._parts: dict[RetrievalSettings, _Parts] = {}
@@ -43,6 +49,8 @@ class Engine:
         if name not in DRAFTLESS and self._recipe is None:
             raise ConfigError(f"method {name!r} needs a draft model; give one, or use lookup")
         retrieval = PRESETS[preset] if preset else self._settings.retrieval
+        if retrieval.row_cost is None:
+            retrieval = replace(retrieval, row_cost=self._row_cost)
         with self._lock:
             parts = self._parts.setdefault(retrieval, _Parts(self, self._target, retrieval))
         use_threads(self._settings.threads)

@@ -15,3 +15,8 @@ class ModelError(DoubleError):
 
 class DatastoreError(DoubleError):
     """A datastore that cannot be built, opened, or used with this tokenizer."""
+
+
+def reason(error: Exception) -> str:
+    """The first line of what a library's error says: its own stack is of no use to a user."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -14,7 +14,7 @@ from doublespec.engine import Engine
 from doublespec.errors import ConfigError
 from doublespec.methods import split_name
 from doublespec.models.devices import find_device, find_dtype, use_threads
-from doublespec.models.load import forward_seconds, load_model
+from doublespec.models.load import load_model, measure_cost
 from doublespec.models.vocabulary import check_same_vocabulary
 from doublespec.models.weights import open_checkpoint
 from doublespec.sampling import Request, SamplingParams, TokenLogprobs
@@ -77,9 +77,10 @@ class LLM:
             max_length=self.settings.max_length,
             progress=report("target"),
         )
-        self.recipe = None if draft_name is None else self._recipe(draft_name)
+        cost = measure_cost(self.target)
+        self.recipe = None if draft_name is None else self._recipe(draft_name, cost.seconds)
         self._method = self._choose_method(method)
-        self.engine = Engine(self.target, self.recipe, self.settings)
+        self.engine = Engine(self.target, self.recipe, self.settings, cost.row_cost)
 
     @property
     def method(self) -> str:
@@ -192,7 +193,7 @@ class LLM:
         same = find_device(self.settings.draft_device) == find_device(self.settings.target_device)
         return "double-serial" if same else "double"
 
-    def _recipe(self, name: str) -> DraftRecipe:
+    def _recipe(self, name: str, target_seconds: float) -> DraftRecipe:
         return DraftRecipe(
             name=name,
             device=self.settings.draft_device or self.settings.target_device,
@@ -200,7 +201,7 @@ class LLM:
             vocab_size=self.target.vocab_size,
             max_length=self.target.max_length,
             steps=self.settings.gamma,
-            target_seconds=forward_seconds(self.target) if self.settings.gamma is None else 0.0,
+            target_seconds=target_seconds,
             retrieval=self.settings.retrieval,
         )
 

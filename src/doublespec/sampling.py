@@ -10,9 +10,12 @@ sums do not depend on the order of summation, hence not on the device or the num
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,6 +24,11 @@ from doublespec.tokens import Tokens
 
 _FIXED_POINT = float(1 << 40)
 _WORD = 0xFFFFFFFF
+_GOLDEN = 0x9E3779B9  # keeps token 0 from hashing to 0
+_LARGEST = (1 << 31) - 128  # the largest float32 below 2^31
+_COLDEST = 1e-30  # below it a temperature would be 0 in float32
+
+_Integers = TypeVar("_Integers", int, Tensor)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +73,11 @@ class SamplingParams:
             _check_integer("top_k", self.top_k, 1, 1 << 31)
         if self.logprobs is not None:
             _check_integer("logprobs", self.logprobs, 0, 1000)
-        if any(not text for text in self.stop):
-            raise ConfigError("stop must hold non-empty strings, got an empty one")
+        for text in self.stop:
+            if not isinstance(text, str) or not text:
+                raise ConfigError(f"stop must hold non-empty strings, got {text!r}")
+        for token in self.stop_token_ids:
+            _check_integer("stop_token_ids", token, 0, 1 << 31)
         for token, bias in self.logit_bias.items():
             _check_integer("logit_bias token id", token, 0, 1 << 31)
             _check_range(f"logit_bias[{token}]", bias, -1000.0, 1000.0)
@@ -108,23 +119,58 @@ def choose(logits: Tensor, text: Tokens, start: int, request: Request) -> list[i
     params = request.params
     logits = _adjusted(logits, text, start, request)
     if params.temperature == 0.0:
-        return _ids(logits.argmax(dim=-1))
-    scores = _filtered(logits.float() / params.temperature, params)
-    positions = torch.arange(start, start + len(scores), device=scores.device)
-    return _ids((scores + noise(params.seed, positions, scores.shape[-1])).argmax(dim=-1))
+        return _argmax(logits)
+    scores = _filtered(_scaled(logits, params.temperature), params)
+    positions = range(start, start + len(scores))
+    return _argmax(scores.add_(noise(params.seed, positions, scores.shape[-1], scores.device)))
 
 
-def noise(seed: int, positions: Tensor, vocab_size: int) -> Tensor:
-    """Standard Gumbel noise (n, V) for token ids 0..V-1 at the given positions (n,).
+def noise(seed: int, positions: Sequence[int], vocab_size: int, device: torch.device) -> Tensor:
+    """Standard Gumbel noise (n, V) for token ids 0..V-1 at the given positions.
 
     A counter-based hash: each value depends on (seed, position, token id) alone, not on V.
     """
-    ids = torch.arange(vocab_size, dtype=torch.int64, device=positions.device)
-    key = _mix(_mix(torch.tensor(seed & _WORD)) + (seed >> 32)).to(positions.device)
-    keys = _mix(_mix(positions.to(torch.int64)) ^ key)
-    bits = _mix(_mix(ids + 0x9E3779B9) ^ keys[:, None])  # (n, V), 32 random bits each
-    uniform = (bits.to(torch.float32) + 0.5) * 2.0**-32  # small values keep their precision, and
-    return -torch.log(-torch.log1p(-uniform))  # it is the small ones that make large noise
+    exponential = _uniform(seed, positions, vocab_size, device).neg_().log1p_().neg_()
+    return exponential.log_().neg_()
+
+
+def _uniform(seed: int, positions: Sequence[int], vocab_size: int, device: torch.device) -> Tensor:
+    """Uniform numbers (n, V) between 0 and 1. Small ones keep 31 bits of precision: they make the
+    large noise. None is 1, which would make noise of minus infinity."""
+    key = _mix(_mix(seed & _WORD) + (seed >> 32) & _WORD)
+    keys = [_signed(_mix(_mix(position) ^ key)) for position in positions]
+    hashes = torch.tensor(keys, dtype=torch.int32, device=device)[:, None]
+    bits = _mixed_bits(_hashed_ids(vocab_size, device) ^ hashes)
+    return bits.clamp_(max=_LARGEST).float().add_(0.5).mul_(2.0**-31)
+
+
+@lru_cache(maxsize=8)
+def _hashed_ids(vocab_size: int, device: torch.device) -> Tensor:
+    ids: Tensor = torch.arange(vocab_size, device=device) + _GOLDEN & _WORD
+    return _mix(ids).to(torch.int32)
+
+
+def _mix(x: _Integers) -> _Integers:
+    """Scrambles 32 bits (the finaliser of MurmurHash3, which is bijective)."""
+    x = (x ^ x >> 16) * 0x85EBCA6B & _WORD
+    x = (x ^ x >> 13) * 0xC2B2AE35 & _WORD
+    return x ^ x >> 16
+
+
+def _mixed_bits(x: Tensor) -> Tensor:
+    """The same in int32, in place: products wrap, alike on every device. In the last shift copies
+    of the sign make the sign 0, which leaves 31 random bits."""
+    x ^= (x >> 16).bitwise_and_(0xFFFF)
+    x *= _signed(0x85EBCA6B)
+    x ^= (x >> 13).bitwise_and_(0x7FFFF)
+    x *= _signed(0xC2B2AE35)
+    x ^= x >> 16
+    return x
+
+
+def _signed(x: int) -> int:
+    """The int32 of the same 32 bits."""
+    return x - (1 << 32) if x >> 31 else x
 
 
 def logprobs(logits: Tensor, tokens: Tokens, top: int) -> list[TokenLogprobs]:
@@ -146,13 +192,13 @@ def _ids(values: Tensor) -> list[int]:
     return ids
 
 
-def _mix(x: Tensor) -> Tensor:
-    """Scrambles the low 32 bits of each int64 (the finaliser of MurmurHash3, which is bijective);
-    products wrap modulo 2^64 and only their low 32 bits are kept, alike on every device."""
-    x = x & _WORD
-    x = ((x ^ (x >> 16)) * 0x85EBCA6B) & _WORD
-    x = ((x ^ (x >> 13)) * 0xC2B2AE35) & _WORD
-    return x ^ (x >> 16)
+def _argmax(rows: Tensor) -> list[int]:
+    """The id of the largest value of each row, the lowest of several. On a CPU by numpy, which
+    takes a tenth of the time (1.0 against 8.9 microseconds for 8,192 values)."""
+    if rows.device.type == "cpu":
+        ids: list[int] = rows.float().numpy().argmax(axis=-1).tolist()
+        return ids
+    return _ids(rows.argmax(dim=-1))
 
 
 def _adjusted(logits: Tensor, text: Tokens, start: int, request: Request) -> Tensor:
@@ -160,56 +206,71 @@ def _adjusted(logits: Tensor, text: Tokens, start: int, request: Request) -> Ten
     params = request.params
     if not params.logit_bias and not params.has_penalties:
         return logits
-    logits = logits.float().clone()
+    logits = logits.to(torch.float32, copy=True)
     for token, bias in params.logit_bias.items():
         if token < logits.shape[-1]:
             logits[:, token] += bias
     if params.has_penalties:
-        for i, row in enumerate(logits):
-            _penalise(row, text[: start + i], request)
+        _penalise(logits, text[: start + len(logits) - 1], start, request)
     return logits
 
 
-def _penalise(row: Tensor, before: Tokens, request: Request) -> None:
+def _penalise(logits: Tensor, text: Tokens, start: int, request: Request) -> None:
     """Repetition penalty (arXiv 1909.05858, section 4.1) and OpenAI's presence and frequency
-    penalties, in place."""
-    params = request.params
-    seen = torch.tensor(sorted(set(before)), dtype=torch.int64, device=row.device)
-    if len(seen):
-        values = row[seen]
-        scaled = torch.where(
-            values > 0, values / params.repetition_penalty, values * params.repetition_penalty
-        )
-        row[seen] = scaled
-    answer = torch.tensor(before[request.prompt_length :], dtype=torch.int64, device=row.device)
-    if len(answer):
-        ids, counts = torch.unique(answer, return_counts=True)
-        row[ids] -= params.presence_penalty + params.frequency_penalty * counts
+    penalties, in place, on the tokens that stand in `text`, all that the last row follows."""
+    params, device = request.params, logits.device
+    ids, places = np.unique(np.array(text, dtype=np.int64), return_inverse=True)
+    seen = np.zeros((len(logits), len(ids)), dtype=np.int64)  # times in the text before each row,
+    seen[range(1, len(logits)), places[start:]] = 1  # first from `start` on
+    seen = seen.cumsum(axis=0)
+    in_answer = seen + np.bincount(places[request.prompt_length : start], minlength=len(ids))
+    seen += np.bincount(places[:start], minlength=len(ids))
+    known = int(np.searchsorted(ids, logits.shape[-1]))  # a draft may know fewer ids
+    columns = torch.from_numpy(ids[:known]).to(device)
+    counts, answered = (torch.from_numpy(part[:, :known]).to(device) for part in (seen, in_answer))
+    values = logits[:, columns]
+    factor = params.repetition_penalty
+    repeated = torch.where(values > 0, values / factor, values * factor)
+    values = torch.where(counts > 0, repeated, values)
+    values -= params.presence_penalty * (answered > 0) + params.frequency_penalty * answered
+    logits[:, columns] = values
+
+
+def _scaled(logits: Tensor, temperature: float) -> Tensor:
+    """Scores (n, V) in float32, the largest of a row being 0 at any temperature."""
+    scores = logits.to(torch.float32, copy=True)
+    return scores.sub_(scores.amax(dim=-1, keepdim=True)).div_(max(temperature, _COLDEST))
 
 
 def _filtered(scores: Tensor, params: SamplingParams) -> Tensor:
     """`scores` (n, V) with what top-k, top-p and min-p exclude set to minus infinity, in that
-    order. Ties with the last token kept by top-k are kept too."""
+    order. Ties with the last token kept are kept too."""
     if params.top_k is not None and params.top_k < scores.shape[-1]:
         threshold = scores.topk(params.top_k, dim=-1).values[:, -1:]
-        scores = scores.masked_fill(scores < threshold, -math.inf)
+        scores = scores.masked_fill_(scores < threshold, -math.inf)
     if params.top_p < 1.0:
-        scores = scores.masked_fill(~_nucleus(scores, params.top_p), -math.inf)
+        scores = scores.masked_fill_(scores < _nucleus(scores, params.top_p), -math.inf)
     if params.min_p > 0.0:
-        floor = scores.amax(dim=-1, keepdim=True) + math.log(params.min_p)
-        scores = scores.masked_fill(scores < floor, -math.inf)
+        scores = scores.masked_fill_(scores < math.log(params.min_p), -math.inf)
     return scores
 
 
 def _nucleus(scores: Tensor, top_p: float) -> Tensor:
-    """The smallest set of likeliest tokens with at least `top_p` of the weight (arXiv 1904.09751,
-    section 3.1), as a mask (n, V); weights are 40-bit integers, so sums are exact."""
-    weights = ((scores - scores.amax(dim=-1, keepdim=True)).double().exp() * _FIXED_POINT).long()
-    order = weights.sort(dim=-1, descending=True, stable=True)
-    before = order.values.cumsum(dim=-1) - order.values
-    kept = before < (top_p * order.values.sum(dim=-1, keepdim=True).double()).long()
-    kept[:, 0] = True
-    return torch.zeros_like(kept).scatter(-1, order.indices, kept)
+    """The lowest score (n, 1) in the smallest set of likeliest tokens with at least `top_p` of the
+    weight (arXiv 1904.09751, section 3.1); weights are 40-bit integers, so sums are exact."""
+    ordered = _descending(scores)
+    weights = (ordered.exp() * _FIXED_POINT).long()
+    sums = weights.cumsum(dim=-1)
+    limit = (top_p * sums[:, -1:].double()).long()
+    size = (sums - weights < limit).sum(dim=-1, keepdim=True).clamp_(min=1)
+    return ordered.gather(-1, size - 1)
+
+
+def _descending(rows: Tensor) -> Tensor:
+    """Each row in descending order (on a CPU by numpy: a third of the time of torch)."""
+    if rows.device.type == "cpu":
+        return torch.from_numpy(-np.sort(-rows.numpy(), axis=-1))
+    return rows.sort(dim=-1, descending=True).values
 
 
 def _check_range(

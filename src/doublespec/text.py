@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
-from doublespec.errors import ConfigError, ModelError
+from doublespec.errors import ConfigError, ModelError, reason
 from doublespec.tokens import Tokens
 
 Message = Mapping[str, str]  # {"role": "user", "content": "..."}
@@ -20,9 +20,8 @@ class TextCodec:
         try:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(folder)
         except Exception as error:  # what tokenizers raise is of many kinds, all of one meaning
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise ModelError(
-                f"{folder} has no tokenizer that transformers reads: {reason}"
+                f"{folder} has no tokenizer that transformers reads: {reason(error)}"
             ) from error
         self._folder = folder
         self.end_ids = self._find_end_ids()
@@ -57,7 +56,9 @@ class TextCodec:
                 list(messages), tokenize=False, add_generation_prompt=True
             )
         except Exception as error:  # templates raise errors of their own
-            raise ConfigError(f"the chat template refuses these messages: {error}") from error
+            raise ConfigError(
+                f"the chat template refuses these messages: {reason(error)}"
+            ) from error
         tokens: list[int] = self._tokenizer.encode(text, add_special_tokens=False)
         return tokens
 

@@ -51,6 +51,11 @@ class Machine:
         """c = t_T / t_D, both over one row: the ceiling of PSD."""
         return self.target(1) / self.draft(1)
 
+    @property
+    def row_cost(self) -> float:
+        """What each of 32 more rows adds to a forward of the target, as a share of it."""
+        return (self.target(33) / self.target(1) - 1) / 32
+
     def timed(self, step: Step, serial: Sequence[int], background: Sequence[int]) -> Step:
         """A step in virtual time. `serial` and `background` are the rows of the draft's forwards
         before and while the target judged."""

@@ -2,7 +2,8 @@
 
 Turns are interleaved (A B C A B C), and a method never meets a prompt that its models have just
 read, so that no one finds the prompt in a cache. The baseline is plain decoding in its fastest
-shape on all cores, with the same stop rule; texts are compared with plain decoding's.
+shape, with the same stop rule, on one core or on all, whichever is faster at that moment (beside a
+busy program, all cores are slower than one); ratios are to it or to `ar`, whichever is faster.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,7 +13,9 @@ from statistics import median
 from doublespec.decoding import Step, decode_serial
 from doublespec.drafting.base import NoDrafter
 from doublespec.llm import LLM, Completion, Stream
+from doublespec.models.base import LanguageModel
 from doublespec.models.devices import usable_cores, use_threads
+from doublespec.models.load import forward_seconds
 from doublespec.sampling import SamplingParams
 from doublespec.stats import repeated_ngrams, summarise
 from doublespec.text import Message, TextStream
@@ -34,8 +37,8 @@ class Run:
 @dataclass(frozen=True, slots=True)
 class Figures:
     """A method's figures over all prompts. `tokens_per_second` is all tokens over the sum of each
-    prompt's median time; `ratio` is to the baseline's; `identical` counts texts equal to `ar`'s,
-    plain decoding in canonical shapes."""
+    prompt's median time; `ratio` is to the fastest plain decoding's; `identical` counts texts equal
+    to those of `ar`, plain decoding in canonical shapes."""
 
     tokens_per_second: float
     ratio: float
@@ -92,7 +95,7 @@ class Race:
         if name != BASELINE:
             return self.llm.stream(tokens, params, method=name)
         request, stop = self.llm.request(tokens, params)
-        use_threads(usable_cores())
+        use_threads(fastest_threads(self._fastest))
         nobody = NoDrafter()
         steps = decode_serial(self._fastest, nobody, nobody, tokens, request, stop, 0)
         return Stream(steps, TextStream(self.llm.codec, params.stop), request)
@@ -103,10 +106,19 @@ class Race:
         by_name = {name: runs for name, runs in by_name.items() if runs}
         reference = {run.prompt: run.completion.tokens for run in by_name.get("ar", [])}
         speeds = {name: _tokens_per_second(runs) for name, runs in by_name.items()}
+        base = max(speeds.get(BASELINE, 0.0), speeds.get("ar", 0.0))
         return {
-            name: _figures(runs, speeds[name], speeds[BASELINE], reference)
-            for name, runs in by_name.items()
+            name: _figures(runs, speeds[name], base, reference) for name, runs in by_name.items()
         }
+
+
+def fastest_threads(model: LanguageModel) -> int:
+    """The number of threads with which a forward takes least time, here and now."""
+    seconds = {}
+    for count in {1, max(1, usable_cores() - 1), usable_cores()}:
+        use_threads(count)
+        seconds[count] = forward_seconds(model, repeats=3)
+    return min(seconds, key=seconds.__getitem__)
 
 
 def _tokens_per_second(runs: Sequence[Run]) -> float:

@@ -63,7 +63,8 @@ def plans(
     """What to run for a name: one plan, or one for each gamma that is worth a try. Raises
     ConfigError on unknown names."""
     method, preset = _split(name, machine)
-    retrieval = PRESETS[preset] if preset else RetrievalSettings(tokens=guess_tokens)
+    ours = RetrievalSettings(tokens=guess_tokens, row_cost=min(1.0, machine.row_cost))
+    retrieval = PRESETS[preset] if preset else ours
     if run_length is not None:
         retrieval = replace(retrieval, tokens=run_length)
     if gamma is not None:

@@ -19,6 +19,11 @@ from doublespec.llm import BUNDLED
 from doublespec.sampling import SamplingParams
 
 _METHODS = ("ar", "lookup", "sd", "psd", "double", "double-serial")
+_CAPTION = (
+    f"'{BASELINE}': plain decoding in its fastest shape; 'ar': in canonical shapes, the reference "
+    "of texts; ratios are to the faster of the two. M: mean accepted length (tokens a step). kept: "
+    "share of tokens shown. repeated: share of 8-grams that stood in the text before."
+)
 _LINES = 14  # of an answer, shown while the race goes on
 
 
@@ -94,9 +99,7 @@ def _table(figures: dict[str, Figures], rounds: int) -> Table:
         "repeated",
         "identical",
         title=f"{len(DEMO_PROMPTS)} prompts, medians of {rounds} interleaved rounds",
-        caption=f"'{BASELINE}': plain decoding in its fastest shape, the base of ratios; 'ar': in "
-        "canonical shapes, the reference of texts. M: mean accepted length (tokens a step). kept: "
-        "share of tokens shown. repeated: share of 8-grams that stood in the text before.",
+        caption=_CAPTION,
     )
     for name, row in figures.items():
         table.add_row(

@@ -20,7 +20,13 @@ from doublespec.cli import options
 from doublespec.cli.options import terminal
 from doublespec.errors import ConfigError
 from doublespec.llm import BUNDLED, LLM
-from doublespec.models.devices import describe, use_threads
+from doublespec.models.devices import (
+    all_devices,
+    describe,
+    find_dtype,
+    usable_cores,
+    use_threads,
+)
 
 _CONTEXT = 400
 
@@ -79,8 +85,14 @@ def _recommend(llm: LLM, profile: Profile) -> tuple[str, int | None]:
 
 
 def _print(llm: LLM, profile: Profile, found: list[Trial], advice: tuple[str, int | None]) -> None:
+    for device in all_devices():
+        chosen = str(find_dtype(None, device)).removeprefix("torch.")
+        terminal.print(f"device {device}: {describe(device)}, dtype by default {chosen}")
     kind = str(llm.target.dtype).removeprefix("torch.")
-    terminal.print(f"device {describe(llm.target.device)}, {kind}, {profile.threads} threads")
+    terminal.print(
+        f"target on {llm.target.device} in {kind}; CPU threads {profile.threads} of "
+        f"{usable_cores()} cores; answer rows come in {llm.target.row_counts}"
+    )
     table = Table("milliseconds a forward, by rows", *(str(rows) for rows in ROW_COUNTS))
     times = {"target": profile.target, "target, fastest shape": profile.fastest}
     if profile.draft is not None:

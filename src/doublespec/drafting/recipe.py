@@ -58,10 +58,13 @@ class DraftRecipe:
 
 def make_index(settings: RetrievalSettings) -> TokenIndex:
     """A published search where n-grams are limited, else the best there is."""
-    if settings.ngram is None:
+    if settings.ngram is not None:
+        kind = RecentNgramIndex if settings.latest else NgramIndex
+        return kind(settings.ngram, settings.shortest)
+    if settings.row_cost is None:
         return LayeredIndex(context_sources())
-    kind = RecentNgramIndex if settings.latest else NgramIndex
-    return kind(settings.ngram, settings.shortest)
+    costs = [1.0 + settings.row_cost * n for n in range(settings.tokens + 1)]
+    return LayeredIndex(context_sources(), costs)
 
 
 def make_lookup(settings: RetrievalSettings) -> LookupDrafter:

@@ -115,6 +115,11 @@ class Decoder:
         return self._max_length
 
     @property
+    def row_counts(self) -> tuple[int, ...]:
+        """The row counts that blocks of an answer come in."""
+        return self.shapes.answer
+
+    @property
     def device(self) -> torch.device:
         return self._weights.embedding.device
 

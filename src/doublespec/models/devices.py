@@ -74,6 +74,13 @@ def gigabytes(count: int) -> str:
     return f"{count / 1e9:.2f} GB"
 
 
+def all_devices() -> list[torch.device]:
+    """The CPU and every CUDA device."""
+    return [torch.device("cpu")] + [
+        torch.device("cuda", index) for index in range(torch.cuda.device_count())
+    ]
+
+
 def describe(device: torch.device) -> str:
     """The device's name, for people and for reports."""
     if device.type == "cuda":

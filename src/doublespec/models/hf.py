@@ -13,13 +13,13 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, DynamicCache
+from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedConfig
 from transformers.cache_utils import DynamicLayer
 
-from doublespec.errors import ModelError
+from doublespec.errors import ModelError, reason
 from doublespec.models.layers import Progress
 from doublespec.models.shapes import STRICT, reusable
-from doublespec.models.weights import Checkpoint
+from doublespec.models.weights import Checkpoint, missing_weight
 from doublespec.tokens import Tokens, common_prefix
 
 _PROMPT_ROWS = 64
@@ -33,7 +33,8 @@ class TransformersModel:
         self._model = model
         self._canonical = canonical
         self._max_length = max_length
-        self._cache = DynamicCache(config=model.config)
+        self._longest = max(max_length, longest_text(model.config))
+        self._cache: Any = DynamicCache(config=model.config)
         self._cached: list[int] = []
         self._cached_prompt_length = 0
         self._check_cache()
@@ -50,15 +51,18 @@ class TransformersModel:
         progress: Progress | None = None,
     ) -> Self:
         """Reads a checkpoint with transformers; raises ModelError if it cannot be used."""
-        config = checkpoint.config
         try:
-            model: Any = AutoModelForCausalLM.from_pretrained(
-                checkpoint.folder, dtype=dtype, use_safetensors=True
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                checkpoint.folder, dtype=dtype, use_safetensors=True, output_loading_info=True
             )
-        except (ValueError, OSError, KeyError, ImportError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise ModelError(f"transformers cannot load {checkpoint.folder}: {reason}") from error
-        length = getattr(config, "max_position_embeddings", None) or 2048
+        except Exception as error:  # what models raise is of many kinds, all of one meaning
+            raise ModelError(
+                f"transformers cannot load {checkpoint.folder}: {reason(error)}"
+            ) from error
+        model, report = loaded
+        if report["missing_keys"]:
+            raise missing_weight(checkpoint.folder, min(report["missing_keys"]))
+        length = longest_text(checkpoint.config)
         model = model.to(device).eval().requires_grad_(False)
         return cls(model, canonical=canonical, max_length=min(length, max_length or length))
 
@@ -74,6 +78,11 @@ class TransformersModel:
     @property
     def max_length(self) -> int:
         return self._max_length
+
+    @property
+    def row_counts(self) -> tuple[int, ...]:
+        """The row counts that blocks of an answer come in."""
+        return (_ANSWER_ROWS,)
 
     @property
     def device(self) -> torch.device:
@@ -116,7 +125,7 @@ class TransformersModel:
             return
         while start < stop:
             in_prompt = start < prompt_length
-            rows = _PROMPT_ROWS if in_prompt else _ANSWER_ROWS
+            rows = min(_PROMPT_ROWS if in_prompt else _ANSWER_ROWS, self._longest - start)
             end = min(start + rows, stop, prompt_length if in_prompt else stop)
             yield start, end, rows
             start = end
@@ -126,47 +135,56 @@ class TransformersModel:
         padding = rows - len(tokens)
         device = self._model.device
         ids = torch.tensor([[*tokens, *[tokens[-1]] * padding]], device=device)
-        positions = torch.arange(start, start + rows, device=device).clamp_(max=self._longest - 1)
+        positions = torch.arange(start, start + rows, device=device)
         out = self._model(
             input_ids=ids,
             position_ids=positions[None],
             past_key_values=self._cache,
             use_cache=True,
         )
-        if padding:
-            self._cache.crop(-padding)
+        self._forget(start + len(tokens))
         logits: Tensor = out.logits[0, : len(tokens)]
         return logits
 
-    @property
-    def _longest(self) -> int:
-        config = self._model.config.get_text_config()
-        return getattr(config, "max_position_embeddings", None) or self._max_length
-
     def _crop(self, start: int) -> None:
-        surplus = self._cache.get_seq_length() - start
         self._cached = self._cached[:start]
-        if surplus > 0:
-            self._cache.crop(-surplus)
+        self._forget(start)
+
+    def _forget(self, start: int) -> None:
+        """Drops what is cached from position `start` on, layer by layer: an interrupted forward has
+        written to some of them only."""
+        for layer in self._cache.layers:
+            layer.crop(min(start - layer.get_seq_length(), 0))
 
     @torch.inference_mode()
     def _check_cache(self) -> None:
-        """Refuses a model whose cache cannot forget: what a wrong guess wrote would stay."""
+        """Refuses a model whose cache cannot forget, or that does not use it: what a wrong guess
+        wrote would stay."""
         try:
-            self._model(
-                input_ids=torch.tensor([[0, 0]], device=self._model.device),
-                past_key_values=self._cache,
-                use_cache=True,
-            )
+            first = self._forward([0, 1, 2], 0, 3)
             fits = all(type(layer) is DynamicLayer for layer in self._cache.layers)
-            self._cache.crop(-self._cache.get_seq_length())
-        except (TypeError, ValueError, AttributeError):
-            fits = False
-        if not fits or self._cache.get_seq_length() != 0:
-            raise ModelError(
-                f"model type {self._model.config.model_type!r} has a cache that cannot be cropped "
-                "(state-space or sliding-window layers); choose a model with full attention"
-            )
+            self._forget(1)
+            again = self._forward([1, 2], 1, 2)
+            self._forget(0)
+        except Exception as error:  # what models raise is of many kinds, all of one meaning
+            raise ModelError(self._refusal()) from error
+        if not fits or (again - first[1:]).abs().max() > 0.2 * first.float().std():
+            raise ModelError(self._refusal())
+
+    def _refusal(self) -> str:
+        return (
+            f"model type {self._model.config.model_type!r} has no cache that can be cropped "
+            "(state-space or sliding-window layers); choose a model with full attention"
+        )
+
+
+def longest_text(config: PreTrainedConfig) -> int:
+    """How many tokens a model reads; 2,048 if its configuration does not say."""
+    for name in ("max_position_embeddings", "max_seq_len", "max_sequence_length", "seq_length"):
+        length = getattr(config.get_text_config(), name, None)
+        if isinstance(length, int) and length > 0:
+            return length
+    return 2048
 
 
 def _block_start(position: int, prompt_length: int) -> int:

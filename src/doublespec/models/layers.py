@@ -1,6 +1,6 @@
 """The weights of a decoder, read from a checkpoint into the form its forward pass uses."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -43,6 +43,8 @@ class DecoderConfig:
             raise ModelError(f"model type must be one of {known}, got {config.model_type!r}")
         if config.hidden_act not in ("silu", "swish"):
             raise ModelError(f"the activation must be silu, got {config.hidden_act!r}")
+        if getattr(config, "quantization_config", None) is not None:
+            raise ModelError("quantised weights are not read; choose a checkpoint without them")
         head_dim = getattr(config, "head_dim", None)
         return cls(
             vocab_size=config.vocab_size,
@@ -57,18 +59,25 @@ class DecoderConfig:
             max_length=_max_length(config),
         )
 
+    @property
+    def query_size(self) -> int:
+        return self.num_heads * self.head_dim
+
+    @property
+    def kv_size(self) -> int:
+        return self.num_kv_heads * self.head_dim
+
     def layer_sizes(self) -> set[tuple[int, int]]:
         """(outputs, inputs) of the products of a layer."""
-        mixed = self.num_heads * self.head_dim
         return {
-            (mixed + 2 * self.num_kv_heads * self.head_dim, self.hidden_size),
-            (self.hidden_size, mixed),
+            (self.query_size + 2 * self.kv_size, self.hidden_size),
+            (self.hidden_size, self.query_size),
             (2 * self.intermediate_size, self.hidden_size),
             (self.hidden_size, self.intermediate_size),
         }
 
     def cache_bytes_per_token(self, dtype: torch.dtype) -> int:
-        return 2 * self.num_layers * self.num_kv_heads * self.head_dim * dtype.itemsize
+        return 2 * self.num_layers * self.kv_size * dtype.itemsize
 
 
 def _max_length(config: PreTrainedConfig) -> int:
@@ -117,14 +126,10 @@ def read_weights(
         layers.append(reader.layer(f"model.layers.{i}."))
         if progress is not None:
             progress(i + 1, config.num_layers)
-    embedding = reader.tensor("model.embed_tokens.weight")
-    if embedding.shape != (config.vocab_size, config.hidden_size):
-        raise ModelError(
-            f"{checkpoint.folder}: the embedding has shape {tuple(embedding.shape)}, config.json "
-            f"says {(config.vocab_size, config.hidden_size)}"
-        )
-    head = embedding if config.tied else reader.tensor("lm_head.weight")
-    return Weights(embedding, tuple(layers), reader.norm("model.norm.weight"), linear(head))
+    embedding = reader.tensor("model.embed_tokens.weight", config.vocab_size, config.hidden_size)
+    head = embedding if config.tied else reader.tensor("lm_head.weight", *embedding.shape)
+    norm = reader.norm("model.norm.weight", config.hidden_size)
+    return Weights(embedding, tuple(layers), norm, linear(head))
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,33 +139,43 @@ class _Reader:
     device: torch.device
     dtype: torch.dtype
 
-    def tensor(self, name: str) -> Tensor:
-        return self.checkpoint.tensor(name).to(device=self.device, dtype=self.dtype)
+    def tensor(self, name: str, *shape: int) -> Tensor:
+        weight = self.checkpoint.tensor(name)
+        if weight.shape != shape:
+            raise ModelError(
+                f"{name} in {self.checkpoint.folder} has shape {tuple(weight.shape)}, where "
+                f"config.json says {shape}; take both from the same model"
+            )
+        return weight.to(device=self.device, dtype=self.dtype)
 
-    def norm(self, name: str) -> Norm:
-        return rms_norm(self.tensor(name), self.config.norm_eps)
+    def norm(self, name: str, size: int) -> Norm:
+        return rms_norm(self.tensor(name, size), self.config.norm_eps)
 
-    def maybe_norm(self, name: str) -> Norm | None:
-        return self.norm(name) if self.checkpoint.has(name) else None
+    def maybe_norm(self, name: str, size: int) -> Norm | None:
+        return self.norm(name, size) if self.checkpoint.has(name) else None
 
-    def linear(self, *names: str) -> Linear:
-        """The product with the weights of those names, one below the other."""
-        weight = torch.cat([self.tensor(f"{name}.weight") for name in names])
-        if not self.checkpoint.has(f"{names[0]}.bias"):
-            return linear(weight)
-        return linear(weight, torch.cat([self.tensor(f"{name}.bias") for name in names]))
+    def linear(self, inputs: int, outputs: Mapping[str, int]) -> Linear:
+        """The product with weights of those names and numbers of outputs, one below the other."""
+        weights = [self.tensor(f"{name}.weight", size, inputs) for name, size in outputs.items()]
+        if not self.checkpoint.has(f"{next(iter(outputs))}.bias"):
+            return linear(torch.cat(weights))
+        biases = [self.tensor(f"{name}.bias", size) for name, size in outputs.items()]
+        return linear(torch.cat(weights), torch.cat(biases))
 
     def layer(self, prefix: str) -> Layer:
-        attention, mlp = prefix + "self_attn.", prefix + "mlp."
+        c, attention, mlp = self.config, prefix + "self_attn.", prefix + "mlp."
+        sizes = {"q_proj": c.query_size, "k_proj": c.kv_size, "v_proj": c.kv_size}
+        qkv = {attention + name: size for name, size in sizes.items()}
+        gate_up = {mlp + name: c.intermediate_size for name in ("gate_proj", "up_proj")}
         return Layer(
-            attention_norm=self.norm(prefix + "input_layernorm.weight"),
-            qkv=self.linear(*(f"{attention}{name}_proj" for name in "qkv")),
-            query_norm=self.maybe_norm(attention + "q_norm.weight"),
-            key_norm=self.maybe_norm(attention + "k_norm.weight"),
-            output=self.linear(attention + "o_proj"),
-            mlp_norm=self.norm(prefix + "post_attention_layernorm.weight"),
-            gate_up=self.linear(mlp + "gate_proj", mlp + "up_proj"),
-            down=self.linear(mlp + "down_proj"),
+            attention_norm=self.norm(prefix + "input_layernorm.weight", c.hidden_size),
+            qkv=self.linear(c.hidden_size, qkv),
+            query_norm=self.maybe_norm(attention + "q_norm.weight", c.head_dim),
+            key_norm=self.maybe_norm(attention + "k_norm.weight", c.head_dim),
+            output=self.linear(c.query_size, {attention + "o_proj": c.hidden_size}),
+            mlp_norm=self.norm(prefix + "post_attention_layernorm.weight", c.hidden_size),
+            gate_up=self.linear(c.hidden_size, gate_up),
+            down=self.linear(c.intermediate_size, {mlp + "down_proj": c.hidden_size}),
         )
 
 

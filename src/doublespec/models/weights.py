@@ -4,9 +4,12 @@ Only safetensors are read; pickled weights run code when they are opened.
 """
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
@@ -16,7 +19,7 @@ from torch import Tensor
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from doublespec.errors import ModelError
+from doublespec.errors import ModelError, reason
 
 _FILES = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"]
 
@@ -34,17 +37,23 @@ class Checkpoint:
 
     def tensor(self, name: str) -> Tensor:
         if name not in self.files:
-            raise ModelError(f"{self.folder} has no weight {name!r}; is the checkpoint complete?")
-        path = self.folder / self.files[name]
-        try:
-            with safe_open(path, framework="pt") as file:
-                weight: Tensor = file.get_tensor(name)
-                return weight
-        except (SafetensorError, OSError) as error:
-            raise ModelError(f"cannot read {path}: {error}; download the file again") from error
+            raise missing_weight(self.folder, name)
+        with _opened(self.folder / self.files[name]) as file:
+            weight: Tensor = file.get_tensor(name)
+            return weight
 
-    def num_bytes(self) -> int:
-        return sum((self.folder / name).stat().st_size for name in set(self.files.values()))
+    def num_parameters(self) -> int:
+        """How many numbers its files hold, by their headers."""
+        count = 0
+        for file_name in sorted(set(self.files.values())):
+            with _opened(self.folder / file_name) as file:
+                names = file.keys()
+                count += sum(math.prod(file.get_slice(name).get_shape()) for name in names)
+        return count
+
+
+def missing_weight(folder: Path, name: str) -> ModelError:
+    return ModelError(f"{folder} has no weight {name!r}; is the checkpoint complete?")
 
 
 def open_checkpoint(name: str) -> Checkpoint:
@@ -63,9 +72,9 @@ def find_folder(name: str) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=_FILES))
     except (HfHubHTTPError, HFValidationError) as error:
-        reason = str(error).strip().splitlines()[0]
         raise ModelError(
-            f"{name!r} is neither a folder nor a model that the Hugging Face hub gives: {reason}"
+            f"{name!r} is neither a folder nor a model that the Hugging Face hub gives: "
+            f"{reason(error)}"
         ) from error
     except (LocalEntryNotFoundError, OSError) as error:
         raise ModelError(
@@ -81,8 +90,9 @@ def _read_config(folder: Path) -> PreTrainedConfig:
     try:
         config: PreTrainedConfig = AutoConfig.from_pretrained(folder)
     except (KeyError, ValueError, TypeError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ModelError(f"{path} is no configuration that transformers reads: {reason}") from error
+        raise ModelError(
+            f"{path} is no configuration that transformers reads: {reason(error)}"
+        ) from error
     return config
 
 
@@ -95,17 +105,23 @@ def _weight_files(folder: Path) -> dict[str, str]:
         pickled = any(folder.glob("*.bin")) or any(folder.glob("*.pt*"))
         hint = "; pickled weights are not read, convert them to safetensors" if pickled else ""
         raise ModelError(f"{folder} has no weights (model.safetensors){hint}")
+    with _opened(single) as file:
+        return dict.fromkeys(file.keys(), single.name)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     try:
-        with safe_open(single, framework="pt") as file:
-            return dict.fromkeys(file.keys(), single.name)
+        with safe_open(path, framework="pt") as file:
+            yield file
     except (SafetensorError, OSError) as error:
-        raise ModelError(f"cannot read {single}: {error}; download the file again") from error
+        raise ModelError(f"cannot read {path}: {reason(error)}; download it again") from error
 
 
 def _indexed_files(index: Path) -> dict[str, str]:
     try:
-        files: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-    except (KeyError, ValueError) as error:
+        files = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
+    except (KeyError, ValueError, TypeError) as error:
         raise ModelError(f"{index} is not an index of safetensors files") from error
     missing = sorted(name for name in set(files.values()) if not (index.parent / name).is_file())
     if missing:
