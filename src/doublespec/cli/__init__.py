@@ -5,6 +5,7 @@ import sys
 
 import typer
 
+from doublespec.cli.bench import bench
 from doublespec.cli.chat import chat
 from doublespec.cli.demo import demo
 from doublespec.cli.doctor import doctor
@@ -22,7 +23,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (generate, chat, demo, doctor, lossless, simulate):
+for command in (generate, chat, demo, doctor, lossless, bench, simulate):
     app.command()(command)
 app.command("bench-overhead")(overhead)
 
