@@ -8,8 +8,9 @@ _BEGIN = """\
 
 Written by `{command} --markdown FILE`; not to be edited.
 
-{cpu}, {device}, {cores} cores, {threads} threads, {dtype}; revision {revision}; {versions}; {prompts}
-prompts, {rounds} interleaved rounds, at most {max_tokens} tokens, temperature {temperature}.
+{cpu}, {device}, {cores} cores, {threads} threads, {dtype}; revision {revision}; {versions};
+{prompts} prompts, {rounds} interleaved rounds, at most {max_tokens} tokens,
+temperature {temperature}.
 
 - `plain` is plain decoding in its fastest shape on as many threads as are fastest; ratios are to it
   or to `ar` (canonical shapes), whichever is faster; in brackets a 95 % interval, by a bootstrap

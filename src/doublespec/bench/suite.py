@@ -52,9 +52,9 @@ diving bell of 1881. The director is Ines Holm. Tickets cost 9 euros, for childr
 museum is open from 10:00 to 17:00 and closed on Mondays."""
 
 _TRAIN = """\
-The night train leaves Porto at 21:40 and reaches Madrid at 7:15. It has six carriages, two of them \
-with beds. A bed costs 68 euros, a seat 31 euros. Dogs are allowed in carriage 6 only. The dining \
-car closes at midnight."""
+The night train leaves Porto at 21:40 and reaches Madrid at 7:15. It has six carriages, two with \
+beds. A bed costs 68 euros, a seat 31 euros. Dogs are allowed in carriage 6 only. The dining car \
+closes at midnight."""
 
 _STOCK = """\
 item,stock,price

@@ -228,9 +228,9 @@ def _table(report: Report) -> Table:
         "repeated",
         "identical",
         title=f"{origin['prompts']} prompts, {origin['rounds']} interleaved rounds",
-        caption=f"'{BASELINE}': plain decoding in its fastest shape. ratio: to it or to 'ar', "
-        "whichever is faster. M: tokens a step. identical: texts equal to those of 'ar'; of a peer: to its own "
-        "plain decoding's. repeated: share of 8-grams that stood in the text before.",
+        caption=f"'{BASELINE}': plain decoding in its fastest shape. ratio: to it or to 'ar', the "
+        "faster one. M: tokens a step. identical: texts equal to those of 'ar'; of a peer: to its "
+        "own plain decoding's. repeated: share of 8-grams that stood in the text before.",
     )
     for name, rows in report["results"].items():
         row = rows["all"]
