@@ -48,7 +48,7 @@ def _all(results: Mapping[str, Any]) -> str:
         lines.append(
             f"| {name} | {row['tokens_per_second']:.1f} | {_ratio(row)} "
             f"| {row['mean_accepted_length']:.2f} | {row['ttft_seconds'] * 1e3:.1f} "
-            f"| {p50 * 1e3:.2f} / {p99 * 1e3:.2f} | {row['rows_per_token']:.1f} "
+            f"| {p50 * 1e3:.2f} / {p99 * 1e3:.2f} | {_number(row['rows_per_token'])} "
             f"| {row['repeated_8grams']:.0%} | {row['identical']} of {row['compared']} |"
         )
     return "\n".join(lines) + "\n"
@@ -69,6 +69,10 @@ def _remarks(report: Mapping[str, Any]) -> list[str]:
     if not report["provenance"]["complete"]:
         lines.append("- The benchmark was stopped before its end.")
     return ["## Remarks\n", "\n".join(lines) + "\n"] if lines else []
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
 
 
 def _ratio(row: Mapping[str, Any]) -> str:

@@ -29,7 +29,7 @@ def provenance() -> dict[str, object]:
 def model_provenance(llm: LLM) -> dict[str, object]:
     """Devices, precision, threads and the fingerprints of the models."""
     device = llm.target.device
-    names = [llm.target_folder] + ([llm.recipe.name] if llm.recipe else [])
+    names = [str(llm.target_folder)] + ([llm.recipe.name] if llm.recipe else [])
     return {
         "device": describe(device),
         "dtype": str(llm.target.dtype).removeprefix("torch."),

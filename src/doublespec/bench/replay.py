@@ -61,6 +61,7 @@ class ReplayedModel:
         self._counter = counter
         self._first = len(text) - len(choices)  # position of the first choice
         self._cached: list[int] = []
+        self._true = 0  # how many leading tokens of the cache are the true text's
 
     @property
     def vocab_size(self) -> int:
@@ -68,20 +69,21 @@ class ReplayedModel:
 
     def logits(self, tokens: Tokens, last: int, prompt_length: int) -> Tensor:
         tokens = tokens if isinstance(tokens, list) else list(tokens)
-        self._count(tokens, last)
+        self._follow(tokens, last)
         start = len(tokens) - last + 1  # position that the first row predicts
-        if tokens[:start] != self._text[:start]:
+        if self._true < start:
             return self._wrong.expand(last, -1)
         return self._choices[start - self._first : len(tokens) + 1 - self._first]
 
-    def _count(self, tokens: list[int], last: int) -> None:
-        """Rows are what the cache does not hold; reading the prompt counts as one row, since
-        decoding is what is compared."""
-        if self._cached:
-            known = min(common_prefix(self._cached, tokens), len(tokens) - last)
-            self._counter.rows.append(len(tokens) - known)
-        else:
-            self._counter.rows.append(last)
+    def _follow(self, tokens: list[int], last: int) -> None:
+        """Takes over a text: how much of it is the true one, and how many rows it costs (what the
+        cache does not hold; to read the prompt counts as one row, as only decoding is compared)."""
+        known = common_prefix(self._cached, tokens)
+        self._true = min(self._true, known)
+        if self._true == known:
+            self._true += common_prefix(self._text[known : len(tokens)], tokens[known:])
+        rows = len(tokens) - min(known, len(tokens) - last)
+        self._counter.rows.append(rows if self._cached else last)
         self._cached = tokens
 
 

@@ -24,8 +24,10 @@ except ImportError as error:
         "--html needs matplotlib: install it with pip install 'doublespec[bench]'"
     ) from error
 
-_COLOURS = ("#8a8f98", "#5b6472", "#e0a030", "#4c8bd6", "#2f5fa8", "#c8443f", "#e77f5b", "#7a4fa3")
-_COLOURS += ("#3c9d74", "#9fc089", "#b08968", "#d48fb5")
+_COLOURS = [
+    *("#8a8f98", "#5b6472", "#e0a030", "#4c8bd6", "#2f5fa8", "#c8443f"),
+    *("#e77f5b", "#7a4fa3", "#3c9d74", "#9fc089", "#b08968"),
+]
 _STEPS = 24  # of an answer, in the timeline
 _STYLE = """
 :root { color-scheme: light; }
@@ -51,7 +53,8 @@ summary { cursor: pointer; padding: .3rem 0; font-weight: 600; }
 def bench_page(report: Mapping[str, Any], runs: Sequence[Run], items: Sequence[Item]) -> str:
     """The page of a benchmark."""
     found, origin = report["results"], report["provenance"]
-    shown = [run for run in runs if run.method not in (BASELINE, "ar") and run.steps]
+    ours = [name for name, rows in found.items() if rows["all"]["time"]]
+    shown = [run for run in runs if run.method in ours and run.method != BASELINE]
     intro = (
         f"{origin['cpu']}, {origin['device']}, {origin['threads']} threads, {origin['dtype']}; "
         f"{origin['prompts']} prompts, {origin['rounds']} rounds; revision {origin['revision']}; "
@@ -127,13 +130,17 @@ def _table(found: Mapping[str, Any]) -> str:
             f"{row['ratio'] or 0.0:.2f}",
             f"{row['mean_accepted_length']:.2f}",
             f"{row['ttft_seconds'] * 1e3:.1f} ms",
-            f"{row['rows_per_token']:.1f}",
+            _number(row["rows_per_token"]),
             f"{row['repeated_8grams']:.0%}",
             f"{row['identical']} of {row['compared']}",
         )
         rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
     heads = "".join(f"<th>{cell}</th>" for cell in head)
     return f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
 
 
 def _speedups(found: Mapping[str, Any]) -> str:
@@ -199,14 +206,15 @@ def _positions(found: Mapping[str, Any]) -> str:
 
 
 def _time(found: Mapping[str, Any]) -> str:
-    figure, axes = pyplot.subplots(figsize=(9, 0.42 * len(found) + 1.2))
-    left = [0.0] * len(found)
+    shown = {n: rows["all"]["time"] for n, rows in found.items() if rows["all"]["time"]}
+    figure, axes = pyplot.subplots(figsize=(9, 0.42 * len(shown) + 1.2))
+    left = [0.0] * len(shown)
     kinds = {"target": "#2f5fa8", "guess": "#e0a030", "wait": "#c9ced6", "rest": "#8a8f98"}
     for kind, colour in kinds.items():
-        shares = [rows["all"]["time"][kind] for rows in found.values()]
-        axes.barh(range(len(found)), shares, left=left, color=colour, label=kind, height=0.62)
+        shares = [time[kind] for time in shown.values()]
+        axes.barh(range(len(shown)), shares, left=left, color=colour, label=kind, height=0.62)
         left = [a + b for a, b in zip(left, shares, strict=True)]
-    axes.set_yticks(range(len(found)), list(found))
+    axes.set_yticks(range(len(shown)), list(shown))
     axes.invert_yaxis()
     axes.set_xlim(0, 1)
     axes.set_xlabel("share of the time")

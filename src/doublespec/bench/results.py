@@ -39,6 +39,8 @@ def results(
             if mine:
                 reference = _texts(inside, own_plain.get(name, "ar"))
                 row = _figures(mine, reference)
+                if name in own_plain:
+                    row |= {"rows_per_token": None, "time": None}  # a peer does not tell
                 ratio = _ratio(times[name], times[base], seed)
                 found[name][category] = {"ratio_to": base, **ratio, **row}
     return found

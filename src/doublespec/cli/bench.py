@@ -221,10 +221,7 @@ def _table(report: Report) -> Table:
         "tokens/s",
         "ratio (95 %)",
         "M",
-        "draft kept",
-        "retrieved kept",
         "first token",
-        "rows/token",
         "repeated",
         "identical",
         title=f"{origin['prompts']} prompts, {origin['rounds']} interleaved rounds",
@@ -240,15 +237,8 @@ def _table(report: Report) -> Table:
             f"{row['tokens_per_second']:.1f}",
             f"{row['ratio'] or 0.0:.2f} ({low:.2f}-{high:.2f})",
             f"{row['mean_accepted_length']:.2f}",
-            _percent(row["draft_acceptance"]),
-            _percent(row["retrieval_acceptance"]),
             f"{row['ttft_seconds'] * 1e3:.0f} ms",
-            f"{row['rows_per_token']:.1f}",
-            _percent(row["repeated_8grams"]),
+            f"{row['repeated_8grams']:.0%}",
             f"{row['identical']} of {row['compared']}",
         )
     return table
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{share:.0%}"

@@ -31,8 +31,7 @@ from doublespec.bench.traces import mean_agreement, read_traces, trace_files
 from doublespec.cli import options
 from doublespec.errors import ConfigError
 
-_METHODS = "lookup@pld,lookup,sd,psd,double@paper,double-serial,best"
-_SWEPT = "lookup@pld,sd,psd,double@paper,best"
+_METHODS = "lookup@pld,sd,psd,double@paper,best"
 
 
 def simulate(
@@ -72,7 +71,7 @@ def simulate(
     if html is not None and not sweep:
         raise ConfigError("--html draws the curves of a --sweep; name what to sweep")
     machine = _machine(profile, target_ms, draft_ms, pipe_ms, overhead_ms, devices)
-    names = tuple(name.strip() for name in (methods or (_SWEPT if sweep else _METHODS)).split(","))
+    names = tuple(name.strip() for name in (methods or _METHODS).split(","))
     question = Question(names, machine, _share(agreement), seed, _positive("gamma", gamma))
     question = replace(question, run_length=_positive("run-length", run_length))
     console = options.people(json_path)

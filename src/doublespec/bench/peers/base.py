@@ -5,9 +5,9 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any, Protocol
 
-from doublespec.decoding import Finish, Step
+from doublespec.decoding import Step
 from doublespec.sampling import Request
-from doublespec.stopping import StopRule
+from doublespec.stopping import Finish, StopRule
 from doublespec.tokens import Tokens
 
 
