@@ -78,7 +78,9 @@ class ReplayedModel:
     def _follow(self, tokens: list[int], last: int) -> None:
         """Takes over a text: how much of it is the true one, and how many rows it costs (what the
         cache does not hold; to read the prompt counts as one row, as only decoding is compared)."""
-        known = common_prefix(self._cached, tokens)
+        cached = self._cached
+        extends = tokens[: len(cached)] == cached  # the usual case, and the only costly one
+        known = len(cached) if extends else common_prefix(cached, tokens)
         self._true = min(self._true, known)
         if self._true == known:
             self._true += common_prefix(self._text[known : len(tokens)], tokens[known:])

@@ -161,12 +161,11 @@ def _table(found: Mapping[str, Outcomes], machine: Machine) -> Table:
     table = Table(
         "method",
         "gamma",
-        *files,
+        *(name.rpartition(".")[2] for name in files),
         "mean",
         "M",
         "bubbles",
         "ceiling",
-        "rows/token",
         title="speed-up over plain decoding, in virtual time",
         caption=f"c = {machine.ratio:.1f}, the ceiling of PSD; the ceiling of a draft whose "
         "forwards settle more than one token is c times that. M: mean accepted length (tokens a "
@@ -183,7 +182,6 @@ def _table(found: Mapping[str, Outcomes], machine: Machine) -> Table:
             f"{row['mean_accepted_length']:.2f}",
             f"{row['bubbles']:.0%}" if drafts else "-",
             f"{row['ceiling']:.1f}" if drafts else "-",
-            f"{row['rows_per_token']:.1f}",
         )
     return table
 
