@@ -1,5 +1,6 @@
 """Our decoder gives the logits of transformers, and bits that depend on the text alone."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -172,7 +173,7 @@ def count_forwards(decoder: Decoder) -> list[decoder_module.Block]:
         blocks.append(block)
         return forward(block, tokens)
 
-    decoder._forward = noted  # type: ignore[method-assign]
+    decoder._forward = noted
     return blocks
 
 
@@ -245,14 +246,14 @@ def test_an_interrupt_leaves_no_lie_in_the_cache(
         assert torch.equal(model.logits(tokens, 10, 50), fresh(model, tokens, 50)[-10:])
 
 
-def interrupted(model: Decoder, after: int):  # type: ignore[no-untyped-def]
+def interrupted(model: Decoder, after: int) -> Callable[..., Tensor]:
     """The layer function of `model`, which is interrupted after some calls."""
     layer, calls_left = model._layer, iter(range(after))
 
     def run(*arguments: object) -> Tensor:
         if next(calls_left, None) is None:
             raise KeyboardInterrupt
-        return layer(*arguments)  # type: ignore[arg-type]
+        return layer(*arguments)
 
     return run
 

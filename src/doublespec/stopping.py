@@ -13,13 +13,15 @@ from typing import Literal
 
 from doublespec.tokens import Tokens
 
+_HALVES = 12  # bytes that a window may show for halves of characters at its ends
+
 Finish = Literal["stop", "length"]
 
 
 @dataclass(frozen=True, slots=True)
 class StopRule:
     """When an answer ends. `text` turns tokens into text; it is asked only if there are stop
-    strings, for a window that holds the longest of them."""
+    strings, for a window of text that holds the longest of them."""
 
     max_tokens: int
     end_ids: frozenset[int] = frozenset()
@@ -39,6 +41,13 @@ class StopRule:
         if not self.strings or self.text is None:
             return False
         longest = max(len(string.encode()) for string in self.strings)
-        window = [*answer[max(0, len(answer) - longest - 8) :], *new]
-        text = self.text(window[max(0, len(window) - longest - 8) :])
-        return any(string in text for string in self.strings)
+        needed = longest + len(self.text(new[-1:]).encode()) + _HALVES
+        size = longest + 16
+        while True:
+            window = [*answer[max(0, len(answer) + len(new) - size) :], *new][-size:]
+            text = self.text(window)
+            if any(string in text for string in self.strings):
+                return True
+            if len(text.encode()) >= needed or size >= len(answer) + len(new):
+                return False
+            size *= 2  # some tokens show nothing

@@ -10,6 +10,8 @@ from transformers import AutoTokenizer
 from doublespec.errors import ConfigError, ModelError, reason
 from doublespec.tokens import Tokens
 
+_WINDOW = 64  # tokens whose text is made anew at every step
+
 Message = Mapping[str, str]  # {"role": "user", "content": "..."}
 
 
@@ -72,9 +74,16 @@ class TextCodec:
         for name in ("generation_config.json", "config.json"):
             path = self._folder / name
             if path.is_file():
-                value = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
+                value = _read_json(path).get("eos_token_id")
                 found += value if isinstance(value, list) else [value]
         return frozenset(token for token in found if isinstance(token, int))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise ModelError(f"{path} is not a JSON object: {reason(error)}") from error
 
 
 def cut_at(text: str, strings: Iterable[str]) -> str:
@@ -93,21 +102,33 @@ class TextStream:
     def __init__(self, codec: TextCodec, strings: Sequence[str]) -> None:
         self._codec = codec
         self._strings = strings
-        self._tokens: list[int] = []
+        self._tokens: list[int] = []  # those whose text is not in `_earlier`
+        self._earlier = ""
         self._sent = 0
 
     @property
     def text(self) -> str:
-        return cut_at(self._codec.decode(self._tokens), self._strings)
+        return cut_at(self._earlier + self._codec.decode(self._tokens), self._strings)
 
     def push(self, new: Tokens) -> str:
         self._tokens += new
+        if len(self._tokens) > 2 * _WINDOW:
+            self._settle()
         text = self.text
         return self._send(text, _safe_length(text, self._strings))
 
     def finish(self) -> str:
         text = self.text
         return self._send(text, len(text))
+
+    def _settle(self) -> None:
+        """Keeps the text of earlier tokens, so that a step costs the same in a long answer; only
+        where it does not depend on the tokens after them."""
+        head, tail = self._tokens[:-_WINDOW], self._tokens[-_WINDOW:]
+        earlier, later = self._codec.decode(head), self._codec.decode(tail)
+        if earlier + later == self._codec.decode(self._tokens):
+            self._earlier += earlier
+            self._tokens = tail
 
     def _send(self, text: str, stop: int) -> str:
         piece = text[self._sent : stop]

@@ -18,12 +18,14 @@ from doublespec.models.base import LanguageModel
 from doublespec.models.devices import usable_cores, use_threads
 from doublespec.sampling import SamplingParams
 
+# Not promised, since an LLM never changes its number of threads; but worth knowing.
+OTHER_THREADS = "with another number of threads"
 _DISTURBANCES = (
     "in random runs",
     "after another text",
     "after a wrong guess",
     "after the same text as prompt",
-    "with another number of threads",
+    OTHER_THREADS,
 )
 
 
@@ -47,7 +49,7 @@ def check_model(model: LanguageModel, trials: int, seed: int = 0) -> Iterator[Tr
         splits = _random_splits(chance, length - prompt_length)
         name = _DISTURBANCES[trial % len(_DISTURBANCES)]
         _disturb(name, model, text)
-        with _threads(usable_cores() if name == _DISTURBANCES[-1] else None):
+        with _threads(usable_cores() if name == OTHER_THREADS else None):
             rows = _answer_rows(model, text, prompt_length, splits)
         differing = (rows != reference).any(dim=-1).nonzero()
         yield Trial(name, prompt_length + int(differing[0]) if len(differing) else None)
