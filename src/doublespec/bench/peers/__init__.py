@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers import AutoModelForCausalLM
-from transformers.utils.logging import ERROR, disable_progress_bar, set_verbosity
+from transformers.utils import logging
 
 from doublespec.bench.peers.assisted import assisted
 from doublespec.bench.peers.base import Pair, Peer
@@ -34,8 +34,9 @@ def make_peers(names: Sequence[str], llm: LLM) -> dict[str, Peer]:
     check_peers(names)
     if not names:
         return {}
-    set_verbosity(ERROR)
-    disable_progress_bar()
+    quiet: Any = logging  # its functions have no types
+    quiet.set_verbosity_error()
+    quiet.disable_progress_bar()
     draft = Path(llm.recipe.name) if llm.recipe else None
     dtype, device = str(llm.target.dtype).removeprefix("torch."), str(llm.target.device)
     load = {"dtype": dtype, "device": device}
