@@ -6,7 +6,9 @@ from typing import Any
 _BEGIN = """\
 # Benchmarks
 
-Written by `{command} --markdown FILE`; not to be edited.
+Written by a command, not to be edited:
+
+    {command}
 
 {cpu}, {device}, {cores} cores, {threads} threads, {dtype}; revision {revision}; {versions};
 {prompts} prompts, {rounds} interleaved rounds, at most {max_tokens} tokens,
