@@ -5,7 +5,9 @@ import sys
 
 import typer
 
+from doublespec.cli import datastore
 from doublespec.cli.bench import bench
+from doublespec.cli.bench_retrieval import bench_retrieval
 from doublespec.cli.chat import chat
 from doublespec.cli.demo import demo
 from doublespec.cli.doctor import doctor
@@ -26,6 +28,8 @@ app = typer.Typer(
 for command in (generate, chat, demo, doctor, lossless, bench, simulate):
     app.command()(command)
 app.command("bench-overhead")(overhead)
+app.command("bench-retrieval")(bench_retrieval)
+app.add_typer(datastore.app, name="datastore")
 
 
 def main() -> None:

@@ -11,8 +11,9 @@ from doublespec.tokens import Tokens
 
 OPEN_SIZES = (8, 4)  # n-grams whose match may be longer: each place has to be measured
 SIZES = (*OPEN_SIZES, 3, 2, 1)  # without a gap up to 4, so that those below are just as long
+BORDER = -1  # between texts that are chained together: no match ends at one or crosses it
 MOST_VISITS = 1000  # places looked at for the longest match: a bound for text in a loop
-MOST_PLACES = 6  # more choose hardly better: see docs/retrieval.md
+MOST_PLACES = 4  # more choose no better: see docs/retrieval.md
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +40,24 @@ class Chains:
     undoes the entries in reverse, so the chains are always those of a fresh index.
     """
 
-    def __init__(self, bits: int = 17) -> None:
+    def __init__(self, bits: int = 10) -> None:
         self.tokens: list[int] = []
-        self._mask = (1 << bits) - 1
-        self._levels = [Level(size, _zeros(1 << bits), _zeros(1)) for size in SIZES]
+        self._mask, self._levels = _empty_levels(bits)
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory in use, token objects counted as if nobody else held them."""
+        return self.bytes_with(0)
+
+    def bytes_with(self, new: int) -> int:
+        """Memory in use after `new` more tokens."""
+        length = len(self.tokens) + new
+        table = self._mask + 1 if length <= self._mask else 2 << length.bit_length()
+        return len(SIZES) * 4 * (table + length) + (8 + 32) * length
 
     def extend(self, new: Tokens) -> None:
         """Append tokens to the text."""
+        self._make_room(len(self.tokens) + len(new))
         tokens, mask = self.tokens, self._mask
         for token in new:
             tokens.append(token)
@@ -54,6 +66,13 @@ class Chains:
                 key = hash(tuple(tokens[max(0, stop - level.size) :])) & mask
                 level.before.append(level.last[key])
                 level.last[key] = stop
+
+    def _make_room(self, length: int) -> None:
+        """Begin again with larger tables where `length` tokens would crowd the chains."""
+        if length > self._mask:
+            tokens, self.tokens = self.tokens, []
+            self._mask, self._levels = _empty_levels(length.bit_length() + 1)
+            self.extend(tokens)
 
     def cut(self, length: int) -> None:
         """Drop the tokens from position `length` on."""
@@ -67,11 +86,9 @@ class Chains:
     def longest(self, text: list[int], stop: int, before: int) -> Places | None:
         """Where the longest suffix of `text[:stop]` occurs, at places less than `before`."""
         for level in self._levels:
-            if level.size > stop:
-                continue
-            ngram = text[stop - level.size : stop]
-            place = level.last[hash(tuple(ngram)) & self._mask]
-            while place >= before:
+            ngram = text[max(0, stop - level.size) : stop]
+            place = level.last[hash(tuple(ngram)) & self._mask] if stop >= level.size else 0
+            while place and place >= before:
                 place = level.before[place]
             if place and level.size in OPEN_SIZES:
                 found = self._deepest(level, place, text, stop)
@@ -86,7 +103,7 @@ class Chains:
         tokens, before, size = self.tokens, level.before, level.size
         stops: list[int] = []
         while place and len(stops) < MOST_PLACES:
-            if tokens[place - size : place] == ngram:
+            if tokens[place - size : place] == ngram and tokens[place] != BORDER:
                 stops.append(place)
             place = before[place]
         return stops
@@ -97,7 +114,8 @@ class Chains:
         stops: list[int] = []
         for _ in range(MOST_VISITS):
             wanted = depth + (len(stops) == MOST_PLACES)
-            if place >= wanted and tokens[place - wanted] == text[stop - wanted]:
+            agrees = place >= wanted and tokens[place - wanted] == text[stop - wanted]
+            if agrees and tokens[place] != BORDER:
                 common = common_suffix(tokens, place, text, stop)
                 if common > depth:
                     depth, stops = common, [place]
@@ -125,6 +143,11 @@ def common_suffix(a: list[int], a_stop: int, b: list[int], b_stop: int) -> int:
             grows = False
         block = block * 2 if grows else block // 2
     return length
+
+
+def _empty_levels(bits: int) -> tuple[int, list[Level]]:
+    """The mask of a hash of so many `bits`, and chains without places."""
+    return (1 << bits) - 1, [Level(size, _zeros(1 << bits), _zeros(1)) for size in SIZES]
 
 
 def _zeros(length: int) -> "array[int]":
