@@ -11,21 +11,25 @@ BACKGROUNDS = ("process", "thread", "inline")
 
 @dataclass(frozen=True, slots=True)
 class RetrievalSettings:
-    """How runs are found and how long they may be. `ngram` takes the published search, with n-grams
-    of so many tokens (None: the longest match, as much of it as pays). `tokens` bounds a run.
-    `row_cost` is what each shown token adds to the time of a target forward, as a share of it
-    (None: measured). `datastores` are searched beside the text; `vocabulary` is the fingerprint of
-    the tokenizer that they must have been built with."""
+    """How runs are found and how long they may be. `ngram` takes a published search, with n-grams
+    of so many tokens down to `shortest` and the first match, or the `latest` (None: the longest
+    match, as much of it as pays). `tokens` bounds a run. `row_cost` is what each shown token adds
+    to the time of a target forward, as a share of it (None: measured). `datastores` are searched
+    beside the text; `vocabulary` is the fingerprint of the tokenizer that they must have been
+    built with."""
 
     ngram: int | None = None
     tokens: int = 48
     row_cost: float | None = None
+    shortest: int = 1
+    latest: bool = False
     datastores: tuple[str, ...] = ()
     vocabulary: str | None = None
 
     def __post_init__(self) -> None:
         if self.ngram is not None:
             _check("ngram", self.ngram, 1, 64)
+        _check("shortest", self.shortest, 1, self.ngram or 64)
         _check("tokens", self.tokens, 1, 255)
         if self.row_cost is not None and not 0.0 <= self.row_cost <= 1.0:
             raise ConfigError(f"row_cost must be a number from 0 to 1, got {self.row_cost!r}")
@@ -66,4 +70,8 @@ def _check(name: str, value: int, low: int, high: int) -> None:
 
 # The authors' scripts (arXiv 2601.05524): n-grams of 3 down to 1 tokens, 10 retrieved tokens,
 # lock-step, about c = t_T / t_D draft forwards a step (`gamma=None` measures c).
-PRESETS: Final = {"paper": RetrievalSettings(ngram=3, tokens=10)}
+# "pld": prompt lookup as it is usually run: n-grams of 8 down to 2 tokens, the last match.
+PRESETS: Final = {
+    "paper": RetrievalSettings(ngram=3, tokens=10),
+    "pld": RetrievalSettings(ngram=8, tokens=10, shortest=2, latest=True),
+}

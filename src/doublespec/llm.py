@@ -67,6 +67,7 @@ class LLM:
         device = find_device(self.settings.target_device)
         dtype = find_dtype(self.settings.dtype, device)
         use_threads(self.settings.threads)
+        self.target_folder = checkpoint.folder
         self._codec = TextCodec(checkpoint.folder)
         self.settings = self._with_datastores(datastore)
         draft_name = None if draft is None else find_bundled(draft, "draft")

@@ -6,10 +6,11 @@ shape, with the same stop rule, on one core or on all, whichever is faster at th
 busy program, all cores are slower than one); ratios are to it or to `ar`, whichever is faster.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 
+from doublespec.bench.peers.base import Peer
 from doublespec.decoding import Step, decode_serial
 from doublespec.drafting.base import NoDrafter
 from doublespec.llm import LLM, Completion, Stream
@@ -60,13 +61,16 @@ class Race:
         methods: Sequence[str],
         params: SamplingParams,
         rounds: int,
+        peers: Mapping[str, Peer] | None = None,
     ) -> None:
         self.llm = llm
         self.prompts = [llm.codec.encode_chat(prompt) for prompt in prompts]
-        self.names = [BASELINE, *methods]
+        self.peers = dict(peers or {})
+        self.names = [BASELINE, *methods, *self.peers]
         self.params = params
         self.rounds = rounds
-        self.runs: list[Run] = []
+        self.runs: list[Run] = []  # also those of an earlier race that this one goes on with
+        self.failures: dict[str, str] = {}  # peers that failed, and why
         self._fastest = llm.target.fastest()
 
     def turns(self) -> Iterator[tuple[str, int, int]]:
@@ -79,22 +83,43 @@ class Race:
     def warm_up(self) -> None:
         """One short answer by each method: draft processes start, kernels are chosen."""
         for name in self.names:
-            self.start(name, self.prompts[-1], replace(self.params, max_tokens=8)).finish()
+            self._answer(name, self.prompts[-1], replace(self.params, max_tokens=8))
 
     def play(self) -> Iterator[Run]:
-        """Runs every turn; yields each when it is over."""
+        """Runs every turn that has not been run; yields each when it is over."""
+        done = {(run.method, run.prompt, run.round) for run in self.runs}
         for name, prompt, round_number in self.turns():
-            stream = self.start(name, self.prompts[prompt], self.params)
-            completion = stream.finish()
-            run = Run(name, prompt, round_number, completion, tuple(stream.steps))
-            self.runs.append(run)
-            yield run
+            if (name, prompt, round_number) in done:
+                continue
+            stream = self._answer(name, self.prompts[prompt], self.params)
+            if stream is not None:
+                run = Run(name, prompt, round_number, stream.completion, tuple(stream.steps))
+                self.runs.append(run)
+                yield run
+
+    def _answer(self, name: str, tokens: list[int], params: SamplingParams) -> Stream | None:
+        """A whole answer; None from a peer that fails, now or before."""
+        if name in self.failures:
+            return None
+        try:
+            stream = self.start(name, tokens, params)
+            stream.finish()
+        except Exception as error:  # of a peer: reported, and the others go on
+            if name not in self.peers:
+                raise
+            self.failures[name] = f"{type(error).__name__}: {error}"
+            return None
+        return stream
 
     def start(self, name: str, tokens: list[int], params: SamplingParams) -> Stream:
-        """An answer under way, by a method or by the baseline."""
-        if name != BASELINE:
+        """An answer under way, by a method, by a peer or by the baseline."""
+        if name != BASELINE and name not in self.peers:
             return self.llm.stream(tokens, params, method=name)
         request, stop = self.llm.request(tokens, params)
+        if name in self.peers:
+            use_threads(self.llm.settings.threads)
+            events = iter(self.peers[name].answer(tokens, request, stop))
+            return Stream(events, TextStream(self.llm.codec, params.stop), request)
         use_threads(fastest_threads(self._fastest))
         nobody = NoDrafter()
         steps = decode_serial(self._fastest, nobody, nobody, tokens, request, stop, 0)

@@ -7,6 +7,7 @@ import typer
 from rich.markup import escape
 
 from doublespec.cli import datastore
+from doublespec.cli.bench import bench
 from doublespec.cli.bench_retrieval import bench_retrieval
 from doublespec.cli.chat import chat
 from doublespec.cli.demo import demo
@@ -15,6 +16,7 @@ from doublespec.cli.generate import generate
 from doublespec.cli.lossless import lossless
 from doublespec.cli.options import errors
 from doublespec.cli.overhead import overhead
+from doublespec.cli.simulate import simulate
 from doublespec.errors import DoubleError
 
 app = typer.Typer(
@@ -24,7 +26,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (generate, chat, demo, doctor, lossless):
+for command in (generate, chat, demo, doctor, lossless, bench, simulate):
     app.command()(command)
 app.command("bench-overhead")(overhead)
 app.command("bench-retrieval")(bench_retrieval)

@@ -35,6 +35,11 @@ Temperature = Annotated[float, typer.Option(help="0 is greedy decoding.")]
 MaxTokens = Annotated[int, typer.Option(help="Longest answer, in tokens.")]
 Seed = Annotated[int, typer.Option(help="Same seed, same text, whatever the method.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object for programs.")]
+JsonFile = Annotated[
+    Path | None, typer.Option("--json", help="Write the report to this file; - is stdout.")
+]
+HtmlFile = Annotated[Path | None, typer.Option("--html", help="Write a page to look at.")]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite files that are there.")]
 
 terminal = Console()
 errors = Console(stderr=True)
@@ -73,6 +78,11 @@ def progress_bar() -> Progress:
         transient=True,
         disable=not errors.is_terminal,
     )
+
+
+def people(json_path: Path | None) -> Console:
+    """Where tables for people go: beside the JSON, not into it."""
+    return errors if str(json_path) == "-" else terminal
 
 
 def print_json(value: Mapping[str, Any]) -> None:

@@ -16,6 +16,7 @@ from doublespec.retrieval.base import TokenIndex
 from doublespec.retrieval.context import NgramIndex, context_sources
 from doublespec.retrieval.datastore import Datastore
 from doublespec.retrieval.layered import LayeredIndex
+from doublespec.retrieval.recent import RecentNgramIndex
 
 _MOST_STEPS = 16
 
@@ -58,9 +59,10 @@ class DraftRecipe:
 
 
 def make_index(settings: RetrievalSettings) -> TokenIndex:
-    """The published search where n-grams are limited, else the best there is."""
+    """A published search where n-grams are limited, else the best there is."""
     if settings.ngram is not None:
-        return NgramIndex(settings.ngram, 1)
+        kind = RecentNgramIndex if settings.latest else NgramIndex
+        return kind(settings.ngram, settings.shortest)
     stores = [Datastore(Path(path), settings.vocabulary) for path in settings.datastores]
     sources = [*context_sources(), *stores]
     if settings.row_cost is None:

@@ -1,0 +1,116 @@
+"""A machine in numbers: how long forwards take by row count, and what a step takes then."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+from doublespec.decoding import Step
+from doublespec.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Seconds of a forward by its rows: straight lines between what was measured, the last line
+    carried on, and never less than before it."""
+
+    points: tuple[tuple[int, float], ...]
+
+    @cached_property
+    def _table(self) -> list[float]:
+        return [self._at(rows) for rows in range(513)]
+
+    def __call__(self, rows: int) -> float:
+        return self._table[rows] if rows < len(self._table) else self._at(rows)
+
+    def _at(self, rows: int) -> float:
+        if len(self.points) == 1 or rows <= self.points[0][0]:
+            return self.points[0][1]
+        inside = [i for i, point in enumerate(self.points[1:], start=1) if rows <= point[0]]
+        right = inside[0] if inside else len(self.points) - 1
+        (x0, y0), (x1, y1) = self.points[right - 1], self.points[right]
+        return max(y0 + (y1 - y0) * (rows - x0) / (x1 - x0), y0)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a pair of models costs. `baseline_seconds` is a forward of plain decoding in its fastest
+    shape, `pipe_seconds` what a background draft's messages add to its time, `overhead_seconds`
+    what a step costs outside the models."""
+
+    target: Curve
+    draft: Curve
+    baseline_seconds: float
+    pipe_seconds: float = 0.0
+    overhead_seconds: float = 0.0
+    devices: int = 2
+
+    @property
+    def ratio(self) -> float:
+        """c = t_T / t_D, both over one row: the ceiling of PSD."""
+        return self.target(1) / self.draft(1)
+
+    @property
+    def row_cost(self) -> float:
+        """What each of 32 more rows adds to a forward of the target, as a share of it."""
+        return (self.target(33) / self.target(1) - 1) / 32
+
+    def timed(self, step: Step, serial: Sequence[int], background: Sequence[int]) -> Step:
+        """A step in virtual time. `serial` and `background` are the rows of the draft's forwards
+        before and while the target judged."""
+        before = sum(map(self.draft, serial)) + self.overhead_seconds
+        target = self.target(len(step.guess) + 1)
+        beside = sum(map(self.draft, background)) + (self.pipe_seconds if background else 0.0)
+        wait = max(0.0, beside - target) if self.devices > 1 else beside
+        return replace(
+            step,
+            guess_seconds=before,
+            target_seconds=target,
+            wait_seconds=wait,
+            seconds=before + target + wait,
+        )
+
+
+def read_machine(path: Path) -> Machine:
+    """The machine of a profile that `doublespec doctor --save` wrote. Raises ConfigError."""
+    try:
+        profile = json.loads(path.read_text(encoding="utf-8"))
+        target, draft = _curve(profile["target"]), _curve(profile["draft"])
+        baseline = _curve(profile["fastest"])(1)
+        pipe = float(profile["pipe_seconds"] or 0.0)
+    except OSError as error:
+        raise ConfigError(f"cannot read the profile {path}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(
+            f"{path} is no profile of a model pair as `doublespec doctor --save` writes it "
+            f"({type(error).__name__}: {error})"
+        ) from error
+    return Machine(target, draft, baseline, pipe)
+
+
+def parse_curve(text: str, name: str) -> Curve:
+    """A curve in milliseconds: "24", or "1:24,8:24.5,32:30" by rows. Raises ConfigError."""
+    try:
+        pairs = [part.split(":") for part in text.split(",")]
+        points = [(int(pair[0]), float(pair[1])) for pair in pairs if len(pair) == 2]
+        points = points or [(1, float(text))]
+    except ValueError:
+        points = []
+    rows = [point[0] for point in points]
+    if not points or rows != sorted(set(rows)) or min(rows) < 1 or min(points, key=_y)[1] <= 0:
+        raise ConfigError(
+            f"{name} must be milliseconds like 24, or by rows like 1:24,8:24.5,32:30, got {text!r}"
+        )
+    return Curve(tuple((row, milliseconds / 1e3) for row, milliseconds in points))
+
+
+def _y(point: tuple[int, float]) -> float:
+    return point[1]
+
+
+def _curve(times: Mapping[str, Mapping[str, float]]) -> Curve:
+    points = sorted((int(rows), float(seconds)) for rows, seconds in times["seconds"].items())
+    if not points:
+        raise ValueError("no times")
+    return Curve(tuple(points))

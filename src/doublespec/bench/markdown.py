@@ -1,0 +1,84 @@
+"""A benchmark's report as a document: docs/benchmarks.md is written by this, never by hand."""
+
+from collections.abc import Mapping
+from typing import Any
+
+_BEGIN = """\
+# Benchmarks
+
+Written by a command, not to be edited:
+
+    {command}
+
+{cpu}, {device}, {cores} cores, {threads} threads, {dtype}; revision {revision}; {versions};
+{prompts} prompts, {rounds} interleaved rounds, at most {max_tokens} tokens,
+temperature {temperature}.
+
+- `plain` is plain decoding in its fastest shape on as many threads as are fastest; ratios are to it
+  or to `ar` (canonical shapes), whichever is faster; in brackets a 95 % interval, by a bootstrap
+  over prompts.
+- M is the mean accepted length, tokens a step; `repeated` the share of 8-grams that stood in the
+  text before.
+- `identical`: texts equal to those of `ar`; of a peer, to its own plain decoding's.
+"""
+
+
+def as_markdown(report: Mapping[str, Any]) -> str:
+    """The document; the same report gives the same bytes."""
+    origin = report["provenance"]
+    versions = ", ".join(f"{name} {number}" for name, number in origin["versions"].items())
+    params = origin["params"]
+    begin = _BEGIN.format(
+        **{**origin, "versions": versions},
+        max_tokens=params["max_tokens"],
+        temperature=params["temperature"],
+    )
+    parts = [begin, "## All prompts\n", _all(report["results"]), "## Ratio by category\n"]
+    parts += [_categories(report["results"]), *_remarks(report)]
+    return "\n".join(parts)
+
+
+def _all(results: Mapping[str, Any]) -> str:
+    lines = [
+        "| method | tokens/s | ratio | M | first token (ms) | p50 / p99 a token (ms) | rows/token "
+        "| repeated | identical |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, rows in results.items():
+        row = rows["all"]
+        p50, p99 = row["tpot_p50_seconds"] or 0.0, row["tpot_p99_seconds"] or 0.0
+        lines.append(
+            f"| {name} | {row['tokens_per_second']:.1f} | {_ratio(row)} "
+            f"| {row['mean_accepted_length']:.2f} | {row['ttft_seconds'] * 1e3:.1f} "
+            f"| {p50 * 1e3:.2f} / {p99 * 1e3:.2f} | {_number(row['rows_per_token'])} "
+            f"| {row['repeated_8grams']:.0%} | {row['identical']} of {row['compared']} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _categories(results: Mapping[str, Any]) -> str:
+    names = list(dict.fromkeys(c for rows in results.values() for c in rows if c != "all"))
+    lines = [f"| method | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
+    for method, rows in results.items():
+        cells = (_ratio(rows[name]) if name in rows else "-" for name in names)
+        lines.append(f"| {method} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _remarks(report: Mapping[str, Any]) -> list[str]:
+    lines = [f"- NOT TO BE BELIEVED: {fault}." for fault in report["faults"]]
+    lines += [f"- Peer {name} failed: {why}" for name, why in report["failures"].items()]
+    if not report["provenance"]["complete"]:
+        lines.append("- The benchmark was stopped before its end.")
+    return ["## Remarks\n", "\n".join(lines) + "\n"] if lines else []
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
+
+
+def _ratio(row: Mapping[str, Any]) -> str:
+    if row["ratio"] is None:
+        return "-"
+    low, high = row["ratio_interval"]
+    return f"{row['ratio']:.2f} ({low:.2f}-{high:.2f})"

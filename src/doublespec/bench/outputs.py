@@ -1,0 +1,29 @@
+"""Files that a command writes at its end: checked at its beginning, written whole or not at all."""
+
+import os
+from pathlib import Path
+
+from doublespec.errors import ConfigError
+
+
+def check_output(path: Path | None, *, force: bool) -> None:
+    """Raises ConfigError if a file could not be written there, or stands there and may not be
+    overwritten. The path "-" is stdout."""
+    if path is None or str(path) == "-":
+        return
+    folder = path.parent
+    if not folder.is_dir():
+        raise ConfigError(f"cannot write {path}: there is no folder {folder}")
+    if path.is_dir():
+        raise ConfigError(f"cannot write {path}: it is a folder; name a file in it")
+    if not os.access(folder, os.W_OK):
+        raise ConfigError(f"cannot write {path}: the folder {folder} may not be written to")
+    if path.exists() and not force:
+        raise ConfigError(f"{path} is there already; give another name, or --force to overwrite it")
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Writes a file: whole, or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_bytes(data)
+    temporary.replace(path)

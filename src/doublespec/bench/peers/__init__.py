@@ -1,0 +1,55 @@
+"""Peers by name. To add one, write a file with a function of a Pair and put it into PEERS."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoModelForCausalLM
+from transformers.utils import logging
+
+from doublespec.bench.peers.assisted import assisted
+from doublespec.bench.peers.base import Pair, Peer
+from doublespec.bench.peers.prompt_lookup import prompt_lookup
+from doublespec.bench.peers.transformers import transformers
+from doublespec.errors import ConfigError
+from doublespec.llm import LLM
+
+PEERS: dict[str, Callable[[Pair], Peer]] = {
+    "transformers": transformers,
+    "transformers-assisted": assisted,
+    "transformers-lookup": prompt_lookup,
+}
+OWN_PLAIN = {name: "transformers" for name in PEERS}  # whose texts a peer's are compared with
+
+
+def check_peers(names: Sequence[str]) -> None:
+    """Raises ConfigError on a peer that is not known."""
+    unknown = [name for name in names if name not in PEERS]
+    if unknown:
+        raise ConfigError(f"peers must be of {', '.join(PEERS)}, got {unknown[0]!r}")
+
+
+def make_peers(names: Sequence[str], llm: LLM) -> dict[str, Peer]:
+    """The peers of those names, on the same weights, device and precision as `llm`."""
+    check_peers(names)
+    if not names:
+        return {}
+    quiet: Any = logging  # its functions have no types
+    quiet.set_verbosity_error()
+    quiet.disable_progress_bar()
+    draft = Path(llm.recipe.name) if llm.recipe else None
+    dtype, device = str(llm.target.dtype).removeprefix("torch."), str(llm.target.device)
+    load = {"dtype": dtype, "device": device}
+    pair = Pair(
+        target=llm.target_folder,
+        draft=draft,
+        target_model=_load(llm.target_folder, **load),
+        draft_model=_load(draft, **load) if draft else None,
+        **load,
+    )
+    return {name: PEERS[name](pair) for name in names}
+
+
+def _load(folder: Path, dtype: str, device: str) -> Any:
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True)
+    return model.to(device).eval()

@@ -1,0 +1,94 @@
+"""Models that replay a trace, in virtual time: the loops and methods cannot tell them from real
+ones. Knows no methods.
+
+A replayed model's logits are one-hot rows over the few tokens of its own trace (and one token that
+is never right), so that a forward costs microseconds and choosing is the same code as ever.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from doublespec.bench.traces import Trace
+from doublespec.tokens import Tokens, common_prefix
+
+
+@dataclass(slots=True)
+class Counter:
+    """The rows of each forward of a model, since they were last taken."""
+
+    rows: list[int] = field(default_factory=list)
+
+    def take(self) -> list[int]:
+        rows, self.rows = self.rows, []
+        return rows
+
+
+class Replay:
+    """A trace in a vocabulary of its own, with the models that replay it."""
+
+    def __init__(self, trace: Trace) -> None:
+        ids = {token: i for i, token in enumerate(dict.fromkeys(trace.prompt + trace.answer))}
+        self.prompt = [ids[token] for token in trace.prompt]
+        self.answer = [ids[token] for token in trace.answer]
+        wrong = len(ids)
+        drafted = zip(self.answer, trace.agrees, strict=True)
+        self._text = [*self.prompt, *self.answer]
+        self._target = _one_hot(self.answer, wrong + 1)
+        self._draft = _one_hot([token if agrees else wrong for token, agrees in drafted], wrong + 1)
+        self._wrong = _one_hot([wrong], wrong + 1)
+
+    def target(self) -> "ReplayedModel":
+        """The target: right everywhere."""
+        return ReplayedModel(self._text, self._target, self._wrong, Counter())
+
+    def draft(self, counter: Counter) -> "ReplayedModel":
+        """The draft: right where it agreed, and wrong after any text but the true one (where what
+        it says cannot matter)."""
+        return ReplayedModel(self._text, self._draft, self._wrong, counter)
+
+
+class ReplayedModel:
+    """A language model whose choices are known beforehand."""
+
+    max_length = 1 << 30
+
+    def __init__(self, text: list[int], choices: Tensor, wrong: Tensor, counter: Counter) -> None:
+        self._text = text
+        self._choices = choices
+        self._wrong = wrong
+        self._counter = counter
+        self._first = len(text) - len(choices)  # position of the first choice
+        self._cached: list[int] = []
+        self._true = 0  # how many leading tokens of the cache are the true text's
+
+    @property
+    def vocab_size(self) -> int:
+        return self._choices.shape[1]
+
+    def logits(self, tokens: Tokens, last: int, prompt_length: int) -> Tensor:
+        tokens = tokens if isinstance(tokens, list) else list(tokens)
+        self._follow(tokens, last)
+        start = len(tokens) - last + 1  # position that the first row predicts
+        if self._true < start:
+            return self._wrong.expand(last, -1)
+        return self._choices[start - self._first : len(tokens) + 1 - self._first]
+
+    def _follow(self, tokens: list[int], last: int) -> None:
+        """Takes over a text: how much of it is the true one, and how many rows it costs (what the
+        cache does not hold; to read the prompt counts as one row, as only decoding is compared)."""
+        cached = self._cached
+        extends = tokens[: len(cached)] == cached  # the usual case, and the only costly one
+        known = len(cached) if extends else common_prefix(cached, tokens)
+        self._true = min(self._true, known)
+        if self._true == known:
+            self._true += common_prefix(self._text[known : len(tokens)], tokens[known:])
+        rows = len(tokens) - min(known, len(tokens) - last)
+        self._counter.rows.append(rows if self._cached else last)
+        self._cached = tokens
+
+
+def _one_hot(ids: list[int], size: int) -> Tensor:
+    rows = torch.zeros(len(ids), size, dtype=torch.uint8)
+    return rows.scatter_(1, torch.tensor(ids)[:, None], 1)

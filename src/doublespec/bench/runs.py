@@ -1,0 +1,87 @@
+"""Runs kept in a file while a benchmark goes on, so that it can be stopped and resumed.
+
+One JSON object a line: first what the benchmark is, then its runs. A last line that was cut short
+by a crash is dropped.
+"""
+
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from doublespec.bench.race import Run
+from doublespec.decoding import Step
+from doublespec.errors import ConfigError
+from doublespec.llm import Completion
+from doublespec.stats import summarise
+
+
+class RunLog:
+    """The runs of one benchmark in a file. Raises ConfigError if the file holds another one's."""
+
+    def __init__(self, path: Path, what: Mapping[str, Any]) -> None:
+        self._path = path
+        header = json.dumps({"benchmark": what}, sort_keys=True)
+        lines = _lines(path)
+        if lines and lines[0] != header:
+            raise ConfigError(
+                f"{path} holds the runs of another benchmark (other models, prompts or parameters)"
+                "; resume it as it was begun, or give another file"
+            )
+        self.runs = [_as_run(line, f"{path}, line {n}") for n, line in enumerate(lines[1:], 2)]
+        text = "".join(line + "\n" for line in lines or [header])
+        with suppress(OSError):  # found when the first run is kept
+            path.write_text(text, encoding="utf-8")
+
+    def keep(self, run: Run) -> None:
+        """Adds a run to the file."""
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(_as_record(run), ensure_ascii=False) + "\n")
+
+
+def _lines(path: Path) -> list[str]:
+    if not path.exists():
+        return []
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the runs in {path}: {error}") from error
+    lines = text.split("\n")[:-1]  # what follows the last line end was cut short
+    if text and not lines:
+        raise ConfigError(f"{path} is no file of runs; give another one")
+    return lines
+
+
+def _as_record(run: Run) -> dict[str, Any]:
+    completion = run.completion
+    return {
+        "method": run.method,
+        "prompt": run.prompt,
+        "round": run.round,
+        "text": completion.text,
+        "prompt_tokens": completion.prompt_tokens,
+        "steps": [asdict(replace(step, logprobs=())) for step in run.steps],
+    }
+
+
+def _as_run(line: str, place: str) -> Run:
+    try:
+        record = json.loads(line)
+        steps = tuple(_as_step(step) for step in record["steps"])
+        completion = Completion(
+            text=record["text"],
+            tokens=tuple(token for step in steps for token in step.new),
+            prompt_tokens=record["prompt_tokens"],
+            finish_reason=steps[-1].finish if steps else None,
+            stats=summarise(steps),
+        )
+        return Run(record["method"], record["prompt"], record["round"], completion, steps)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{place}: this is no run ({type(error).__name__}: {error})") from error
+
+
+def _as_step(record: dict[str, Any]) -> Step:
+    record["new"], record["guess"] = tuple(record["new"]), tuple(record["guess"])
+    return Step(**{**record, "logprobs": ()})

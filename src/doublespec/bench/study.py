@@ -1,0 +1,169 @@
+"""Many simulations at once, shared out among the cores; and which of them to recommend.
+
+The results do not depend on how many processes there are.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
+
+import torch
+
+from doublespec.bench.machine import Curve, Machine
+from doublespec.bench.replay import Replay
+from doublespec.bench.simulate import Outcome, Plan, mean_speedup, plans, simulate
+from doublespec.bench.traces import Trace, with_agreement
+from doublespec.errors import ConfigError
+from doublespec.models.devices import usable_cores
+
+Files = Mapping[str, Sequence[Trace]]
+Outcomes = dict[str, Outcome]  # by file
+Progress = Callable[[int, int], None]  # done, in all
+
+SWEEPS: dict[str, tuple[float, ...]] = {
+    "c": (2, 4, 6, 8, 10, 12, 16),
+    "agreement": (0.6, 0.7, 0.8, 0.9, 0.95, 1.0),
+    "gamma": (1, 2, 4, 6, 8, 10, 12),
+    "run-length": (2, 5, 10, 20, 40, 80),
+}
+_CANDIDATES = ("lookup", "sd", "double-serial", "psd", "double")
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is to be simulated: names of methods on a machine with a draft of that agreement."""
+
+    names: tuple[str, ...]
+    machine: Machine
+    agreement: float | None
+    seed: int = 0
+    gamma: int | None = None
+    run_length: int | None = None
+    guess_tokens: int = 96
+
+
+def ask(files: Files, question: Question, progress: Progress | None = None) -> dict[str, Outcomes]:
+    """The outcomes by name and file; of several gammas, those of the one with the best mean."""
+    return ask_all(files, [question], progress)[0]
+
+
+def ask_all(
+    files: Files, questions: Sequence[Question], progress: Progress | None = None
+) -> list[dict[str, Outcomes]]:
+    """The outcomes of several questions. Raises ConfigError before anything runs."""
+    jobs = [
+        _Job(number, name, plan, file, question)
+        for number, question in enumerate(questions)
+        for name in question.names
+        for plan in _plans(question, name)
+        for file in files
+    ]
+    found: dict[tuple[int, str], dict[Plan, Outcomes]] = {}
+    for done, (job, outcome) in enumerate(_run(files, jobs), start=1):
+        found.setdefault((job.number, job.name), {}).setdefault(job.plan, {})[job.file] = outcome
+        if progress is not None:
+            progress(done, len(jobs))
+    return [
+        {name: max(found[number, name].values(), key=mean_speedup) for name in question.names}
+        for number, question in enumerate(questions)
+    ]
+
+
+def sweep_questions(question: Question, axis: str, values: Sequence[float]) -> list[Question]:
+    """The question at each value of an axis; raises ConfigError on an unknown one."""
+    if axis not in SWEEPS:
+        raise ConfigError(f"sweep must be one of {', '.join(SWEEPS)}, got {axis!r}")
+    return [_at(question, axis, value) for value in values or SWEEPS[axis]]
+
+
+def recommend(
+    files: Files, question: Question, progress: Progress | None = None
+) -> tuple[str, Outcomes]:
+    """The best of the methods and gammas that suit the machine, with its outcomes."""
+    around = max(1, round(question.machine.ratio))
+    gammas = sorted({max(1, around // 2), around, 2 * around})
+    serial = [replace(question, names=_CANDIDATES[:3])]
+    beside = [replace(question, names=_CANDIDATES[3:], gamma=gamma) for gamma in gammas]
+    answers = ask_all(files, serial + beside, progress)
+    pairs = [pair for answer in answers for pair in answer.items()]
+    return max(pairs, key=lambda pair: mean_speedup(pair[1]))
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    number: int
+    name: str
+    plan: Plan
+    file: str
+    question: Question
+
+
+def _plans(question: Question, name: str) -> list[Plan]:
+    return plans(name, question.machine, question.gamma, question.run_length, question.guess_tokens)
+
+
+def _at(question: Question, axis: str, value: float) -> Question:
+    if axis == "agreement":
+        return replace(question, agreement=value)
+    if axis == "gamma":
+        return replace(question, gamma=int(value))
+    if axis == "run-length":
+        return replace(question, run_length=int(value))
+    machine = question.machine
+    points = tuple(
+        (rows, seconds * machine.ratio / value) for rows, seconds in machine.draft.points
+    )
+    return replace(question, machine=replace(machine, draft=Curve(points)))
+
+
+# -- processes -----------------------------------------------------------------------------------
+
+_files: Files = {}
+_replays: dict[tuple[float | None, int], dict[str, list[Replay]]] = {}
+
+
+def _begin(files: Files) -> None:
+    """Hands a process the traces, once."""
+    global _files
+    torch.set_num_threads(1)
+    _files = files
+    _replays.clear()
+
+
+def _play(job: _Job) -> tuple[_Job, Outcome]:
+    key = job.question.agreement, job.question.seed
+    if key not in _replays:
+        _replays.clear()  # one agreement at a time is enough to keep
+        agreement, seed = key
+        changed = _files if agreement is None else with_agreement(_files, agreement, seed)
+        _replays[key] = {name: [Replay(t) for t in traces] for name, traces in changed.items()}
+    return job, simulate(job.plan, job.question.machine, _replays[key][job.file])
+
+
+def _run(files: Files, jobs: Sequence[_Job]) -> Iterator[tuple[_Job, Outcome]]:
+    answers = sum(len(traces) for traces in files.values())
+    workers = min(usable_cores(), len(jobs))
+    if workers < 2 or answers * len(jobs) < 400:  # not worth the start of processes
+        _begin(files)
+        yield from map(_play, jobs)
+        return
+    with _pool(files, workers) as pool:
+        yield from pool.map(_play, jobs)
+
+
+@contextmanager
+def _pool(files: Files, workers: int) -> Iterator[Executor]:
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), _begin, (files,))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def means(outcomes: Iterable[Outcome]) -> dict[str, float]:
+    """The means over files that reports give."""
+    rows = list(outcomes)
+    fields = ("speedup", "mean_accepted_length", "bubbles", "ceiling", "rows_per_token")
+    return {name: sum(getattr(row, name) for row in rows) / len(rows) for name in fields}

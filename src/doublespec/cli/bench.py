@@ -1,0 +1,244 @@
+"""`doublespec bench`: methods and peers on the same prompts, measured so that it cannot flatter."""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from doublespec.bench.markdown import as_markdown
+from doublespec.bench.outputs import check_output, replace_file
+from doublespec.bench.peers import OWN_PLAIN, PEERS, check_peers, make_peers
+from doublespec.bench.provenance import model_provenance, provenance
+from doublespec.bench.questions import (
+    SUITE_NAME,
+    Item,
+    as_items,
+    check_prompt_names,
+    read_questions,
+)
+from doublespec.bench.race import BASELINE, Race
+from doublespec.bench.record import record_traces
+from doublespec.bench.results import faults, results
+from doublespec.bench.runs import RunLog
+from doublespec.bench.traces import write_traces
+from doublespec.cli import options
+from doublespec.cli.options import errors
+from doublespec.errors import ConfigError
+from doublespec.llm import BUNDLED
+from doublespec.methods import DRAFTLESS, METHODS, split_name
+from doublespec.sampling import SamplingParams
+
+Report = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Outputs:
+    """The files that a benchmark writes at its end."""
+
+    json: Path | None
+    html: Path | None
+    markdown: Path | None
+    record: Path | None
+
+    def check(self, *, force: bool) -> None:
+        for path in (self.json, self.html, self.markdown, self.record):
+            check_output(path, force=force)
+
+
+def bench(
+    target: options.Target = BUNDLED,
+    draft: options.Draft = None,
+    methods: Annotated[str, typer.Option(help="Comma-separated; default: all that can run.")] = "",
+    peers: Annotated[bool, typer.Option("--peers", help="Run the peers, too.")] = False,
+    peer_names: Annotated[
+        str, typer.Option("--peer-names", help=f"Which peers, of {', '.join(PEERS)}.")
+    ] = "",
+    prompts: Annotated[
+        list[str] | None,
+        typer.Option(help="suite, a file in Spec-Bench's schema, or hf:OWNER/NAME/FILE.jsonl."),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Prompts, spread over categories.")] = None,
+    repeat: Annotated[int, typer.Option(help="Rounds.")] = 2,
+    max_tokens: options.MaxTokens = 256,
+    temperature: options.Temperature = 0.0,
+    seed: options.Seed = 0,
+    gamma: options.Gamma = None,
+    background: options.Background = "process",
+    target_device: options.TargetDevice = None,
+    draft_device: options.DraftDevice = None,
+    dtype: options.Dtype = None,
+    threads: options.Threads = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="Keep every run in this file, and go on from it.")
+    ] = None,
+    record: Annotated[
+        Path | None, typer.Option(help="Write the answers as a trace for `simulate`.")
+    ] = None,
+    markdown: Annotated[Path | None, typer.Option(help="Write the tables as a document.")] = None,
+    json_path: options.JsonFile = None,
+    html: options.HtmlFile = None,
+    force: options.Force = False,
+) -> None:
+    """Measure methods and peers; exit code 1 if a text differs or the baseline is not the best."""
+    outputs = _Outputs(json_path, html, markdown, record)
+    outputs.check(force=force)
+    if repeat < 1 or (limit is not None and limit < 1):
+        raise ConfigError("repeat and limit must be whole numbers from 1 up")
+    names = _method_names(methods, options.draft_name(target, draft))
+    wanted = [n.strip() for n in peer_names.split(",") if n] or (list(PEERS) if peers else [])
+    if options.draft_name(target, draft) is None and not peer_names:
+        wanted = [name for name in wanted if name != "transformers-assisted"]
+    check_peers(wanted)
+    questions = read_questions(prompts or [SUITE_NAME], limit)
+    params = SamplingParams(temperature=temperature, seed=seed, max_tokens=max_tokens)
+    settings = {
+        "gamma": gamma,
+        "background": background,
+        "target_device": target_device,
+        "draft_device": draft_device,
+        "dtype": dtype,
+        "threads": threads,
+    }
+    with options.loaded(target, draft, **settings) as llm:
+        items = as_items(llm, questions, params)
+        messages = [item.messages for item in items]
+        race = Race(llm, messages, names, params, repeat, make_peers(wanted, llm))
+        origin = {**provenance(), **model_provenance(llm)}
+        _play(race, _log(resume, race, origin, items))
+        report = _report(race, items, origin)
+        if record is not None:
+            write_traces(record, record_traces(llm, race.runs, race.prompts, items, params))
+    _show(report, race, items, outputs)
+    if report["faults"]:
+        raise typer.Exit(1)
+
+
+def _method_names(methods: str, draft: str | None) -> list[str]:
+    """The methods to run; `ar`, the reference of texts, always runs. Raises ConfigError."""
+    names = [name.strip() for name in methods.split(",") if name.strip()]
+    names = names or [name for name in METHODS if draft is not None or name in DRAFTLESS]
+    check_prompt_names(names)
+    for name in names:
+        if split_name(name)[0] not in DRAFTLESS and draft is None:
+            raise ConfigError(f"method {name!r} needs a draft model; give one, or leave it out")
+    return names if "ar" in names else ["ar", *names]
+
+
+def _log(
+    path: Path | None, race: Race, origin: Mapping[str, Any], items: Sequence[Item]
+) -> RunLog | None:
+    if path is None:
+        return None
+    if not path.exists():
+        check_output(path, force=True)
+    what = {
+        "models": origin["models"],
+        "dtype": origin["dtype"],
+        "threads": origin["threads"],
+        "params": str(asdict(race.params)),
+        "prompts": [
+            [item.id, len(tokens)] for item, tokens in zip(items, race.prompts, strict=True)
+        ],
+    }
+    log = RunLog(path, what)
+    wanted = set(race.turns())
+    race.runs += [run for run in log.runs if (run.method, run.prompt, run.round) in wanted]
+    return log
+
+
+def _play(race: Race, log: RunLog | None) -> None:
+    """Runs what is left to run. Ctrl-C ends it, and what is done is reported."""
+    total = len(race.names) * len(race.prompts) * race.rounds
+    try:
+        race.warm_up()
+        with options.progress_bar() as bar:
+            task = bar.add_task("measuring", total=total, completed=len(race.runs))
+            for run in race.play():
+                bar.update(task, advance=1)
+                if log is not None:
+                    log.keep(run)
+    except KeyboardInterrupt:
+        errors.print(f"stopped after {len(race.runs)} of {total} runs", style="yellow")
+        if not race.runs:
+            raise
+
+
+def _report(race: Race, items: Sequence[Item], origin: Mapping[str, Any]) -> Report:
+    categories = [item.category for item in items]
+    own_plain = {name: OWN_PLAIN[name] for name in race.peers}
+    found = results(race.runs, categories, own_plain, race.params.seed)
+    total = len(race.names) * len(race.prompts) * race.rounds
+    return {
+        "provenance": {
+            **origin,
+            "params": asdict(race.params),
+            "prompts": len(items),
+            "rounds": race.rounds,
+            "complete": len(race.runs) == total,
+        },
+        "results": found,
+        "peers": {name: "failed" if name in race.failures else "ran" for name in race.peers},
+        "failures": dict(race.failures),
+        "faults": faults(
+            race.runs, race.peers.keys(), race.llm.codec.end_ids, race.params.max_tokens
+        ),
+    }
+
+
+def _show(report: Report, race: Race, items: Sequence[Item], outputs: _Outputs) -> None:
+    console = options.people(outputs.json)
+    console.print(_table(report))
+    for name, reason in report["failures"].items():
+        errors.print(f"peer {name} failed: {reason}", style="yellow", highlight=False)
+    for fault in report["faults"]:
+        errors.print(f"NOT TO BE BELIEVED: {fault}", style="bold red", highlight=False)
+    if outputs.json is not None:
+        _write(outputs.json, json.dumps(report, ensure_ascii=False, indent=1) + "\n")
+    if outputs.markdown is not None:
+        _write(outputs.markdown, as_markdown(report))
+    if outputs.html is not None:
+        from doublespec.bench.report import bench_page  # needs the extra `bench`
+
+        _write(outputs.html, bench_page(report, race.runs, items))
+
+
+def _write(path: Path, text: str) -> None:
+    if str(path) == "-":
+        sys.stdout.write(text)
+    else:
+        replace_file(path, text.encode())
+
+
+def _table(report: Report) -> Table:
+    origin = report["provenance"]
+    table = Table(
+        "method",
+        "tokens/s",
+        "ratio (95 %)",
+        "M",
+        "first token",
+        "repeated",
+        "identical",
+        title=f"{origin['prompts']} prompts, {origin['rounds']} interleaved rounds",
+        caption=f"'{BASELINE}': plain decoding in its fastest shape. ratio: to it or to 'ar', the "
+        "faster one. M: tokens a step. identical: texts equal to those of 'ar'; of a peer: to its "
+        "own plain decoding's. repeated: share of 8-grams that stood in the text before.",
+    )
+    for name, rows in report["results"].items():
+        row = rows["all"]
+        low, high = row["ratio_interval"] or (0.0, 0.0)
+        table.add_row(
+            name,
+            f"{row['tokens_per_second']:.1f}",
+            f"{row['ratio'] or 0.0:.2f} ({low:.2f}-{high:.2f})",
+            f"{row['mean_accepted_length']:.2f}",
+            f"{row['ttft_seconds'] * 1e3:.0f} ms",
+            f"{row['repeated_8grams']:.0%}",
+            f"{row['identical']} of {row['compared']}",
+        )
+    return table

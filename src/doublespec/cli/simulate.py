@@ -1,0 +1,243 @@
+"""`doublespec simulate`: what to expect on a machine that is not there, from real answers."""
+
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from doublespec.bench.machine import Machine, parse_curve, read_machine
+from doublespec.bench.outputs import check_output, replace_file
+from doublespec.bench.provenance import provenance
+from doublespec.bench.study import (
+    SWEEPS,
+    Files,
+    Outcomes,
+    Progress,
+    Question,
+    ask,
+    ask_all,
+    means,
+    recommend,
+    sweep_questions,
+)
+from doublespec.bench.traces import mean_agreement, read_traces, trace_files
+from doublespec.cli import options
+from doublespec.errors import ConfigError
+
+_METHODS = "lookup@pld,sd,psd,double@paper,best"
+
+
+def simulate(
+    traces: Annotated[list[Path], typer.Option(help="Trace file, or folder of them; repeatable.")],
+    methods: Annotated[str, typer.Option(help="Comma-separated methods, presets, or best.")] = "",
+    agreement: Annotated[
+        float | None, typer.Option(help="Share of positions where the draft is right.")
+    ] = None,
+    profile: Annotated[
+        Path | None, typer.Option(help="Forward times, written by `doublespec doctor --save`.")
+    ] = None,
+    target_ms: Annotated[str, typer.Option(help="24, or by rows: 1:24,8:24.5,32:30.")] = "24",
+    draft_ms: Annotated[str, typer.Option(help="2.4, or by rows.")] = "2.4",
+    pipe_ms: Annotated[float, typer.Option(help="A draft's messages, a step.")] = 0.0,
+    overhead_ms: Annotated[float, typer.Option(help="Outside the models, a step.")] = 0.0,
+    devices: Annotated[int, typer.Option(help="1: draft and target share a device.")] = 2,
+    gamma: Annotated[
+        int | None,
+        typer.Option(help="Draft forwards per step. Default: c; 3, 5 or 8 for serial drafts."),
+    ] = None,
+    run_length: Annotated[int | None, typer.Option(help="Longest retrieved run.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Answers of each file.")] = 60,
+    vocab_size: Annotated[int, typer.Option(help="Of the model the traces come from.")] = 1 << 18,
+    seed: options.Seed = 0,
+    sweep: Annotated[str, typer.Option(help=f"Draw curves over {', '.join(SWEEPS)}.")] = "",
+    values: Annotated[str, typer.Option(help="Comma-separated values of the sweep.")] = "",
+    advise: Annotated[
+        bool, typer.Option("--recommend", help="Name the best method and gamma.")
+    ] = False,
+    json_path: options.JsonFile = None,
+    html: options.HtmlFile = None,
+    force: options.Force = False,
+) -> None:
+    """Run the methods on replayed answers in virtual time: no model, no GPU, no clock."""
+    for path in (json_path, html):
+        check_output(path, force=force)
+    if html is not None and not sweep:
+        raise ConfigError("--html draws the curves of a --sweep; name what to sweep")
+    machine = _machine(profile, target_ms, draft_ms, pipe_ms, overhead_ms, devices)
+    names = tuple(name.strip() for name in (methods or _METHODS).split(","))
+    question = Question(names, machine, _share(agreement), seed, _positive("gamma", gamma))
+    question = replace(question, run_length=_positive("run-length", run_length))
+    console = options.people(json_path)
+    found = trace_files(traces)
+    files = {n: read_traces(p, vocab_size, _positive("limit", limit)) for n, p in found.items()}
+    if sweep:
+        report = _sweep(files, question, console, sweep, _numbers(values), html)
+    elif advise:
+        report = _advise(files, question, console)
+    else:
+        report = _compare(files, question, console)
+    if json_path is not None:
+        _write_json(json_path, {"provenance": _provenance(files, question), **report})
+
+
+def _machine(
+    profile: Path | None,
+    target_ms: str,
+    draft_ms: str,
+    pipe_ms: float,
+    overhead_ms: float,
+    devices: int,
+) -> Machine:
+    if devices not in (1, 2):
+        raise ConfigError(f"devices must be 1 or 2, got {devices}")
+    if min(pipe_ms, overhead_ms) < 0:
+        raise ConfigError("pipe-ms and overhead-ms must not be negative")
+    if profile is not None:
+        machine = read_machine(profile)
+    else:
+        target, draft = parse_curve(target_ms, "target-ms"), parse_curve(draft_ms, "draft-ms")
+        machine = Machine(target, draft, target(1), pipe_ms / 1e3)
+    return replace(machine, overhead_seconds=overhead_ms / 1e3, devices=devices)
+
+
+def _compare(files: Files, question: Question, console: Console) -> dict[str, Any]:
+    with _bar("simulating") as progress:
+        found = ask(files, question, progress)
+    console.print(_table(found, question.machine))
+    return {"results": _results(found)}
+
+
+def _advise(files: Files, question: Question, console: Console) -> dict[str, Any]:
+    with _bar("simulating") as progress:
+        name, outcomes = recommend(files, question, progress)
+    row, gamma = means(outcomes.values()), next(iter(outcomes.values())).gamma
+    settings = "" if name == "lookup" else f" with gamma {gamma}"
+    console.print(
+        f"recommended: {name}{settings}, {row['speedup']:.2f} times plain decoding, "
+        f"{row['mean_accepted_length']:.2f} tokens a step",
+        style="bold",
+    )
+    advice = {"method": name, "gamma": None if name == "lookup" else gamma}
+    return {"recommended": advice, "results": _results({name: outcomes})}
+
+
+def _sweep(
+    files: Files,
+    question: Question,
+    console: Console,
+    axis: str,
+    values: list[float],
+    html: Path | None,
+) -> dict[str, Any]:
+    values = values or list(SWEEPS.get(axis, ()))
+    questions = sweep_questions(question, axis, values)
+    with _bar("simulating") as progress:
+        answers = ask_all(files, questions, progress)
+    curves = {
+        name: [means(answer[name].values())["speedup"] for answer in answers]
+        for name in question.names
+    }
+    table = Table(axis, *question.names, title="speed-up over plain decoding, mean of files")
+    for i, value in enumerate(values):
+        table.add_row(f"{value:g}", *(f"{curves[name][i]:.2f}" for name in question.names))
+    console.print(table)
+    if html is not None:
+        from doublespec.bench.report import sweep_page  # needs the extra `bench`
+
+        replace_file(html, sweep_page(axis, values, curves).encode())
+    results = [{axis: v, "results": _results(a)} for v, a in zip(values, answers, strict=True)]
+    return {"sweep": axis, "values": values, "curves": curves, "points": results}
+
+
+def _table(found: Mapping[str, Outcomes], machine: Machine) -> Table:
+    files = list(next(iter(found.values())))
+    table = Table(
+        "method",
+        "gamma",
+        *(name.rpartition(".")[2] for name in files),
+        "mean",
+        "M",
+        "bubbles",
+        "ceiling",
+        title="speed-up over plain decoding, in virtual time",
+        caption=f"c = {machine.ratio:.1f}, the ceiling of PSD; the ceiling of a draft whose "
+        "forwards settle more than one token is c times that. M: mean accepted length (tokens a "
+        "step). bubbles: steps without a drafted token to judge.",
+    )
+    for name, outcomes in found.items():
+        row = means(outcomes.values())
+        drafts = name.partition("@")[0] not in ("ar", "lookup")
+        table.add_row(
+            name,
+            str(next(iter(outcomes.values())).gamma) if drafts else "-",
+            *(f"{outcome.speedup:.2f}" for outcome in outcomes.values()),
+            f"{row['speedup']:.2f}",
+            f"{row['mean_accepted_length']:.2f}",
+            f"{row['bubbles']:.0%}" if drafts else "-",
+            f"{row['ceiling']:.1f}" if drafts else "-",
+        )
+    return table
+
+
+def _results(found: Mapping[str, Outcomes]) -> dict[str, dict[str, Any]]:
+    return {
+        name: {
+            **{file: asdict(outcome) for file, outcome in outcomes.items()},
+            "mean": {**means(outcomes.values()), "gamma": next(iter(outcomes.values())).gamma},
+        }
+        for name, outcomes in found.items()
+    }
+
+
+def _provenance(files: Files, question: Question) -> dict[str, Any]:
+    agreement = question.agreement
+    return {
+        **provenance(),
+        "answers": {name: len(traces) for name, traces in files.items()},
+        "agreement": {name: mean_agreement(traces) for name, traces in files.items()}
+        if agreement is None
+        else agreement,
+        "machine": asdict(question.machine),
+        "seed": question.seed,
+    }
+
+
+def _write_json(path: Path, report: Mapping[str, Any]) -> None:
+    text = json.dumps(report, ensure_ascii=False, indent=1) + "\n"
+    if str(path) == "-":
+        sys.stdout.write(text)
+    else:
+        replace_file(path, text.encode())
+
+
+def _share(agreement: float | None) -> float | None:
+    if agreement is not None and not 0 <= agreement <= 1:
+        raise ConfigError(f"agreement must be from 0 to 1, got {agreement}")
+    return agreement
+
+
+def _positive(name: str, value: int | None) -> int | None:
+    if value is not None and value < 1:
+        raise ConfigError(f"{name} must be a whole number from 1 up, got {value}")
+    return value
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")] if text else []
+    except ValueError as error:
+        raise ConfigError(f"values must be numbers like 2,4,6, got {text!r}") from error
+
+
+@contextmanager
+def _bar(what: str) -> Iterator[Progress]:
+    with options.progress_bar() as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

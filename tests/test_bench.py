@@ -1,0 +1,295 @@
+"""The benchmark: its figures by hand, and that no cheat passes unseen."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from doublespec.bench.markdown import as_markdown
+from doublespec.bench.outputs import check_output
+from doublespec.bench.peers import PEERS, check_peers, make_peers
+from doublespec.bench.questions import Item, as_items, read_questions
+from doublespec.bench.race import BASELINE, Race, Run
+from doublespec.bench.record import record_traces
+from doublespec.bench.report import bench_page, sweep_page
+from doublespec.bench.results import faults, results
+from doublespec.bench.runs import RunLog
+from doublespec.decoding import Step
+from doublespec.errors import ConfigError
+from doublespec.llm import LLM, Completion
+from doublespec.sampling import Request, SamplingParams
+from doublespec.stats import summarise
+from doublespec.stopping import StopRule
+from doublespec.tokens import Tokens
+
+END = frozenset({1})
+ITEMS = [Item(str(i), "even" if i % 2 == 0 else "odd", ({"role": "user", "content": "x"},))
+         for i in range(4)]  # fmt: skip
+CATEGORIES = [item.category for item in ITEMS]
+
+
+def _step(new: Tokens, seconds: float, guess: Tokens = ()) -> Step:
+    return Step(tuple(new), tuple(guess), len(guess), None, 0.0, seconds, 0.0, seconds)
+
+
+def _run(method: str, prompt: int, steps: Sequence[Step], round_number: int = 0) -> Run:
+    tokens = tuple(token for step in steps for token in step.new)
+    completion = Completion(f"text {tokens}", tokens, 3, None, summarise(steps))
+    return Run(method, prompt, round_number, completion, tuple(steps))
+
+
+def _runs(fast: float = 0.1, plain: float = 0.1) -> list[Run]:
+    """Four prompts of eight tokens; "double" settles four tokens a step."""
+    runs = []
+    for prompt in range(4):
+        tokens = [10 + prompt, *range(30, 37)]
+        one_by_one = [[token] for token in tokens]
+        runs.append(_run(BASELINE, prompt, [_step(new, plain) for new in one_by_one]))
+        runs.append(_run("ar", prompt, [_step(new, 0.1) for new in one_by_one]))
+        halves = [tokens[:4], tokens[4:]]
+        runs.append(_run("double", prompt, [_step(h, fast, [*h[:3], 99]) for h in halves]))
+    return runs
+
+
+def test_ratios_are_those_of_times_and_come_by_category() -> None:
+    found = results(_runs(), CATEGORIES, {})
+    assert found["double"]["all"]["ratio"] == pytest.approx(4)
+    assert found["double"]["all"]["ratio_interval"] == pytest.approx([4, 4])
+    assert found["double"]["odd"]["texts"] == 2
+    assert found["double"]["all"]["mean_accepted_length"] == 4
+    assert found["double"]["all"]["acceptance_by_position"][:5] == [1, 1, 1, 0, None]
+    assert found[BASELINE]["all"]["ratio"] == pytest.approx(1)
+
+
+def test_the_interval_knows_how_unequal_prompts_are() -> None:
+    runs = [r if r.prompt or r.method != "double" else _slower(r, 10) for r in _runs()]
+    low, high = results(runs, CATEGORIES, {})["double"]["all"]["ratio_interval"]
+    assert low < results(runs, CATEGORIES, {})["double"]["all"]["ratio"] < high
+    assert high - low > 1
+
+
+def _slower(run: Run, factor: float) -> Run:
+    return _run(run.method, run.prompt, [_step(s.new, s.seconds * factor) for s in run.steps])
+
+
+def test_honest_runs_have_no_fault() -> None:
+    assert faults(_runs(), (), END, 8) == []
+
+
+def test_a_method_that_changes_a_token_is_caught() -> None:
+    runs = _runs()
+    runs[-1] = _run("double", 3, [_step([13, 30, 31, 77], 0.1), _step(range(33, 37), 0.1)])
+    assert faults(runs, (), END, 8) == ["double: 1 of its texts differ from plain decoding's"]
+    assert results(runs, CATEGORIES, {})["double"]["all"]["identical"] == 3
+
+
+def test_a_method_that_runs_past_the_end_is_caught() -> None:
+    """Text after the end token repeats itself, and makes retrieval look wonderful."""
+    runs = [*_runs(), _run("peer", 0, [_step([5, 1, 5, 5], 0.1)])]
+    assert "after the end token" in " ".join(faults(runs, ["peer"], END, 8))
+    assert "double: 4 of its answers" in " ".join(faults(_runs(), (), END, 7))
+
+
+def test_a_baseline_that_is_not_in_its_fastest_shape_is_caught_and_does_not_flatter() -> None:
+    runs = _runs(plain=0.2)
+    assert "not in its fastest shape" in " ".join(faults(runs, (), END, 8))
+    assert results(runs, CATEGORIES, {})["double"]["all"]["ratio"] == pytest.approx(4)
+
+
+def test_a_baseline_that_speculates_is_caught() -> None:
+    runs = [_run(BASELINE, 0, [_step([1, 2], 0.1, [1])]), *_runs()[1:]]
+    assert "not plain decoding" in " ".join(faults(runs, (), END, 8))
+
+
+def test_a_peer_is_compared_with_its_own_plain_decoding() -> None:
+    mine = [_run("transformers", p, [_step([50 + p], 0.1)]) for p in range(4)]
+    other = [_run("transformers-lookup", p, [_step([50], 0.1)]) for p in range(4)]
+    own = {"transformers": "transformers", "transformers-lookup": "transformers"}
+    runs = [*_runs(), *mine, *other]
+    found = results(runs, CATEGORIES, own)
+    assert found["transformers"]["all"]["identical"] == 4
+    assert found["transformers-lookup"]["all"]["identical"] == 1
+    assert faults(runs, own, END, 8) == []
+
+
+def test_runs_are_kept_and_resumed_and_a_torn_line_is_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "runs.jsonl"
+    log = RunLog(path, {"seed": 1})
+    for run in _runs():
+        log.keep(run)
+    with path.open("a") as file:
+        file.write('{"method": "dou')
+    assert RunLog(path, {"seed": 1}).runs == _runs()
+    with pytest.raises(ConfigError, match="another benchmark"):
+        RunLog(path, {"seed": 2})
+
+
+def _report(runs: list[Run]) -> dict[str, object]:
+    origin = {
+        "cpu": "a CPU", "device": "cpu", "cores": 2, "threads": 1, "dtype": "bfloat16",
+        "revision": "abc", "versions": {"torch": "2"}, "prompts": 4, "rounds": 1,
+        "command": "doublespec bench", "complete": False,
+        "params": {"max_tokens": 8, "temperature": 0.0},
+    }  # fmt: skip
+    return {
+        "provenance": origin,
+        "results": results(runs, CATEGORIES, {}),
+        "faults": ["a fault"],
+        "failures": {"peer": "it broke"},
+    }
+
+
+def test_the_document_holds_figures_faults_and_failures() -> None:
+    text = as_markdown(_report(_runs()))
+    assert "| double | 40.0 | 4.00 (4.00-4.00) | 4.00 |" in text
+    for part in ("a fault", "it broke", "stopped before its end", "torch 2"):
+        assert part in text
+    assert text == as_markdown(_report(_runs()))
+
+
+def test_pages_are_self_contained_and_the_same_each_time() -> None:
+    runs = _runs()
+    page = bench_page(_report(runs), runs, ITEMS)
+    assert page.count("<svg") == 6
+    assert "src=" not in page
+    assert "<link" not in page
+    assert page == bench_page(_report(runs), runs, ITEMS)
+    assert "Breaking the ceiling" in sweep_page("c", [2, 4], {"psd": [1.9, 3.6]})
+
+
+def test_a_browser_shows_the_page(tmp_path: Path) -> None:
+    browser = shutil.which("chromium") or shutil.which("chromium-browser")
+    if browser is None:
+        pytest.skip("there is no Chromium")
+    runs = _runs()
+    (tmp_path / "page.html").write_text(bench_page(_report(runs), runs, ITEMS))
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--window-size=1100,2600"]
+    target = [f"--screenshot={tmp_path / 'shot.png'}", f"file://{tmp_path / 'page.html'}"]
+    environment = {**os.environ, "HOME": str(tmp_path)}
+    command = [browser, *flags, f"--user-data-dir={tmp_path / 'profile'}", *target]
+    subprocess.run(command, env=environment, capture_output=True, timeout=120, check=True)
+    assert (tmp_path / "shot.png").stat().st_size > 40_000  # an empty page has under 10,000
+
+
+def test_prompts_in_both_schemas_and_a_wrong_line(tmp_path: Path) -> None:
+    path = tmp_path / "p.jsonl"
+    path.write_text('{"question_id": 7, "category": "a", "turns": ["x", "y"]}\n{"turns": ["z"]}\n')
+    first, second = read_questions([str(path)], None)
+    assert (first.id, first.category, first.turns) == ("7", "a", ("x", "y"))
+    assert second.category == "p"
+    path.write_text('{"turns": ["z"]}\n{"turns": []}\n')
+    with pytest.raises(ConfigError, match=r"p\.jsonl, line 2: turns must be"):
+        read_questions([str(path)], None)
+
+
+def test_the_suite_is_balanced_and_a_limit_takes_from_every_category() -> None:
+    questions = read_questions(["suite"], None)
+    assert len(questions) == 60
+    assert len({question.turns for question in questions}) == 60
+    assert len({question.category for question in read_questions(["suite"], 8)}) == 8
+
+
+def test_outputs_are_checked_before_the_run(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    check_output(path, force=False)
+    path.write_text("mine")
+    check_output(path, force=True)
+    with pytest.raises(ConfigError, match="--force"):
+        check_output(path, force=False)
+    with pytest.raises(ConfigError, match="there is no folder"):
+        check_output(tmp_path / "no" / "x.json", force=False)
+
+
+def test_an_unknown_peer_is_answered_with_the_list() -> None:
+    with pytest.raises(ConfigError, match="transformers-assisted"):
+        check_peers(["magic"])
+
+
+class _Broken:
+    def answer(self, tokens: Tokens, request: Request, stop: StopRule) -> list[Step]:
+        raise RuntimeError("no such kernel")
+
+
+def test_peers_answer_like_us_and_a_peer_that_fails_is_reported(bundled: LLM) -> None:
+    """A peer that gives up its first forward, or never stops, would not give these texts."""
+    params = SamplingParams(max_tokens=12)
+    questions = read_questions(["suite"], 2)
+    messages = [item.messages for item in as_items(bundled, questions, params)]
+    peers = {**make_peers(list(PEERS), bundled), "broken": _Broken()}
+    race = Race(bundled, messages, ["ar"], params, 1, peers)
+    list(race.play())
+    assert race.failures == {"broken": "RuntimeError: no such kernel"}
+    found = results(race.runs, ["a"] * len(messages), dict.fromkeys(PEERS, "transformers"))
+    for name in PEERS:
+        assert found[name]["all"]["texts"] == len(messages)
+        assert found[name]["all"]["tokens"] == found["transformers"]["all"]["tokens"]
+    assert found["transformers-assisted"]["all"]["mean_accepted_length"] > 1
+    assert faults(race.runs, peers, bundled.codec.end_ids, 12) == []
+
+
+def test_a_race_goes_on_from_earlier_runs_and_later_turns_follow_plain_answers(
+    bundled: LLM,
+) -> None:
+    params = SamplingParams(max_tokens=8)
+    question = replace(read_questions(["suite"], 1)[0], turns=("Hello!", "And now?"))
+    items = as_items(bundled, [question], params)
+    assert [message["role"] for message in items[1].messages] == ["user", "assistant", "user"]
+    race = Race(bundled, [item.messages for item in items], ["ar"], params, 2)
+    first = next(race.play())
+    assert first not in list(race.play())
+    assert len(race.runs) == len(set(race.turns())) == 8
+
+
+def test_recorded_answers_say_where_the_draft_agrees(bundled: LLM) -> None:
+    params = SamplingParams(max_tokens=24)
+    items = as_items(bundled, read_questions(["suite"], 1), params)
+    race = Race(bundled, [items[0].messages], ["ar", "sd"], params, 1)
+    runs = list(race.play())
+    (trace,) = record_traces(bundled, runs, race.prompts, items, params)
+    answer = next(run for run in runs if run.method == "ar").completion
+    assert trace.answer == answer.tokens
+    drafted = next(run for run in runs if run.method == "sd").steps[0]
+    kept = min(drafted.num_accepted, len(drafted.guess))
+    assert all(trace.agrees[:kept])
+    assert kept == len(drafted.guess) or not trace.agrees[kept]
+
+
+def _command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "doublespec", "bench", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+def test_the_command_writes_all_its_files_and_resumes(tmp_path: Path) -> None:
+    outputs = ["--html", str(tmp_path / "a.html"), "--markdown", str(tmp_path / "a.md")]
+    outputs += ["--record", str(tmp_path / "a.jsonl.gz"), "--resume", str(tmp_path / "runs.jsonl")]
+    small = ("--limit", "1", "--repeat", "1", "--max-tokens", "8", "--methods", "lookup")
+    first = _command(*small, "--threads", "1", "--json", "-", *outputs)
+    report = json.loads(first.stdout)
+    assert first.returncode == (1 if report["faults"] else 0)
+    assert report["results"]["lookup"]["all"]["identical"] == 1
+    assert report["provenance"]["models"][0]["sha256"]
+    again = _command(*small, "--threads", "1", "--json", "-", *outputs, "--force")
+    assert json.loads(again.stdout)["results"] == report["results"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--methods", "magic"), "method must be one of"),
+        (("--peer-names", "magic"), "peers must be of transformers"),
+        (("--methods", "sd", "--draft", "none"), "needs a draft model"),
+        (("--prompts", "/no/such/file"), "cannot read the prompt file"),
+        (("--html", "/no/such/folder/x.html"), "there is no folder"),
+    ],
+)
+def test_a_mistake_is_one_sentence(arguments: tuple[str, ...], message: str) -> None:
+    run = _command(*arguments)
+    assert run.returncode == 2
+    assert message in run.stderr
+    assert len(run.stderr.strip().splitlines()) == 1

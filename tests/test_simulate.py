@@ -1,0 +1,202 @@
+"""The simulator: the same loops on replayed answers, and figures that can be worked out by hand."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from doublespec.bench.machine import Curve, Machine, parse_curve, read_machine
+from doublespec.bench.replay import Replay
+from doublespec.bench.simulate import Outcome, plans, simulate
+from doublespec.bench.study import Question, ask, recommend, sweep_questions
+from doublespec.bench.traces import (
+    Trace,
+    mean_agreement,
+    read_traces,
+    trace_files,
+    with_agreement,
+    write_traces,
+)
+from doublespec.errors import ConfigError
+
+MACHINE = Machine(Curve(((1, 0.010),)), Curve(((1, 0.002),)), 0.010)  # c = 5
+
+
+def _trace(agrees: bool = True, length: int = 120) -> Trace:
+    """An answer without repetition, so that retrieval finds nothing."""
+    answer = tuple(range(1000, 1000 + length))
+    return Trace("new", tuple(range(20)), answer, (agrees,) * length)
+
+
+def _copied(length: int = 120) -> Trace:
+    """An answer that copies its prompt, with a draft that is always wrong."""
+    text = tuple(range(100, 100 + length))
+    return Trace("copied", (*text, 5, 6, *text[:3]), text[3:], (False,) * (length - 3))
+
+
+def _outcome(name: str, trace: Trace, machine: Machine = MACHINE, gamma: int = 5) -> Outcome:
+    (plan,) = plans(name, machine, gamma)
+    return simulate(plan, machine, [Replay(trace)])
+
+
+def test_plain_decoding_is_the_unit() -> None:
+    outcome = _outcome("ar", _trace())
+    assert outcome.speedup == pytest.approx(1)
+    assert outcome.steps == 120
+
+
+def test_speculation_pays_for_its_draft() -> None:
+    """gamma 5 and a perfect draft: 6 tokens for 10 + 5 x 2 milliseconds, against 60."""
+    assert _outcome("sd", _trace()).speedup == pytest.approx(3.0, rel=0.02)
+    assert _outcome("sd", _trace(agrees=False)).speedup == pytest.approx(0.5, rel=0.05)
+
+
+def test_a_parallel_draft_reaches_its_ceiling_and_not_more() -> None:
+    """With perfect agreement PSD settles gamma = c tokens in the time of one forward."""
+    outcome = _outcome("psd", _trace(length=1000))
+    assert 4.8 < outcome.speedup <= 5.0 == outcome.ceiling
+    assert outcome.bubbles < 0.02
+
+
+def test_a_draft_that_is_always_wrong_leaves_bubbles() -> None:
+    outcome = _outcome("psd", _trace(agrees=False))
+    assert outcome.speedup == pytest.approx(1, rel=0.02)
+
+
+def test_retrieval_breaks_the_ceiling_where_text_is_copied() -> None:
+    trace = replace(_copied(400), agrees=(True,) * 397)
+    assert _outcome("double@paper", trace).speedup > 1.5 * _outcome("psd", trace).speedup
+    assert _outcome("double@paper", trace).ceiling > 2 * MACHINE.ratio
+    assert _outcome("lookup@pld", _copied(400)).mean_accepted_length > 9
+
+
+def test_one_device_takes_the_sum_of_both_times() -> None:
+    shared = replace(MACHINE, devices=1)
+    assert _outcome("psd", _trace(), shared).speedup < 0.6 * _outcome("psd", _trace()).speedup
+
+
+def test_rows_pipe_and_overhead_cost_time() -> None:
+    steep = replace(MACHINE, target=Curve(((1, 0.010), (11, 0.020))))
+    assert _outcome("sd", _trace(), steep).speedup < _outcome("sd", _trace()).speedup
+    piped = replace(MACHINE, pipe_seconds=0.005)
+    assert _outcome("psd", _trace(), piped).speedup < _outcome("psd", _trace()).speedup
+    slow = replace(MACHINE, overhead_seconds=0.010)
+    assert _outcome("ar", _trace(), slow).speedup == pytest.approx(0.5)
+
+
+def test_agreement_is_reached_in_both_directions_and_seeded() -> None:
+    files = {"a": [_trace(False, 500)], "b": [_trace(True, 500)]}
+    for wanted in (0.2, 0.82, 1.0):
+        changed = with_agreement(files, wanted, seed=3)
+        assert mean_agreement([t for ts in changed.values() for t in ts]) == pytest.approx(wanted)
+    assert with_agreement(files, 0.7, 1) == with_agreement(files, 0.7, 1)
+    assert with_agreement(files, 0.7, 1) != with_agreement(files, 0.7, 2)
+
+
+def test_a_better_draft_is_faster_and_the_best_gamma_is_found() -> None:
+    files = {"new": [_trace(False, 400)]}
+    question = Question(("sd", "psd", "double"), MACHINE, 0.6)
+    low, high = ask(files, question), ask(files, replace(question, agreement=0.95))
+    for name in question.names:
+        assert high[name]["new"].speedup > low[name]["new"].speedup
+    assert high["sd"]["new"].gamma > low["sd"]["new"].gamma
+
+
+def test_a_sweep_over_c_keeps_the_target_and_changes_the_draft() -> None:
+    question = Question(("psd",), MACHINE, 1.0)
+    points = sweep_questions(question, "c", (2, 8))
+    assert [round(point.machine.ratio, 6) for point in points] == [2, 8]
+    with pytest.raises(ConfigError, match="sweep must be one of c, agreement"):
+        sweep_questions(question, "moon", ())
+
+
+def test_the_recommendation_depends_on_the_text_and_the_draft() -> None:
+    copied, _ = recommend({"a": [_copied(200)]}, Question((), replace(MACHINE, devices=1), None))
+    fresh, _ = recommend({"a": [_trace(True, 200)]}, Question((), MACHINE, None))
+    assert copied == "lookup"
+    assert fresh in ("psd", "double")
+
+
+def test_traces_survive_writing_and_reading(tmp_path: Path) -> None:
+    for name in ("t.jsonl", "t.jsonl.gz"):
+        write_traces(tmp_path / name, [_trace(), _copied()])
+        assert read_traces(tmp_path / name, 5000) == [_trace(), _copied()]
+    assert list(trace_files([tmp_path])) == ["t"]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{}", "line 2: expected a JSON object with id"),
+        ("nonsense", "line 2: expected a JSON object"),
+        ('{"id":1,"prompt":[1],"answer":[-1],"draft_run":[0]}', "line 2: answer must be a list"),
+        ('{"id":1,"prompt":[1],"answer":[1],"draft_run":[]}', "line 2: draft_run must have one"),
+        ('{"id":1,"prompt":[1],"answer":[9000],"draft_run":[0]}', "token 9000 is beyond the voc"),
+    ],
+)
+def test_a_wrong_line_is_named(tmp_path: Path, line: str, message: str) -> None:
+    path = tmp_path / "t.jsonl"
+    write_traces(path, [_trace()])
+    path.write_text(path.read_text() + line + "\n")
+    with pytest.raises(ConfigError, match=message) as found:
+        read_traces(path, 8000)
+    assert str(path) in str(found.value)
+
+
+def test_curves_go_through_their_points_and_never_fall_beyond_them() -> None:
+    curve = parse_curve("1:10,9:18,17:16", "target-ms")
+    assert [curve(rows) for rows in (1, 5, 9)] == pytest.approx([0.010, 0.014, 0.018])
+    assert curve(100) >= curve(17)
+    for text in ("", "fast", "-1", "8:1,2:3", "1:0"):
+        with pytest.raises(ConfigError, match="target-ms must be milliseconds"):
+            parse_curve(text, "target-ms")
+
+
+def test_a_profile_of_the_doctor_is_read(tmp_path: Path) -> None:
+    times = {"context": 400, "seconds": {"1": 0.004, "8": 0.005}}
+    profile = {"target": times, "fastest": times, "draft": times, "pipe_seconds": 0.001}
+    path = tmp_path / "p.json"
+    path.write_text(json.dumps(profile))
+    assert read_machine(path).ratio == 1
+    assert read_machine(path).pipe_seconds == 0.001
+    path.write_text("{}")
+    with pytest.raises(ConfigError, match="is no profile"):
+        read_machine(path)
+
+
+def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "doublespec", "simulate", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+def test_the_command_is_deterministic_to_the_byte(tmp_path: Path) -> None:
+    write_traces(tmp_path / "t.jsonl", [_trace(False), _copied()])
+    arguments = ("--traces", str(tmp_path / "t.jsonl"), "--agreement", "0.8", "--json", "-")
+    first, second = _run(*arguments), _run(*arguments)
+    report = json.loads(first.stdout)
+    assert first.stdout == second.stdout
+    assert report["results"]["best"]["mean"]["speedup"] > 1
+    assert report["results"]["double@paper"]["t"]["mean_accepted_length"] > 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--methods", "magic"), "method must be one of ar, lookup"),
+        (("--json", "/no/such/folder/x.json"), "there is no folder /no/such/folder"),
+        (("--agreement", "2"), "agreement must be from 0 to 1"),
+        (("--target-ms", "fast"), "target-ms must be milliseconds"),
+        (("--vocab-size", "50"), "line 1: token 1119 is beyond the vocabulary"),
+    ],
+)
+def test_a_mistake_is_one_sentence(
+    tmp_path: Path, arguments: tuple[str, str], message: str
+) -> None:
+    write_traces(tmp_path / "t.jsonl", [_trace()])
+    run = _run("--traces", str(tmp_path / "t.jsonl"), *arguments)
+    assert run.returncode == 2
+    assert message in run.stderr
+    assert len(run.stderr.strip().splitlines()) == 1
