@@ -1,0 +1,1 @@
+"""Measuring: the demo prompts and the benchmark."""

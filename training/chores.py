@@ -1,0 +1,73 @@
+"""The chores that the bundled pair is trained on: a prompt and its one right answer by seed."""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from training import code, letters, lists, proofs, reading, sums, tables, talk
+from training.words import Words
+
+_Maker = Callable[[Words], tuple[str, str]]
+
+# Share of each family in the training mix, as a weight.
+WEIGHTS: dict[_Maker, float] = {
+    tables.csv_to_json: 5,
+    tables.json_to_csv: 3,
+    tables.csv_to_markdown: 3,
+    tables.markdown_to_json: 3,
+    tables.markdown_to_csv: 2,
+    tables.csv_to_inserts: 3,
+    tables.sql_query: 5,
+    code.rename: 7,
+    code.add_hints: 3,
+    code.add_doc: 3,
+    code.add_hints_and_doc: 3,
+    code.explain: 2,
+    lists.sort_list: 4,
+    lists.sort_numbers: 2,
+    lists.number_list: 2,
+    lists.dedupe: 3,
+    lists.keep_by_letter: 2,
+    lists.keep_by_number: 2,
+    lists.group_list: 4,
+    lists.to_bullets: 3,
+    lists.join_list: 1,
+    lists.reverse_list: 2,
+    lists.copy_text: 5,
+    lists.spell: 1,
+    lists.change_case: 1,
+    sums.plain_sum: 6,
+    sums.word_problem: 6,
+    sums.shopping: 3,
+    proofs.mend_typos: 3,
+    proofs.mend_capitals: 2,
+    letters.edit_letter: 6,
+    letters.extract_fields: 6,
+    reading.answer_question: 5,
+    reading.summarise_meeting: 5,
+    reading.summarise_news: 2,
+    talk.small_talk: 2,
+    letters.introduce: 2,
+}
+FAMILIES = {maker.__name__: maker for maker in WEIGHTS}
+
+
+@dataclass(frozen=True, slots=True)
+class Chore:
+    """One chore: what a user asks, and the answer that a program can check."""
+
+    family: str
+    prompt: str
+    answer: str
+
+
+def generate(seed: int, family: str | None = None, held_out: bool = False) -> Chore:
+    """The chore of a seed; held-out chores use other seeds and words that training never sees."""
+    rng = random.Random(f"{seed} {held_out}")
+    name = family or _draw(rng, list(FAMILIES))
+    prompt, answer = FAMILIES[name](Words(rng, held_out))
+    return Chore(name, prompt, answer)
+
+
+def _draw(rng: random.Random, names: Sequence[str]) -> str:
+    return rng.choices(names, weights=[WEIGHTS[FAMILIES[name]] for name in names])[0]

@@ -1,0 +1,210 @@
+"""Train or distil a model of the bundled pair from a Hugging Face folder of the same shape.
+
+The learning rate rises, stays, and falls to zero over the last part of the steps. A run can be
+stopped at any time and goes on from its last checkpoint.
+"""
+
+import json
+import math
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from torch import Tensor
+from torch.nn import functional
+
+from training import model as llama
+from training.chores import generate
+from training.data import IGNORED, LENGTHS, Batch, batches, encode, pack, read_corpus
+
+EMA = 0.998
+WARM_STEPS = 100
+
+
+@dataclass
+class State:
+    """All that a checkpoint holds."""
+
+    model: llama.Llama
+    optimizer: torch.optim.AdamW
+    average: dict[str, Tensor]
+    step: int = 0
+    tokens: int = 0
+    seeds_from: int = 0
+    losses: list[float] = field(default_factory=list)
+
+
+def main(
+    start: Annotated[Path, typer.Option(help="folder of the model to start from")],
+    corpus: Annotated[Path, typer.Option(help="folder with instruct.jsonl.gz and math.jsonl.gz")],
+    run: Annotated[Path, typer.Option(help="folder for checkpoints; an old run goes on")],
+    steps: Annotated[int, typer.Option(help="steps in all")] = 5000,
+    decay: Annotated[float, typer.Option(help="share of the steps in which the rate falls")] = 0.4,
+    rate: Annotated[float, typer.Option(help="highest learning rate")] = 1e-3,
+    corpus_share: Annotated[float, typer.Option(help="conversations from the corpus")] = 0.15,
+    batch_tokens: Annotated[int, typer.Option(help="tokens a step")] = 8192,
+    first_seed: Annotated[int, typer.Option(help="seed of the first chore")] = 0,
+    teacher: Annotated[Path | None, typer.Option(help="folder of a model to distil")] = None,
+    threads: int = 2,
+) -> None:
+    """Train until `steps`; print the mean loss and the held-out losses now and then."""
+    torch.set_num_threads(threads)
+    state = open_run(run, start, first_seed)
+    tokenizer = Tokenizer.from_file(str(start / "tokenizer.json"))
+    train_set, held_out = read_corpus(corpus, tokenizer)
+    checks = {
+        "chores": held_out_batches(tokenizer, None),
+        "corpus": held_out_batches(tokenizer, held_out),
+    }
+    student = Learner(state.model, llama.load(teacher) if teacher else None)
+    seed = first_seed + state.step * 1000
+    stream = batches(tokenizer, train_set, corpus_share, seed, batch_tokens)
+    began, done = time.monotonic(), state.tokens
+    while state.step < steps:
+        set_rate(state, rate * schedule(state.step, steps, decay))
+        learn(state, student, next(stream))
+        if state.step % 25 == 0:
+            speed = (state.tokens - done) / (time.monotonic() - began)
+            mean = sum(state.losses[-25:]) / 25
+            typer.echo(f"step {state.step} loss {mean:.4f} tokens {state.tokens} {speed:.0f}/s")
+        if state.step % 250 == 0 or state.step == steps:
+            save_run(state, run)
+            losses = {name: held_out_loss(state.model, found) for name, found in checks.items()}
+            typer.echo(f"step {state.step} held-out {json.dumps(losses)}")
+    llama.save(state.average, start, run / "export")
+
+
+class Learner:
+    """The loss of a batch: next tokens, or with a teacher the distance to its distribution."""
+
+    def __init__(self, model: llama.Llama, teacher: llama.Llama | None) -> None:
+        self._model, self._teacher = model, teacher
+        self._body = torch.compile(model, dynamic=False)
+        self._teach = torch.compile(teacher, dynamic=False) if teacher else None
+        torch._dynamo.config.recompile_limit = 2 * len(LENGTHS) + 4
+
+    def loss(self, batch: Batch) -> Tensor:
+        """The mean loss over the learned tokens."""
+        at = batch.labels != IGNORED
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = self._model.head(self._body(batch.tokens)[at])
+        labels = batch.labels[at]
+        if self._teacher is None or self._teach is None:
+            return functional.cross_entropy(logits.float(), labels)
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            wanted = self._teacher.head(self._teach(batch.tokens)[at]).float().softmax(-1)
+        return functional.cross_entropy(logits.float(), wanted)
+
+
+def learn(state: State, learner: Learner, batch: Batch) -> None:
+    """One step; the moving average follows the weights."""
+    loss = learner.loss(batch)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(state.model.parameters(), 1.0)
+    state.optimizer.step()
+    state.optimizer.zero_grad(set_to_none=True)
+    follow = min(EMA, (state.step + 1) / (state.step + 10))
+    with torch.no_grad():
+        for name, weight in state.model.named_parameters():
+            state.average[name].lerp_(weight, 1 - follow)
+    state.losses.append(loss.item())
+    state.step += 1
+    state.tokens += batch.tokens.numel()
+
+
+def schedule(step: int, steps: int, decay: float) -> float:
+    """The share of the highest rate at a step: up, level, and down to zero."""
+    rise = min(1.0, (step + 1) / WARM_STEPS)
+    fall = (steps - step) / max(1, math.ceil(steps * decay))
+    return min(rise, fall, 1.0)
+
+
+def set_rate(state: State, rate: float) -> None:
+    """Give every parameter this learning rate."""
+    for group in state.optimizer.param_groups:
+        group["lr"] = rate
+
+
+def held_out_batches(
+    tokenizer: Tokenizer, corpus: list[list[tuple[str, str]]] | None
+) -> list[Batch]:
+    """A fixed set of conversations: held-out chores, or those given."""
+    if corpus is None:
+        chores = [generate(seed, held_out=True) for seed in range(192)]
+        corpus = [[(chore.prompt, chore.answer)] for chore in chores]
+    rows = sorted((encode(tokenizer, turns) for turns in corpus), key=lambda row: len(row[0]))
+    rows = [row for row in rows if len(row[0]) <= LENGTHS[-1]]
+    return [
+        pack(rows[i : i + 32], max(len(row) for row, _ in rows[i : i + 32]))
+        for i in range(0, len(rows), 32)
+    ]
+
+
+def held_out_loss(model: llama.Llama, found: list[Batch]) -> float:
+    """Mean loss a token of the learned tokens."""
+    total, count = 0.0, 0
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        for batch in found:
+            at = batch.labels != IGNORED
+            logits = model.head(model(batch.tokens)[at]).float()
+            total += functional.cross_entropy(logits, batch.labels[at], reduction="sum").item()
+            count += int(at.sum())
+    return round(total / count, 4)
+
+
+def open_run(run: Path, start: Path, first_seed: int) -> State:
+    """The state of the run's last checkpoint, or a fresh one from the folder `start`."""
+    model = llama.load(start)
+    matrices = [weight for weight in model.parameters() if weight.ndim > 1]
+    vectors = [weight for weight in model.parameters() if weight.ndim == 1]
+    groups = [{"params": matrices, "weight_decay": 0.05}, {"params": vectors, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), fused=True)
+    average = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    state = State(model, optimizer, average, seeds_from=first_seed)
+    path = run / "checkpoint.safetensors"
+    if path.exists():
+        _restore(state, load_file(path), json.loads((run / "checkpoint.json").read_text()))
+    return state
+
+
+def save_run(state: State, run: Path) -> None:
+    """Write a checkpoint; each file is whole or absent."""
+    run.mkdir(parents=True, exist_ok=True)
+    tensors = {}
+    for name, weight in state.model.named_parameters():
+        memory = state.optimizer.state[weight]
+        tensors[f"weight.{name}"] = weight.detach()
+        tensors[f"average.{name}"] = state.average[name]
+        tensors[f"first.{name}"], tensors[f"second.{name}"] = (
+            memory["exp_avg"],
+            memory["exp_avg_sq"],
+        )
+    numbers = {"step": state.step, "tokens": state.tokens}
+    fresh = run / "checkpoint.safetensors.tmp"
+    save_file(tensors, fresh)
+    fresh.rename(run / "checkpoint.safetensors")
+    fresh = run / "checkpoint.json.tmp"
+    fresh.write_text(json.dumps(numbers))
+    fresh.rename(run / "checkpoint.json")
+
+
+def _restore(state: State, tensors: dict[str, Tensor], numbers: dict[str, int]) -> None:
+    state.step, state.tokens = numbers["step"], numbers["tokens"]
+    with torch.no_grad():
+        for name, weight in state.model.named_parameters():
+            weight.copy_(tensors[f"weight.{name}"])
+            state.average[name] = tensors[f"average.{name}"]
+            state.optimizer.state[weight] = {
+                "step": torch.tensor(float(state.step)),
+                "exp_avg": tensors[f"first.{name}"],
+                "exp_avg_sq": tensors[f"second.{name}"],
+            }
+
+
+if __name__ == "__main__":
+    typer.run(main)
