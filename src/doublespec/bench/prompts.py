@@ -229,7 +229,8 @@ Please add type hints and a docstring to this function.
 {_DOCUMENT_CODE}```"""
 
 _EDIT = f"""\
-Replace Helena with Ruben, Lisbon with Antwerp and 12 April with 3 May in this letter. Keep the rest.
+Replace Helena with Ruben, Lisbon with Antwerp and 12 April with 3 May in this letter. Keep the \
+rest.
 
 {_LETTER}"""
 
