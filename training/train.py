@@ -86,19 +86,26 @@ class Learner:
         self._model, self._teacher = model, teacher
         self._body = torch.compile(model, dynamic=False)
         self._teach = torch.compile(teacher, dynamic=False) if teacher else None
-        torch._dynamo.config.recompile_limit = 2 * len(LENGTHS) + 4
+        torch._dynamo.config.recompile_limit = 4 * len(LENGTHS)
 
     def loss(self, batch: Batch) -> Tensor:
         """The mean loss over the learned tokens."""
         at = batch.labels != IGNORED
+        wanted = batch.labels[at] if self._teacher is None else self._taught(batch, at)
         with torch.autocast("cpu", torch.bfloat16):
-            logits = self._model.head(self._body(batch.tokens)[at])
-        labels = batch.labels[at]
-        if self._teacher is None or self._teach is None:
-            return functional.cross_entropy(logits.float(), labels)
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-            wanted = self._teacher.head(self._teach(batch.tokens)[at]).float().softmax(-1)
-        return functional.cross_entropy(logits.float(), wanted)
+            return head_loss(self._body(batch.tokens)[at], self._model.embed.weight, wanted)
+
+    @torch.no_grad()
+    def _taught(self, batch: Batch, at: Tensor) -> Tensor:
+        assert self._teacher is not None and self._teach is not None
+        with torch.autocast("cpu", torch.bfloat16):
+            return self._teacher.head(self._teach(batch.tokens)[at]).float().softmax(-1)
+
+
+@torch.compile(dynamic=True)
+def head_loss(hidden: Tensor, weight: Tensor, wanted: Tensor) -> Tensor:
+    """The cross entropy to the wanted tokens (N) or distributions (N, V), head included."""
+    return functional.cross_entropy(functional.linear(hidden, weight).float(), wanted)
 
 
 def learn(state: State, learner: Learner, batch: Batch) -> None:
