@@ -436,22 +436,6 @@ def add_hints_and_doc(words: Words) -> tuple[str, str]:
     return _with_code(words, instruction, function.source(), function.source(True, True))
 
 
-def explain(words: Words) -> tuple[str, str]:
-    """A function to be described by name, parameters and purpose."""
-    function = make_function(words)
-    instruction = words.spin(
-        "<What does this function do?|Explain this function.|Describe this function.|"
-        "What is this code for?|Explain the code below.|Tell me what this function does.>"
-    )
-    kinds = split_kinds(function.skeleton.kinds)
-    doc = Template(function.skeleton.doc).substitute(function.names)
-    holes = zip("abc", kinds, strict=False)
-    lines = [f"- `{function.names[hole]}`: `{kind}`" for hole, kind in holes]
-    answer = f"`{function.names['f']}`: {doc}\n\nParameters:\n" + "\n".join(lines)
-    answer += f"\n\nResult: `{function.skeleton.returns}`"
-    return _with_code(words, instruction, function.source(), None)[0], answer
-
-
 def _with_code(words: Words, instruction: str, before: str, after: str | None) -> tuple[str, str]:
     fenced = words.chance(0.5)
     prompt = lay_out(words, instruction, before, "python" if fenced else None)

@@ -61,22 +61,6 @@ def dedupe(words: Words) -> tuple[str, str]:
     return _ask(words, instruction, repeated), _write(list(dict.fromkeys(repeated)), False)
 
 
-def keep_by_letter(words: Words) -> tuple[str, str]:
-    """Items of which those that start with a letter are to be kept or dropped."""
-    letter = words.rng.choice("abcdefghilmnoprstuvw")
-    some = [letter + words.made_up()[1:] for _ in range(words.number(2, 3))]
-    items = list(dict.fromkeys(some + _items(words, 3, 5, key=True)))
-    words.rng.shuffle(items)
-    keep = words.chance(0.6)
-    verb = "<Keep only|List only|Show only|Pick>" if keep else "<Remove|Drop|Delete|Leave out>"
-    instruction = words.spin(
-        f"{verb} <the words|the items|the lines> that <start|begin> with "
-        f"<the letter |>{letter}<.|:>"
-    )
-    kept = [item for item in items if item.lower().startswith(letter) == keep]
-    return _ask(words, instruction, items), _write(kept, False) or "(none)"
-
-
 def keep_by_number(words: Words) -> tuple[str, str]:
     """Lines with a number each, of which those above or below a limit are to be kept."""
     limit = words.rng.choice((10, 20, 25, 30, 40, 50, 60, 75, 80))
@@ -143,19 +127,6 @@ def to_bullets(words: Words) -> tuple[str, str]:
     return lay_out(words, instruction, joined), answer
 
 
-def join_list(words: Words) -> tuple[str, str]:
-    """Lines to join with commas or another sign."""
-    items = _items(words, 4, 9)
-    name, sign = words.rng.choice((
-        ("commas", ", "), ("semicolons", "; "), ("slashes", " / "), ("dashes", " - "),
-    ))  # fmt: skip
-    instruction = words.spin(
-        f"<Join|Put|Write> <these lines|these items|the words|the list> "
-        f"<in one line with {name}|on one line, separated by {name}|with {name} between them><.|:>"
-    )
-    return lay_out(words, instruction, "\n".join(items)), sign.join(items)
-
-
 def reverse_list(words: Words) -> tuple[str, str]:
     """Items to write in reverse order."""
     items = _items(words, 3, 7)
@@ -183,33 +154,6 @@ def copy_text(words: Words) -> tuple[str, str]:
         "<exactly|word for word|without any change|as it is|unchanged><.|:|, please.>"
     )
     return lay_out(words, instruction, text), text
-
-
-def spell(words: Words) -> tuple[str, str]:
-    """Words to spell letter by letter, which teaches what tokens are made of."""
-    items = [words.rng.choice((words.word, words.first_name, words.city))() for _ in range(3)]
-    instruction = words.spin(
-        "<Spell|Please spell|Spell out> <these words|each word|the words> "
-        "<letter by letter|with dashes|one letter at a time><.|:>"
-    )
-    lines = [f"{item}: {'-'.join(item)}" for item in items]
-    return _ask(words, instruction, items), "\n".join(lines)
-
-
-def change_case(words: Words) -> tuple[str, str]:
-    """Words to write in capitals, in lower case or with a capital first letter."""
-    name, change = words.rng.choice((
-        ("<in capitals|in upper case|in capital letters>", str.upper),
-        ("<in lower case|in small letters>", str.lower),
-        ("with a capital first letter", str.title),
-    ))  # fmt: skip
-    makers = (words.noun, words.first_name, words.city, words.made_up)
-    items = [words.rng.choice(makers)() for _ in range(words.number(3, 8))]
-    items = [words.rng.choice((item.upper(), item.lower(), item.title())) for item in items]
-    instruction = words.spin(
-        f"<Write|Put|Rewrite|Show> <these words|the words|each word|this list> {name}<.|:>"
-    )
-    return _ask(words, instruction, items), _write([change(item) for item in items], False)
 
 
 def _items(words: Words, low: int, high: int, key: bool = False) -> list[str]:

@@ -60,23 +60,6 @@ def word_problem(words: Words) -> tuple[str, str]:
     return story, "\n".join([*lines, f"Answer: {total} {thing}"])
 
 
-def shopping(words: Words) -> tuple[str, str]:
-    """Two or three prices to multiply and add up."""
-    who = words.first_name()
-    items = [(words.number(2, 9), words.thing() + "s", words.number(2, 40)) for _ in range(2)]
-    listed = " and ".join(f"{n} {thing} at {price} euros each" for n, thing, price in items)
-    story = words.spin(
-        f"{who} <buys|orders|pays for|sells> {listed}. "
-        "<How much is that in all?|How many euros is that?|What is the total?|What is the sum?>"
-    )
-    lines = []
-    for count, thing, price in items:
-        lines += [f"{count} {thing} at {price} euros:", *multiply(price, count)]
-    first, second = (count * price for count, _, price in items)
-    lines += ["Together:", *add(first, second), f"Answer: {first + second} euros"]
-    return story, "\n".join(lines)
-
-
 def add(a: int, b: int) -> list[str]:
     """The steps of `a + b`: the parts of b one by one, the largest first."""
     lines, total = [], a

@@ -31,11 +31,10 @@ class State:
     """All that a checkpoint holds."""
 
     model: llama.Llama
-    optimizer: torch.optim.AdamW
+    optimizers: list[torch.optim.Optimizer]
     average: dict[str, Tensor]
     step: int = 0
     tokens: int = 0
-    seeds_from: int = 0
     losses: list[float] = field(default_factory=list)
 
 
@@ -54,7 +53,7 @@ def main(
 ) -> None:
     """Train until `steps`; print the mean loss and the held-out losses now and then."""
     torch.set_num_threads(threads)
-    state = open_run(run, start, first_seed)
+    state = open_run(run, start)
     tokenizer = Tokenizer.from_file(str(start / "tokenizer.json"))
     train_set, held_out = read_corpus(corpus, tokenizer)
     checks = {
@@ -113,8 +112,9 @@ def learn(state: State, learner: Learner, batch: Batch) -> None:
     loss = learner.loss(batch)
     loss.backward()
     torch.nn.utils.clip_grad_norm_(state.model.parameters(), 1.0)
-    state.optimizer.step()
-    state.optimizer.zero_grad(set_to_none=True)
+    for optimizer in state.optimizers:
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
     follow = min(EMA, (state.step + 1) / (state.step + 10))
     with torch.no_grad():
         for name, weight in state.model.named_parameters():
@@ -133,8 +133,9 @@ def schedule(step: int, steps: int, decay: float) -> float:
 
 def set_rate(state: State, rate: float) -> None:
     """Give every parameter this learning rate."""
-    for group in state.optimizer.param_groups:
-        group["lr"] = rate
+    for optimizer in state.optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = rate
 
 
 def held_out_batches(
@@ -164,19 +165,24 @@ def held_out_loss(model: llama.Llama, found: list[Batch]) -> float:
     return round(total / count, 4)
 
 
-def open_run(run: Path, start: Path, first_seed: int) -> State:
+def open_run(run: Path, start: Path) -> State:
     """The state of the run's last checkpoint, or a fresh one from the folder `start`."""
     model = llama.load(start)
-    matrices = [weight for weight in model.parameters() if weight.ndim > 1]
-    vectors = [weight for weight in model.parameters() if weight.ndim == 1]
-    groups = [{"params": matrices, "weight_decay": 0.05}, {"params": vectors, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), fused=True)
     average = {name: weight.detach().clone() for name, weight in model.named_parameters()}
-    state = State(model, optimizer, average, seeds_from=first_seed)
+    state = State(model, make_optimizers(model), average)
     path = run / "checkpoint.safetensors"
     if path.exists():
         _restore(state, load_file(path), json.loads((run / "checkpoint.json").read_text()))
     return state
+
+
+def make_optimizers(model: llama.Llama) -> list[torch.optim.Optimizer]:
+    """Muon for the layers' matrices, AdamW for the embedding and the norms."""
+    matrices = [weight for weight in model.blocks.parameters() if weight.ndim == 2]
+    others = [weight for weight in model.parameters() if weight.ndim == 1]
+    others.append(model.embed.weight)
+    muon = torch.optim.Muon(matrices, weight_decay=0.05, adjust_lr_fn="match_rms_adamw")
+    return [muon, torch.optim.AdamW(others, betas=(0.9, 0.98), weight_decay=0.0, fused=True)]
 
 
 def save_run(state: State, run: Path) -> None:
@@ -184,13 +190,11 @@ def save_run(state: State, run: Path) -> None:
     run.mkdir(parents=True, exist_ok=True)
     tensors = {}
     for name, weight in state.model.named_parameters():
-        memory = state.optimizer.state[weight]
         tensors[f"weight.{name}"] = weight.detach()
         tensors[f"average.{name}"] = state.average[name]
-        tensors[f"first.{name}"], tensors[f"second.{name}"] = (
-            memory["exp_avg"],
-            memory["exp_avg_sq"],
-        )
+        for optimizer in state.optimizers:
+            for key, value in optimizer.state.get(weight, {}).items():
+                tensors[f"{key}.{name}"] = value
     numbers = {"step": state.step, "tokens": state.tokens}
     fresh = run / "checkpoint.safetensors.tmp"
     save_file(tensors, fresh)
@@ -206,11 +210,16 @@ def _restore(state: State, tensors: dict[str, Tensor], numbers: dict[str, int]) 
         for name, weight in state.model.named_parameters():
             weight.copy_(tensors[f"weight.{name}"])
             state.average[name] = tensors[f"average.{name}"]
-            state.optimizer.state[weight] = {
-                "step": torch.tensor(float(state.step)),
-                "exp_avg": tensors[f"first.{name}"],
-                "exp_avg_sq": tensors[f"second.{name}"],
-            }
+            for optimizer in state.optimizers:
+                if any(
+                    weight is own for group in optimizer.param_groups for own in group["params"]
+                ):
+                    optimizer.state[weight] = _memory(tensors, name)
+
+
+def _memory(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    keys = ("step", "exp_avg", "exp_avg_sq", "momentum_buffer")
+    return {key: tensors[f"{key}.{name}"] for key in keys if f"{key}.{name}" in tensors}
 
 
 if __name__ == "__main__":
