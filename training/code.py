@@ -49,7 +49,7 @@ def make_function(words: Words) -> Function:
         usual = _LOCAL if hole in "xy" else _USUAL[kinds["abc".index(hole) % len(kinds)]]
         name = names["f"]
         while name in names.values():
-            name = words.rng.choice(usual) if words.chance(0.5) else words.identifier()
+            name = words.rng.choice(usual) if words.chance(0.25) else words.identifier()
         names[hole] = name
     return Function(skeleton, names)
 

@@ -21,21 +21,6 @@ def sort_list(words: Words) -> tuple[str, str]:
     return _ask(words, instruction, items), _write(sorted(items, key=str.lower), numbered)
 
 
-def sort_numbers(words: Words) -> tuple[str, str]:
-    """Numbers to sort."""
-    top = words.rng.choice((20, 99, 999))
-    items = words.distinct(words.number(4, 9), lambda: str(words.number(1, top)))
-    down = words.chance(0.4)
-    order = (
-        "<from largest to smallest|from high to low|in descending order|largest first>"
-        if down
-        else "<from smallest to largest|from low to high|in ascending order|smallest first>"
-    )
-    instruction = words.spin(f"<Sort|Order|Arrange|Put> <these|the> numbers {order}<.|:|, please.>")
-    text = ", ".join(items)
-    return lay_out(words, instruction, text), ", ".join(sorted(items, key=int, reverse=down))
-
-
 def number_list(words: Words) -> tuple[str, str]:
     """Items to number in their order."""
     items = _items(words, 4, 9)
@@ -59,26 +44,6 @@ def dedupe(words: Words) -> tuple[str, str]:
         else "<List each item once|Keep only the first of each item|Dedupe this list><.|:>"
     )
     return _ask(words, instruction, repeated), _write(list(dict.fromkeys(repeated)), False)
-
-
-def keep_by_number(words: Words) -> tuple[str, str]:
-    """Lines with a number each, of which those above or below a limit are to be kept."""
-    limit = words.rng.choice((10, 20, 25, 30, 40, 50, 60, 75, 80))
-    pairs = [(words.thing(), words.number(1, 99)) for _ in range(words.number(4, 8))]
-    above = words.chance(0.5)
-    test = "<above|over|greater than|more than>" if above else "<below|under|less than>"
-    instruction = words.spin(
-        f"<Keep only|List|Show|Show only> the <lines|items> with a <number|value> "
-        f"{test} {limit}<.|:>"
-    )
-    sign = words.rng.choice((": ", " - ", ", "))
-    lines = [f"{name}{sign}{value}" for name, value in pairs if value != limit]
-    kept = [
-        f"{name}{sign}{value}"
-        for name, value in pairs
-        if value != limit and (value > limit) == above
-    ]
-    return lay_out(words, instruction, "\n".join(lines)), "\n".join(kept) or "(none)"
 
 
 def group_list(words: Words) -> tuple[str, str]:
@@ -125,17 +90,6 @@ def to_bullets(words: Words) -> tuple[str, str]:
     )
     answer = "\n".join(mark.format(i, item) for i, item in enumerate(items, 1))
     return lay_out(words, instruction, joined), answer
-
-
-def reverse_list(words: Words) -> tuple[str, str]:
-    """Items to write in reverse order."""
-    items = _items(words, 3, 7)
-    instruction = words.spin(
-        "<Reverse|Turn around> <this list|the order of these lines|the list|these lines><.|:>"
-        if words.chance(0.6)
-        else "<Write|List|Show> these <items|lines> <in reverse order|from last to first><.|:>"
-    )
-    return _ask(words, instruction, items), _write(items[::-1], False)
 
 
 def copy_text(words: Words) -> tuple[str, str]:

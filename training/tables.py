@@ -103,7 +103,7 @@ def csv_to_inserts(words: Words) -> tuple[str, str]:
 
 def sql_query(words: Words) -> tuple[str, str]:
     """One to three questions to a table, to be written as SELECT statements."""
-    name = words.identifier() if words.chance(0.3) else words.pick(STEMS) + "s"
+    name = words.identifier() if words.chance(0.5) else words.pick(STEMS) + "s"
     columns = make_columns(words, words.number(3, 5))
     schema = f"{name}({', '.join(column for column, _ in columns)})"
     asked = [_question(words, name, columns) for _ in range(words.rng.choice((1, 2, 2, 3)))]
@@ -136,7 +136,7 @@ def make_columns(words: Words, count: int) -> list[tuple[str, Callable[[], str]]
     found: dict[str, Callable[[], str]] = {}
     while len(found) < count:
         names, make = words.rng.choice(makers)
-        name = words.identifier() if words.chance(0.2) else words.rng.choice(pool(names))
+        name = words.identifier() if words.chance(0.4) else words.rng.choice(pool(names))
         found.setdefault(name, make)
     return list(found.items())
 

@@ -1,11 +1,10 @@
 """Train or distil a model of the bundled pair from a Hugging Face folder of the same shape.
 
-The learning rate rises, stays, and falls to zero over the last part of the steps. A run can be
-stopped at any time and goes on from its last checkpoint.
+A run lasts a given time. The learning rate rises, stays, and falls to zero over the last part of
+that time. A run can be stopped at any time and goes on from its last checkpoint.
 """
 
 import json
-import math
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +21,7 @@ from training import model as llama
 from training.chores import generate
 from training.data import IGNORED, LENGTHS, Batch, batches, encode, pack, read_corpus
 
-EMA = 0.998
+EMA = 0.99
 WARM_STEPS = 100
 
 
@@ -42,8 +41,8 @@ def main(
     start: Annotated[Path, typer.Option(help="folder of the model to start from")],
     corpus: Annotated[Path, typer.Option(help="folder with instruct.jsonl.gz and math.jsonl.gz")],
     run: Annotated[Path, typer.Option(help="folder for checkpoints; an old run goes on")],
-    steps: Annotated[int, typer.Option(help="steps in all")] = 5000,
-    decay: Annotated[float, typer.Option(help="share of the steps in which the rate falls")] = 0.4,
+    minutes: Annotated[float, typer.Option(help="time from now to the end")] = 90.0,
+    decay: Annotated[float, typer.Option(help="share of the time in which the rate falls")] = 0.5,
     rate: Annotated[float, typer.Option(help="highest learning rate")] = 1e-3,
     corpus_share: Annotated[float, typer.Option(help="conversations from the corpus")] = 0.15,
     batch_tokens: Annotated[int, typer.Option(help="tokens a step")] = 8192,
@@ -51,7 +50,7 @@ def main(
     teacher: Annotated[Path | None, typer.Option(help="folder of a model to distil")] = None,
     threads: int = 2,
 ) -> None:
-    """Train until `steps`; print the mean loss and the held-out losses now and then."""
+    """Train for `minutes`; print the mean loss and the held-out losses now and then."""
     torch.set_num_threads(threads)
     state = open_run(run, start)
     tokenizer = Tokenizer.from_file(str(start / "tokenizer.json"))
@@ -64,17 +63,19 @@ def main(
     seed = first_seed + state.step * 1000
     stream = batches(tokenizer, train_set, corpus_share, seed, batch_tokens)
     began, done = time.monotonic(), state.tokens
-    while state.step < steps:
-        set_rate(state, rate * schedule(state.step, steps, decay))
+    while (passed := (time.monotonic() - began) / 60 / minutes) < 1:
+        set_rate(state, rate * schedule(state.step, passed, decay))
         learn(state, student, next(stream))
         if state.step % 25 == 0:
             speed = (state.tokens - done) / (time.monotonic() - began)
             mean = sum(state.losses[-25:]) / 25
             typer.echo(f"step {state.step} loss {mean:.4f} tokens {state.tokens} {speed:.0f}/s")
-        if state.step % 250 == 0 or state.step == steps:
+        if state.step % 100 == 0:
             save_run(state, run)
+        if state.step % 300 == 0:
             losses = {name: held_out_loss(state.model, found) for name, found in checks.items()}
             typer.echo(f"step {state.step} held-out {json.dumps(losses)}")
+    save_run(state, run)
     llama.save(state.average, start, run / "export")
 
 
@@ -124,11 +125,9 @@ def learn(state: State, learner: Learner, batch: Batch) -> None:
     state.tokens += batch.tokens.numel()
 
 
-def schedule(step: int, steps: int, decay: float) -> float:
-    """The share of the highest rate at a step: up, level, and down to zero."""
-    rise = min(1.0, (step + 1) / WARM_STEPS)
-    fall = (steps - step) / max(1, math.ceil(steps * decay))
-    return min(rise, fall, 1.0)
+def schedule(step: int, passed: float, decay: float) -> float:
+    """The share of the highest rate at a step, when this share of the time has passed."""
+    return min(1.0, (step + 1) / WARM_STEPS, (1 - passed) / decay)
 
 
 def set_rate(state: State, rate: float) -> None:
