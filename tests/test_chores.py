@@ -149,7 +149,7 @@ Answer: 242 lemons""",
 - Pavel: call Ingrid (before 9 June)
 - Tessa: clean the office (until Monday)""",
     "typos": "Klara wants to visit Oscar in Vienna. The library opened a new office. "
-    "Please send the letter before Friday.",
+    "Please send the letter before Friday. We will receive the answer tomorrow.",
     "rooms": """\
 ## Kitchen
 - copper kettle

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from training.tables import json_value, lay_out
+from training.tables import lay_out
 from training.words import Words, pool
 
 _LINES = (
@@ -60,22 +60,23 @@ def edit_letter(words: Words) -> tuple[str, str]:
 
 
 def extract_fields(words: Words) -> tuple[str, str]:
-    """A note of which some fields are asked for, as lines or as JSON."""
+    """A note of which some fields are asked for, as lines."""
     fields, note = _note(words)
     keys = words.rng.sample(list(fields), words.number(2, len(fields)))
-    as_json = words.chance(0.5)
     listed = ", ".join(keys[:-1]) + words.rng.choice((" and ", ", ")) + keys[-1]
-    form = "<as JSON|in JSON|as a JSON object>" if as_json else "<as key: value lines|one per line>"
+    form = "<as key: value lines|one per line|line by line|as a list of fields|>"
     note_name = "<this note|this text|the note|this message|this>"
-    instruction = words.spin(
-        f"<Extract|Get|Find|Pull out|Give me> <the |>{listed} from {note_name} {form}"
-        "<.|:|, please.>"
-        if words.chance(0.7)
-        else f"From {note_name}, <extract|list|give|write down> <the |>{listed} {form}<.|:>"
+    instruction = (
+        words.spin(
+            f"<Extract|Get|Find|Pull out|Give me> <the |>{listed} from {note_name} {form}"
+            "<.|:|, please.>"
+            if words.chance(0.7)
+            else f"From {note_name}, <extract|list|give|write down> <the |>{listed} {form}<.|:>"
+        )
+        .replace(" .", ".")
+        .replace(" :", ":")
+        .replace(" ,", ",")
     )
-    if as_json:
-        inner = ",\n".join(f'  "{key}": {json_value(fields[key])}' for key in keys)
-        return lay_out(words, instruction, note), "{\n" + inner + "\n}"
     return lay_out(words, instruction, note), "\n".join(f"{key}: {fields[key]}" for key in keys)
 
 
@@ -91,7 +92,7 @@ def introduce(words: Words) -> tuple[str, str]:
     first = name.split()[0]
     article = "an" if job[0] in "aeiou" else "a"
     answer = (
-        f"{name} is {age} years old and lives in {city}. "
+        f"This is {name}, {age} years old, from {city}. "
         f"{first} works as {article} {job} and likes {thing}s."
     )
     words.rng.shuffle(lines)

@@ -57,7 +57,7 @@ def group_list(words: Words) -> tuple[str, str]:
     item = words.rng.choice((words.thing, words.first_name, words.full_name, words.noun))
     items = words.distinct(words.number(4, 8), item)
     pairs = [(name, words.rng.choice(groups)) for name in items]
-    form = words.rng.choice(("{0} - {1}", "{0} ({1})", "{0}: {1}", "{0}, {1}", "{0} | {1}"))
+    form = words.rng.choice(("- {0} - {1}", "- {0}: {1}", "- {0}: {1}", "- {0}, {1}"))
     instruction = words.spin(
         f"<Group|Please group|Sort|Arrange|Organise> <these|the|these> <items|lines|entries> by "
         f"{what}<. Use Markdown headings.| under Markdown headings.| in Markdown.|:|.>"
@@ -89,7 +89,8 @@ def to_bullets(words: Words) -> tuple[str, str]:
         else f"<Write|Show|Give me> <this|the text below> as a {kind}<.|:>"
     )
     answer = "\n".join(mark.format(i, item) for i, item in enumerate(items, 1))
-    return lay_out(words, instruction, joined), answer
+    start = words.spin("<To do|Items|List|We need|Please note>: ")
+    return lay_out(words, instruction, start + joined), answer
 
 
 def copy_text(words: Words) -> tuple[str, str]:
@@ -134,10 +135,8 @@ def task(words: Words) -> str:
 
 
 def _ask(words: Words, instruction: str, items: list[str]) -> str:
-    mark = words.rng.choice(("\n", "\n", "\n- ", ", "))
-    text = mark.join(items)
-    return lay_out(words, instruction, "- " + text if mark == "\n- " else text)
+    return lay_out(words, instruction, "\n".join(f"- {item}" for item in items))
 
 
 def _write(items: list[str], numbered: bool) -> str:
-    return "\n".join(f"{i}. {item}" if numbered else item for i, item in enumerate(items, 1))
+    return "\n".join(f"{i}. {item}" if numbered else f"- {item}" for i, item in enumerate(items, 1))

@@ -1,4 +1,4 @@
-"""Chores on sentences with typing errors or without capitals."""
+"""Chores on sentences with typing errors."""
 
 import re
 
@@ -47,33 +47,15 @@ _NOUNS = pool(
 
 
 def mend_typos(words: Words) -> tuple[str, str]:
-    """Sentences with typing errors, often without capitals too."""
+    """Sentences with typing errors."""
     right = " ".join(_sentence(words) for _ in range(words.number(2, 4)))
     wrong = re.sub(r"[a-z]+", lambda found: _mistake(words, found[0]), right)
-    capitals = words.chance(0.4)
-    text = "<this text|this|the text|these sentences|this message>"
     instruction = words.spin(
-        "<Correct|Fix|Mend|Please correct|Please fix> <the spelling and the capitals|"
-        "typos and capital letters|the typos and capitals|spelling and capitalisation> "
-        f"in {text}<.|:|, please.>"
-        if capitals
-        else "<Correct|Fix|Mend|Please correct|Please fix> <the spelling|the typos|all typos|"
-        f"the mistakes|the typing errors|the spelling mistakes> in {text}<.|:|, please.>"
+        "<Correct|Fix|Mend|Please correct|Please fix> <the spelling|the typos|all typos|"
+        "the mistakes|the typing errors|the spelling mistakes> in "
+        "<this text|this|the text|these sentences|this message><.|:|, please.>"
     )
-    return lay_out(words, instruction, wrong.lower() if capitals else wrong), right
-
-
-def mend_capitals(words: Words) -> tuple[str, str]:
-    """Sentences without capitals."""
-    right = " ".join(_sentence(words) for _ in range(words.number(2, 5)))
-    instruction = words.spin(
-        "<Correct|Fix|Add|Restore|Put in|Mend> <the capital letters|the capitals|capital letters>"
-        "< in this text| where they belong| in these sentences||><.|:|, please.>"
-        if words.chance(0.7)
-        else "<Write this with|Rewrite this with|Give this text> <proper|correct|the right> "
-        "<capitals|capital letters><.|:>"
-    )
-    return lay_out(words, instruction, right.lower()), right
+    return lay_out(words, instruction, wrong), right
 
 
 def _sentence(words: Words) -> str:

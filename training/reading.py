@@ -1,4 +1,4 @@
-"""Chores on reading: questions about a paragraph, tasks of a meeting, news in short."""
+"""Chores on reading: questions about a paragraph, tasks of a meeting."""
 
 from training.lists import task
 from training.tables import lay_out
@@ -46,19 +46,6 @@ def summarise_meeting(words: Words) -> tuple[str, str]:
     )
     answer = "\n".join(bullet for _, bullet in lines if bullet)
     return lay_out(words, instruction, " ".join(line for line, _ in lines)), answer
-
-
-def summarise_news(words: Words) -> tuple[str, str]:
-    """Short paragraphs of which the first sentence is the news."""
-    items = [_news(words) for _ in range(words.number(2, 3))]
-    text = "\n\n".join(" ".join(item) for item in items)
-    instruction = words.spin(
-        "<Summarise|Summarize|Sum up> <this text|this|the text|this news>"
-        "< in bullet points| with one bullet per paragraph| in short bullets|><.|:|, please.>"
-        if words.chance(0.7)
-        else "<What is the news here|Give me the main points|Write the key points><.|:>"
-    )
-    return lay_out(words, instruction, text), "\n".join(f"- {item[0]}" for item in items)
 
 
 def _place(words: Words) -> list[Fact]:
@@ -181,23 +168,3 @@ def _chatter(words: Words) -> str:
         f"We looked at the {words.thing()} for a while.|Nobody had questions.|"
         f"{words.first_name()} told a story about a {words.thing()}.|The lamp was broken again.>"
     )
-
-
-def _news(words: Words) -> list[str]:
-    city, name, thing = words.city(), words.full_name(), words.thing()
-    first = words.spin(
-        f"<The town of {city}|{city}|The mayor of {city}> <opens|plans|will build|has bought> "
-        f"<a new {words.noun()} museum|a {thing} factory|a bridge|a school> "
-        f"<in {words.date()}|for {words.number(2, 90)} million euros|this year>."
-        if words.chance(0.5)
-        else f"{name} <from {city} |>has <won|sold|found|lost|painted> "
-        f"<a|the largest|the oldest> {thing}< in {city}| after {words.number(2, 40)} years|>."
-    )
-    more = [
-        "<Many people|Some neighbours|Visitors> <came to see it|were surprised|like the idea>.",
-        f"{words.first_name()} <said it was a good day|waited for hours|did not comment>.",
-        f"<The work|It> <took|lasted> {words.number(2, 60)} <days|weeks|months>.",
-        f"<Before|Earlier>, there was only a {words.thing()}.",
-        "<The weather was fine.|Music was played.|There was a small party.>",
-    ]
-    return [first, *(words.spin(line) for line in words.rng.sample(more, words.number(1, 3)))]

@@ -70,18 +70,6 @@ def markdown_to_json(words: Words) -> tuple[str, str]:
     return lay_out(words, instruction, as_markdown(table)), as_json(table)
 
 
-def markdown_to_csv(words: Words) -> tuple[str, str]:
-    """A Markdown table to turn into CSV."""
-    table = make_table(words)
-    instruction = words.spin(
-        "<Convert|Turn|Change|Transform> <this|the following|the> <Markdown table|table> "
-        "<into|to> <CSV|plain CSV><.|, please.|:| with a header row.>"
-        if words.chance(0.8)
-        else "<Give me|Show|Write> the <Markdown table|table below> as CSV<.|:>"
-    )
-    return lay_out(words, instruction, as_markdown(table)), as_csv(table)
-
-
 def csv_to_inserts(words: Words) -> tuple[str, str]:
     """A CSV text to turn into SQL INSERT statements."""
     table = make_table(words, max_rows=4)
@@ -147,9 +135,9 @@ def as_csv(table: Table) -> str:
 
 
 def as_markdown(table: Table) -> str:
-    """The table as an unaligned Markdown table."""
+    """The table as a Markdown table without spaces."""
     lines = [table.columns, tuple("---" for _ in table.columns), *table.rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return "\n".join("|" + "|".join(line) + "|" for line in lines)
 
 
 def as_json(table: Table) -> str:

@@ -172,11 +172,11 @@ class Words:
         return self.rng.randint(low, high)
 
     def first_name(self) -> str:
-        """A first name, one in five made up."""
+        """A first name, one in twelve made up."""
         return self._mostly(FIRST_NAMES)
 
     def last_name(self) -> str:
-        """A family name, one in five made up."""
+        """A family name, one in twelve made up."""
         return self._mostly(LAST_NAMES)
 
     def full_name(self) -> str:
@@ -184,12 +184,12 @@ class Words:
         return f"{self.first_name()} {self.last_name()}"
 
     def city(self) -> str:
-        """A city, one in five made up."""
+        """A city, one in twelve made up."""
         return self._mostly(CITIES)
 
     def noun(self) -> str:
-        """A thing one can buy or carry, in lower case; one in eight made up."""
-        return self.made_up() if self.rng.random() < 0.125 else self.pick(NOUNS)
+        """A thing one can buy or carry, in lower case; one in twenty made up."""
+        return self.made_up() if self.rng.random() < 0.05 else self.pick(NOUNS)
 
     def thing(self) -> str:
         """A noun, often with an adjective before it."""
@@ -244,9 +244,9 @@ class Words:
 
     def _identifier(self) -> str:
         draw = self.rng.random()
-        if draw < 0.2:
+        if draw < 0.05:
             return self.made_up() + self.rng.choice(("", "", "_" + self.pick(STEMS), "_2"))
-        if draw < 0.28:
+        if draw < 0.07:
             return self.gibberish()
         return "_".join(self.pick(STEMS) for _ in range(self.rng.choice((1, 2, 2, 2, 3))))
 
@@ -254,7 +254,7 @@ class Words:
         return self.rng.choice(_ONSETS) + self.rng.choice(_VOWELS) + self.rng.choice(_CODAS)
 
     def _mostly(self, pool: tuple[str, ...]) -> str:
-        return self.made_up().capitalize() if self.rng.random() < 0.2 else self.pick(pool)
+        return self.made_up().capitalize() if self.rng.random() < 0.08 else self.pick(pool)
 
 
 @cache

@@ -57,10 +57,10 @@ def is_edited_letter(answer: str) -> bool:
 
 
 def is_mended(answer: str) -> bool:
-    """Whether all typos and capitals are right."""
+    """Whether all typos are mended and nothing else is changed."""
     return answer.strip() == (
         "Klara wants to visit Oscar in Vienna. The library opened a new office. "
-        "Please send the letter before Friday."
+        "Please send the letter before Friday. We will receive the answer tomorrow."
     )
 
 
@@ -165,10 +165,10 @@ Tomas fills 7 crates with 38 lemons each. Then Tomas sells 54 lemons. Later a fr
 more lemons. How many lemons are there in the end?"""
 
 _TYPOS = """\
-Please fix the spelling and the capitals in this text:
+Please fix the spelling mistakes in this text:
 
-klara wants to vist oscar in vienna. teh libary opend a new offcie. plaese send the lettre befor \
-friday."""
+Klara wants to vist Oscar in Vienna. Teh libary opend a new offcie. Plaese send the lettre befor \
+Friday. We will recieve teh anwser tommorow."""
 
 _MEETING = """\
 Summarise these notes as a list of tasks: who does what.
@@ -180,13 +180,13 @@ the office until Monday. There was cake for everybody."""
 _ROOMS = """\
 Group these items by room under Markdown headings.
 
-copper kettle (Kitchen)
-ladder (Garage)
-desk lamp (Office)
-bread knife (Kitchen)
-teapot (Kitchen)
-spare wheel (Garage)
-printer (Office)"""
+- copper kettle: Kitchen
+- ladder: Garage
+- desk lamp: Office
+- bread knife: Kitchen
+- teapot: Kitchen
+- spare wheel: Garage
+- printer: Office"""
 
 _GUESTS = """\
 Turn this CSV into a JSON list of objects.
