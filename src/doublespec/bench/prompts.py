@@ -167,7 +167,7 @@ more lemons. How many lemons are there in the end?"""
 _TYPOS = """\
 Please fix the spelling mistakes in this text:
 
-Klara wants to vist Oscar in Vienna. Teh libary opend a new offcie. Plaese send the lettre befor \
+Klara wants to vist Oscar in Vienna. The libary opend a new offcie. Please send teh lettre befor \
 Friday. We will recieve teh anwser tommorow."""
 
 _MEETING = """\
