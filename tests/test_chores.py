@@ -51,7 +51,7 @@ def test_every_family_asks_and_answers(family: str) -> None:
         assert "|>" not in chore.prompt
 
 
-@pytest.mark.parametrize("family", ["csv_to_json", "markdown_to_json"])
+@pytest.mark.parametrize("family", ["csv_to_json"])
 def test_json_cells_stand_in_the_table(family: str) -> None:
     for chore in chores(family):
         for row in json.loads(chore.answer, parse_float=str, parse_int=str):
@@ -134,16 +134,14 @@ def test_alternatives_are_spun_from_the_inside() -> None:
 RIGHT = {
     "hello": "Hello, Marta! I can:\n- rename\n- convert\n- sort\n- correct",
     "lemons": """\
-30 x 7 = 210
-8 x 7 = 56
-210 + 50 = 260
-260 + 6 = 266
-54 go:
-266 - 50 = 216
-216 - 4 = 212
+7 crates with 12 lemons:
+12 x 7 = 84
+25 go:
+84 - 20 = 64
+64 - 5 = 59
 30 come:
-212 + 30 = 242
-Answer: 242 lemons""",
+59 + 30 = 89
+Answer: 89 lemons""",
     "meeting": """\
 - Nadia: order the blue folder (by Thursday)
 - Pavel: call Ingrid (before 9 June)

@@ -128,7 +128,7 @@ def _with_code(words: Words, instruction: str, before: str, after: str | None) -
 
 
 def _code_and_names(words: Words) -> tuple[str, list[str]]:
-    if words.chance(0.6):
+    if words.chance(0.35):
         snippet = make_snippet(words)
         return snippet.text, snippet.names
     function = make_function(words)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from training.tables import lay_out
-from training.words import Words, pool
+from training.words import Words
 
 _LINES = (
     "<Thank you|Many thanks> for <your letter|your message|the {thing}> of {date}.",
@@ -22,10 +22,6 @@ _LINES = (
     "{city} is <cold|quiet|full of people|far away> <in winter|now|this week>.",
     "<The train|The bus|The ship> <leaves|arrives> at {clock}, so {name} can <rest|eat> before.",
     "<We paid|I paid|They want> {price} euros for the {thing}.",
-)
-_JOBS = pool(
-    "teacher nurse baker driver painter engineer lawyer farmer doctor cook pilot tailor gardener "
-    "plumber writer singer dentist librarian waiter architect actor editor electrician"
 )
 
 
@@ -78,25 +74,6 @@ def extract_fields(words: Words) -> tuple[str, str]:
         .replace(" ,", ",")
     )
     return lay_out(words, instruction, note), "\n".join(f"{key}: {fields[key]}" for key in keys)
-
-
-def introduce(words: Words) -> tuple[str, str]:
-    """Facts about a person to be written as a short text."""
-    name, city, job = words.full_name(), words.city(), words.rng.choice(_JOBS)
-    age, thing = words.number(18, 80), words.thing()
-    lines = [f"name: {name}", f"age: {age}", f"city: {city}", f"job: {job}", f"likes: {thing}s"]
-    instruction = words.spin(
-        "<Write|Make> <a short introduction|a short text|two sentences|a few sentences> "
-        "<from|with|out of> <these facts|this data|these fields|these notes><.|:>"
-    )
-    first = name.split()[0]
-    article = "an" if job[0] in "aeiou" else "a"
-    answer = (
-        f"This is {name}, {age} years old, from {city}. "
-        f"{first} works as {article} {job} and likes {thing}s."
-    )
-    words.rng.shuffle(lines)
-    return lay_out(words, instruction, "\n".join(lines)), answer
 
 
 def _facts(words: Words) -> dict[str, str]:

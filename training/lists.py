@@ -49,14 +49,16 @@ def dedupe(words: Words) -> tuple[str, str]:
 def group_list(words: Words) -> tuple[str, str]:
     """Items with a group each, to be grouped under Markdown headings."""
     what, maker = words.rng.choice((
-        ("city", words.city), ("team", words.made_up), ("colour", words.noun), ("day", words.noun),
+        ("city", words.city), ("team", words.piece), ("colour", words.noun), ("day", words.noun),
         ("shop", words.last_name), ("owner", words.first_name), ("kind", words.noun),
-        ("room", words.noun), ("category", words.word), ("person", words.first_name),
+        ("room", words.city), ("category", words.word), ("person", words.first_name),
     ))  # fmt: skip
     groups = words.distinct(words.number(2, 3), maker)
     item = words.rng.choice((words.thing, words.first_name, words.full_name, words.noun))
     items = words.distinct(words.number(4, 8), item)
     pairs = [(name, words.rng.choice(groups)) for name in items]
+    if words.chance(0.7):
+        pairs.sort(key=lambda pair: groups.index(pair[1]))
     form = words.rng.choice(("- {0} - {1}", "- {0}: {1}", "- {0}: {1}", "- {0}, {1}"))
     instruction = words.spin(
         f"<Group|Please group|Sort|Arrange|Organise> <these|the|these> <items|lines|entries> by "
@@ -96,7 +98,7 @@ def to_bullets(words: Words) -> tuple[str, str]:
 def copy_text(words: Words) -> tuple[str, str]:
     """Unseen words and numbers to repeat exactly."""
     makers: list[Callable[[], str]] = [
-        words.made_up, words.gibberish, words.code, words.identifier, words.noun,
+        words.piece, words.piece, words.code, words.identifier, words.piece, words.made_up,
         words.full_name, words.price, words.iso_date, words.email, words.city,
     ]  # fmt: skip
     pieces = [words.rng.choice(makers)() for _ in range(words.number(6, 24))]

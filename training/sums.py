@@ -6,15 +6,15 @@ from training.words import Words
 def plain_sum(words: Words) -> tuple[str, str]:
     """One addition, subtraction or multiplication, to be done step by step."""
     kind = words.rng.choice(("add", "subtract", "multiply"))
-    a, b = words.number(11, 499), words.number(11, 499)
+    a, b = words.number(11, 99), words.number(11, 99)
     if kind == "add":
         ask, steps, result = f"{a} + {b}", add(a, b), a + b
     elif kind == "subtract":
         a, b = max(a, b), min(a, b)
         ask, steps, result = f"{a} - {b}", subtract(a, b), a - b
     else:
-        a, b = words.number(11, 99), words.number(2, 9)
-        ask, steps, result = f"{a} x {b}", multiply(a, b), a * b
+        a, b = words.number(2, 12), words.number(2, 9)
+        ask, steps, result = f"{a} x {b}", [f"{a} x {b} = {a * b}"], a * b
     question = words.spin(
         f"<What is|Work out|Compute|Calculate|How much is|Please work out|Find> {ask}"
         "<, step by step|, in small steps|. Show your steps|? Go step by step|>"
@@ -26,7 +26,7 @@ def plain_sum(words: Words) -> tuple[str, str]:
 def word_problem(words: Words) -> tuple[str, str]:
     """A story of two or three sums."""
     who, thing, box = words.first_name(), words.thing() + "s", words.noun()
-    number, each = words.number(3, 9), words.number(6, 60)
+    number, each = words.number(3, 9), words.number(2, 12)
     total = number * each
     story = words.spin(
         f"<{who} has|{who} buys|{who} packs|{who} fills|{who} finds|There are> "
@@ -35,9 +35,9 @@ def word_problem(words: Words) -> tuple[str, str]:
         else f"<Each {box} holds|A {box} holds|Every {box} has> {each} {thing}. "
         f"<{who} has|There are|{who} fills> {number} {box}s."
     )
-    lines = [f"{number} {box}s with {each} {thing}:", *multiply(each, number)]
+    lines = [f"{number} {box}s with {each} {thing}:", f"{each} x {number} = {total}"]
     for _ in range(words.rng.choice((1, 1, 2))):
-        change = words.number(2, max(2, min(total - 1, 99)))
+        change = words.number(2, max(2, min(total - 1, 39)))
         if words.chance(0.6) and total > 20:
             story += " " + words.spin(
                 f"<{who}|{who}|Then {who}|Later {who}> "
@@ -78,16 +78,7 @@ def subtract(a: int, b: int) -> list[str]:
     return lines
 
 
-def multiply(a: int, b: int) -> list[str]:
-    """The steps of `a x b` for b below ten: each part of a times b, then their sum."""
-    pieces = parts(a)
-    lines = [f"{piece} x {b} = {piece * b}" for piece in pieces]
-    if len(pieces) == 1:
-        return lines
-    return [*lines, *add(pieces[0] * b, pieces[1] * b)]
-
-
 def parts(number: int) -> list[int]:
-    """Hundreds, tens and ones of a number below a thousand, without zeros."""
-    found = [number // 100 * 100, number % 100 // 10 * 10, number % 10]
+    """Tens and ones of a number below a hundred, without zeros."""
+    found = [number // 10 * 10, number % 10]
     return [part for part in found if part] or [0]

@@ -58,37 +58,6 @@ def csv_to_markdown(words: Words) -> tuple[str, str]:
     return lay_out(words, instruction, as_csv(table)), as_markdown(table)
 
 
-def markdown_to_json(words: Words) -> tuple[str, str]:
-    """A Markdown table to turn into JSON."""
-    table = make_table(words)
-    instruction = words.spin(
-        "<Convert|Turn|Change|Transform> <this|the following|the> <Markdown table|table> "
-        "<into|to> <JSON|a JSON list|a JSON list of objects><.|, please.|:>"
-        if words.chance(0.8)
-        else "<Give me|Show|Write> the <Markdown table|table below> as <JSON|a JSON array><.|:>"
-    )
-    return lay_out(words, instruction, as_markdown(table)), as_json(table)
-
-
-def csv_to_inserts(words: Words) -> tuple[str, str]:
-    """A CSV text to turn into SQL INSERT statements."""
-    table = make_table(words, max_rows=4)
-    name = words.identifier() if words.chance(0.4) else words.pick(STEMS) + "s"
-    instruction = words.spin(
-        "<Write|Make|Generate|Create> <SQL INSERT|INSERT|insert> statements <for|from> "
-        f"<this CSV|these rows|this data|the rows below>. The table is <called|named> {name}."
-        if words.chance(0.6)
-        else "<Turn|Convert> <this CSV|these rows|the CSV below> into SQL INSERT statements for "
-        f"<the table|a table called|table> {name}."
-    )
-    columns = ", ".join(table.columns)
-    lines = [
-        f"INSERT INTO {name} ({columns}) VALUES ({', '.join(map(sql_value, row))});"
-        for row in table.rows
-    ]
-    return lay_out(words, instruction, as_csv(table)), "\n".join(lines)
-
-
 def sql_query(words: Words) -> tuple[str, str]:
     """One to three questions to a table, to be written as SELECT statements."""
     name = words.identifier() if words.chance(0.5) else words.pick(STEMS) + "s"

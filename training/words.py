@@ -4,12 +4,14 @@ Every pool is cut in two by a checksum of the word: one word in eight is kept fo
 chores and never occurs in a training chore.
 """
 
+import json
 import random
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from keyword import iskeyword
+from pathlib import Path
 from zlib import crc32
 
 
@@ -123,6 +125,7 @@ MONTHS = pool(
 DAYS = pool("Monday Tuesday Wednesday Thursday Friday Saturday Sunday")
 COLOURS = pool("red blue green yellow white black grey brown pink purple orange silver gold")
 
+_TOKENIZER = Path(__file__).parents[1] / "src/doublespec/pair/target/tokenizer.json"
 _ALTERNATIVES = re.compile(r"<([^<>]*)>")
 _ONSETS = pool(
     """
@@ -155,6 +158,10 @@ class Words:
         """One word of a pool; a held-out source takes every other one from the kept words."""
         kept, free = split_pool(pool)
         return self.rng.choice(kept if self.held_out and self.rng.random() < 0.5 else free)
+
+    def piece(self) -> str:
+        """A word or part of a word from the tokenizer's vocabulary: any of some thousands."""
+        return self.rng.choice(vocabulary("[a-z]{3,}"))
 
     def made_up(self) -> str:
         """A word of one to three syllables that is in no dictionary, such as `brolik`."""
@@ -192,8 +199,8 @@ class Words:
         return self.made_up() if self.rng.random() < 0.05 else self.pick(NOUNS)
 
     def thing(self) -> str:
-        """A noun, often with an adjective before it."""
-        noun = self.noun()
+        """A noun, often with an adjective before it; one in three is any piece."""
+        noun = self.piece() if self.chance(0.35) else self.noun()
         return f"{self.pick(ADJECTIVES)} {noun}" if self.rng.random() < 0.4 else noun
 
     def code(self) -> str:
@@ -232,7 +239,7 @@ class Words:
 
     def word(self) -> str:
         """Any lower-case word."""
-        maker = self.rng.choice((self.made_up, self.noun, self.noun, self.gibberish, self.made_up))
+        maker = self.rng.choice((self.made_up, self.noun, self.piece, self.piece, self.piece))
         return maker()
 
     def distinct(self, count: int, maker: Callable[[], str]) -> list[str]:
@@ -244,9 +251,11 @@ class Words:
 
     def _identifier(self) -> str:
         draw = self.rng.random()
-        if draw < 0.05:
+        if draw < 0.45:
+            return "_".join(self.piece() for _ in range(self.rng.choice((1, 1, 1, 2))))
+        if draw < 0.48:
             return self.made_up() + self.rng.choice(("", "", "_" + self.pick(STEMS), "_2"))
-        if draw < 0.07:
+        if draw < 0.5:
             return self.gibberish()
         return "_".join(self.pick(STEMS) for _ in range(self.rng.choice((1, 2, 2, 2, 3))))
 
@@ -254,7 +263,18 @@ class Words:
         return self.rng.choice(_ONSETS) + self.rng.choice(_VOWELS) + self.rng.choice(_CODAS)
 
     def _mostly(self, pool: tuple[str, ...]) -> str:
-        return self.made_up().capitalize() if self.rng.random() < 0.08 else self.pick(pool)
+        draw = self.rng.random()
+        if draw < 0.3:
+            return self.rng.choice(vocabulary("[A-Z][a-z]{2,}"))
+        return self.made_up().capitalize() if draw < 0.36 else self.pick(pool)
+
+
+@cache
+def vocabulary(pattern: str) -> tuple[str, ...]:
+    """The words and parts of words of this form that are one token."""
+    tokens = json.loads(_TOKENIZER.read_text())["model"]["vocab"]
+    plain = {token.removeprefix("\u0120") for token in tokens}
+    return tuple(sorted(word for word in plain if re.fullmatch(pattern, word)))
 
 
 @cache

@@ -24,8 +24,8 @@ def is_greeting(answer: str) -> bool:
 
 
 def is_lemon_sum(answer: str) -> bool:
-    """Whether every line of the sum holds (7 x 38 - 54 + 30) and the end is 242."""
-    return _is_sum(answer, "Answer: 242 lemons")
+    """Whether every line of the sum holds (7 x 12 - 25 + 30) and the end is 89."""
+    return _is_sum(answer, "Answer: 89 lemons")
 
 
 def is_renamed(answer: str) -> bool:
@@ -161,7 +161,7 @@ valve QX-48,9,24.90
 washer,1200,0.05"""
 
 _LEMONS = """\
-Tomas fills 7 crates with 38 lemons each. Then Tomas sells 54 lemons. Later a friend brings 30 \
+Tomas fills 7 crates with 12 lemons each. Then Tomas sells 25 lemons. Later a friend brings 30 \
 more lemons. How many lemons are there in the end?"""
 
 _TYPOS = """\
