@@ -147,7 +147,7 @@ Answer: 89 lemons""",
 - Pavel: call Ingrid (before 9 June)
 - Tessa: clean the office (until Monday)""",
     "typos": "Klara wants to visit Oscar in Vienna. The library opened a new office. "
-    "Please send the letter before Friday. We will receive the answer tomorrow.",
+    "Please send the letter before Friday. We will receive the answer.",
     "rooms": """\
 ## Kitchen
 - copper kettle
@@ -193,8 +193,7 @@ def right_answer(prompt: DemoPrompt) -> str:
     if prompt.name == "rename":
         return body.replace("acc", "running_total")
     if prompt.name == "letter":
-        body = body.replace("Helena", "Ruben").replace("Lisbon", "Antwerp")
-        return body.replace("12 April", "3 May")
+        return body.replace("Helena", "Ruben").replace("Lisbon", "Antwerp")
     rows = [f"| {' | '.join(line.split(','))} |" for line in body.splitlines()]
     return "\n".join([rows[0], "| --- | --- | --- |", *rows[1:]])
 

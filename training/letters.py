@@ -34,11 +34,11 @@ class Field:
 
 
 def edit_letter(words: Words) -> tuple[str, str]:
-    """A letter in which one to three names, places, dates or things are to be replaced."""
+    """A letter in which one or two names, places, dates or things are to be replaced."""
     facts = _facts(words)
     letter = _letter(words).format(**facts)
     used = [key for key in facts if _occurs(facts[key], letter)]
-    keys = words.rng.sample(used, min(len(used), words.rng.choice((1, 2, 2, 3))))
+    keys = words.rng.sample(used, min(len(used), words.rng.choice((1, 1, 2))))
     fresh = _facts(words)
     while any(fresh[key] in letter for key in keys):
         fresh = _facts(words)
@@ -92,7 +92,7 @@ def _facts(words: Words) -> dict[str, str]:
 
 
 def _letter(words: Words) -> str:
-    lines = words.rng.sample(_LINES, words.number(3, 5))
+    lines = words.rng.sample(_LINES, words.number(2, 4))
     if len(lines) > 3 and words.chance(0.4):
         lines[2] = f"\n\n{lines[2]}"
     body = " ".join(lines).replace(" \n", "\n")

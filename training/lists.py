@@ -57,8 +57,7 @@ def group_list(words: Words) -> tuple[str, str]:
     item = words.rng.choice((words.thing, words.first_name, words.full_name, words.noun))
     items = words.distinct(words.number(4, 8), item)
     pairs = [(name, words.rng.choice(groups)) for name in items]
-    if words.chance(0.7):
-        pairs.sort(key=lambda pair: groups.index(pair[1]))
+    pairs.sort(key=lambda pair: groups.index(pair[1]))
     form = words.rng.choice(("- {0} - {1}", "- {0}: {1}", "- {0}: {1}", "- {0}, {1}"))
     instruction = words.spin(
         f"<Group|Please group|Sort|Arrange|Organise> <these|the|these> <items|lines|entries> by "

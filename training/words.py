@@ -160,8 +160,9 @@ class Words:
         return self.rng.choice(kept if self.held_out and self.rng.random() < 0.5 else free)
 
     def piece(self) -> str:
-        """A word or part of a word from the tokenizer's vocabulary: any of some thousands."""
-        return self.rng.choice(vocabulary("[a-z]{3,}"))
+        """A word or part of a word from the tokenizer's vocabulary, one in four with an ending."""
+        ending = self.rng.choice(("s", "s", "er", "ing", "ed")) if self.chance(0.25) else ""
+        return self.rng.choice(vocabulary("[a-z]{3,}")) + ending
 
     def made_up(self) -> str:
         """A word of one to three syllables that is in no dictionary, such as `brolik`."""
