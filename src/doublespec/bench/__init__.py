@@ -1,1 +1,1 @@
-"""Measuring: the demo prompts and the benchmark."""
+"""Measuring: everything here is arithmetic on Steps, or a clock around a forward."""

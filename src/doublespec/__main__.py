@@ -1,0 +1,5 @@
+"""`python -m doublespec`."""
+
+from doublespec.cli import main
+
+main()

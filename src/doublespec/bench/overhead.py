@@ -1,0 +1,75 @@
+"""What a step costs outside the models: the engine on toys whose forwards take almost no time."""
+
+from dataclasses import dataclass
+from statistics import median
+from time import perf_counter
+
+from torch import Tensor
+
+from doublespec.config import RetrievalSettings
+from doublespec.decoding import Step, decode_parallel, decode_serial
+from doublespec.drafting.background import InlineBackground
+from doublespec.drafting.model import ModelDrafter
+from doublespec.drafting.recipe import make_lookup
+from doublespec.models.toy import ToyModel
+from doublespec.sampling import Request, SamplingParams
+from doublespec.stopping import StopRule
+from doublespec.tokens import Tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Overhead:
+    """Median seconds a step outside model forwards, with a context of so many tokens."""
+
+    loop: str
+    context: int
+    seconds: float
+
+
+class _Timed:
+    """A model that counts the time spent in it."""
+
+    def __init__(self, model: ToyModel) -> None:
+        self._model = model
+        self.vocab_size = model.vocab_size
+        self.max_length = model.max_length
+        self.seconds = 0.0
+
+    def logits(self, tokens: Tokens, last: int, prompt_length: int) -> Tensor:
+        begun = perf_counter()
+        logits = self._model.logits(tokens, last, prompt_length)
+        self.seconds += perf_counter() - begun
+        return logits
+
+
+def measure_overhead(contexts: tuple[int, ...], steps: int) -> list[Overhead]:
+    """The overhead of both loops with both retrievals and one draft forward a step."""
+    loops = ("double-serial", "double")
+    return [
+        Overhead(loop, context, _step_seconds(loop, context, steps))
+        for context in contexts
+        for loop in loops
+    ]
+
+
+def _step_seconds(loop: str, context: int, steps: int) -> float:
+    target, draft = _Timed(ToyModel(512)), _Timed(ToyModel(512, agreement=0.8))
+    retrieval = RetrievalSettings()
+    drafter = ModelDrafter(draft, 1, make_lookup(retrieval))
+    helper = make_lookup(retrieval)
+    prompt = [(i * i + i // 7) % 512 for i in range(context)]
+    request, stop = Request(SamplingParams(), context), StopRule(8 * steps)
+    if loop == "double":
+        background = InlineBackground(drafter)
+        events = decode_parallel(target, background, helper, prompt, request, stop, 48)
+    else:
+        events = decode_serial(target, drafter, helper, prompt, request, stop, 48)
+    times = []
+    for _ in range(steps):
+        before = target.seconds + draft.seconds
+        begun = perf_counter()
+        step: Step | None = next(events, None)
+        if step is None:
+            break
+        times.append(perf_counter() - begun - (target.seconds + draft.seconds - before))
+    return median(times[1:])

@@ -1,0 +1,148 @@
+"""A race: every method answers the same prompts, in turns, against plain decoding.
+
+Turns are interleaved (A B C A B C), and a method never meets a prompt that its models have just
+read, so that no one finds the prompt in a cache. The baseline is plain decoding in its fastest
+shape, with the same stop rule, on one core or on all, whichever is faster at that moment (beside a
+busy program, all cores are slower than one); ratios are to it or to `ar`, whichever is faster.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from statistics import median
+
+from doublespec.decoding import Step, decode_serial
+from doublespec.drafting.base import NoDrafter
+from doublespec.llm import LLM, Completion, Stream
+from doublespec.models.base import LanguageModel
+from doublespec.models.devices import usable_cores, use_threads
+from doublespec.models.load import forward_seconds
+from doublespec.sampling import SamplingParams
+from doublespec.stats import repeated_ngrams, summarise
+from doublespec.text import Message, TextStream
+
+BASELINE = "plain"  # plain decoding in its fastest shape; exact only up to rounding
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One answer of one method, in one round."""
+
+    method: str
+    prompt: int
+    round: int
+    completion: Completion
+    steps: tuple[Step, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """A method's figures over all prompts. `tokens_per_second` is all tokens over the sum of each
+    prompt's median time; `ratio` is to the fastest plain decoding's; `identical` counts texts equal
+    to those of `ar`, plain decoding in canonical shapes."""
+
+    tokens_per_second: float
+    ratio: float
+    mean_accepted_length: float
+    draft_acceptance: float | None
+    retrieval_acceptance: float | None
+    repeated_8grams: float
+    identical: int
+    texts: int
+
+
+class Race:
+    """Runs methods over chat prompts and keeps what came of it."""
+
+    def __init__(
+        self,
+        llm: LLM,
+        prompts: Sequence[Sequence[Message]],
+        methods: Sequence[str],
+        params: SamplingParams,
+        rounds: int,
+    ) -> None:
+        self.llm = llm
+        self.prompts = [llm.codec.encode_chat(prompt) for prompt in prompts]
+        self.names = [BASELINE, *methods]
+        self.params = params
+        self.rounds = rounds
+        self.runs: list[Run] = []
+        self._fastest = llm.target.fastest()
+
+    def turns(self) -> Iterator[tuple[str, int, int]]:
+        """(method, prompt, round) of every turn, in order."""
+        for round_number in range(self.rounds):
+            for first in range(len(self.prompts)):
+                for shift, name in enumerate(self.names):
+                    yield name, (first + shift) % len(self.prompts), round_number
+
+    def warm_up(self) -> None:
+        """One short answer by each method: draft processes start, kernels are chosen."""
+        for name in self.names:
+            self.start(name, self.prompts[-1], replace(self.params, max_tokens=8)).finish()
+
+    def play(self) -> Iterator[Run]:
+        """Runs every turn; yields each when it is over."""
+        for name, prompt, round_number in self.turns():
+            stream = self.start(name, self.prompts[prompt], self.params)
+            completion = stream.finish()
+            run = Run(name, prompt, round_number, completion, tuple(stream.steps))
+            self.runs.append(run)
+            yield run
+
+    def start(self, name: str, tokens: list[int], params: SamplingParams) -> Stream:
+        """An answer under way, by a method or by the baseline."""
+        if name != BASELINE:
+            return self.llm.stream(tokens, params, method=name)
+        request, stop = self.llm.request(tokens, params)
+        use_threads(fastest_threads(self._fastest))
+        nobody = NoDrafter()
+        steps = decode_serial(self._fastest, nobody, nobody, tokens, request, stop, 0)
+        return Stream(steps, TextStream(self.llm.codec, params.stop), request)
+
+    def figures(self) -> dict[str, Figures]:
+        """The figures of every method that has run, the baseline first."""
+        by_name = {name: [run for run in self.runs if run.method == name] for name in self.names}
+        by_name = {name: runs for name, runs in by_name.items() if runs}
+        reference = {run.prompt: run.completion.tokens for run in by_name.get("ar", [])}
+        speeds = {name: _tokens_per_second(runs) for name, runs in by_name.items()}
+        base = max(speeds.get(BASELINE, 0.0), speeds.get("ar", 0.0))
+        return {
+            name: _figures(runs, speeds[name], base, reference) for name, runs in by_name.items()
+        }
+
+
+def fastest_threads(model: LanguageModel) -> int:
+    """The number of threads with which a forward takes least time, here and now."""
+    seconds = {}
+    for count in {1, max(1, usable_cores() - 1), usable_cores()}:
+        use_threads(count)
+        seconds[count] = forward_seconds(model, repeats=3)
+    return min(seconds, key=seconds.__getitem__)
+
+
+def _tokens_per_second(runs: Sequence[Run]) -> float:
+    times: dict[int, list[float]] = {}
+    for run in runs:
+        times.setdefault(run.prompt, []).append(run.completion.stats.seconds)
+    tokens = {run.prompt: run.completion.stats.tokens for run in runs}
+    return sum(tokens.values()) / sum(median(seconds) for seconds in times.values())
+
+
+def _figures(
+    runs: Sequence[Run], speed: float, baseline: float, reference: dict[int, tuple[int, ...]]
+) -> Figures:
+    latest = {run.prompt: run for run in runs}
+    answers = [run.completion.tokens for run in latest.values()]
+    stats = summarise([step for run in latest.values() for step in run.steps])
+    compared = [run for run in runs if run.prompt in reference]
+    return Figures(
+        tokens_per_second=speed,
+        ratio=speed / baseline,
+        mean_accepted_length=stats.mean_accepted_length,
+        draft_acceptance=stats.draft_acceptance,
+        retrieval_acceptance=stats.retrieval_acceptance,
+        repeated_8grams=sum(repeated_ngrams(answer) for answer in answers) / len(answers),
+        identical=sum(run.completion.tokens == reference[run.prompt] for run in compared),
+        texts=len(runs),
+    )

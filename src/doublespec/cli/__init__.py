@@ -1,0 +1,40 @@
+"""The command line: people on one side, the Python API on the other."""
+
+import os
+import sys
+
+import typer
+
+from doublespec.cli.chat import chat
+from doublespec.cli.demo import demo
+from doublespec.cli.doctor import doctor
+from doublespec.cli.generate import generate
+from doublespec.cli.lossless import lossless
+from doublespec.cli.options import errors
+from doublespec.cli.overhead import overhead
+from doublespec.errors import DoubleError
+
+app = typer.Typer(
+    name="doublespec",
+    help="Fast, exact decoding: the answer of plain decoding, bit for bit, in fewer steps.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for command in (generate, chat, demo, doctor, lossless):
+    app.command()(command)
+app.command("bench-overhead")(overhead)
+
+
+def main() -> None:
+    """Runs a command. A user's mistake is one sentence and exit code 2; Ctrl-C is exit code 130."""
+    try:
+        app()
+    except DoubleError as error:
+        errors.print(f"[red]error:[/red] {error}", highlight=False, soft_wrap=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of our output has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)

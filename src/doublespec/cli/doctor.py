@@ -1,0 +1,131 @@
+"""`doublespec doctor`: what this machine can do, and whether the promise holds on it."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.table import Table
+
+from doublespec.bench.exactness import Trial, check_model
+from doublespec.bench.profile import (
+    ROW_COUNTS,
+    Profile,
+    measure_forwards,
+    measure_pipe,
+    save_profile,
+)
+from doublespec.cli import options
+from doublespec.cli.options import terminal
+from doublespec.errors import ConfigError
+from doublespec.llm import BUNDLED, LLM
+from doublespec.models.devices import (
+    all_devices,
+    describe,
+    find_dtype,
+    usable_cores,
+    use_threads,
+)
+
+_CONTEXT = 400
+
+
+def doctor(
+    target: options.Target = BUNDLED,
+    draft: options.Draft = None,
+    trials: Annotated[int, typer.Option(help="Random texts in the exactness test.")] = 24,
+    save: Annotated[Path | None, typer.Option(help="Write the profile to this JSON file.")] = None,
+    target_device: options.TargetDevice = None,
+    draft_device: options.DraftDevice = None,
+    dtype: options.Dtype = None,
+    threads: options.Threads = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Measure forwards, test bit-exactness, recommend a method; exit code 1 if bits differ."""
+    if save is not None and not save.parent.is_dir():
+        raise ConfigError(f"cannot save the profile: there is no folder {save.parent}")
+    settings = {
+        "target_device": target_device,
+        "draft_device": draft_device,
+        "dtype": dtype,
+        "threads": threads,
+    }
+    with options.loaded(target, draft, **settings) as llm:
+        found = list(check_model(llm.target, trials))
+        profile = _measure(llm)
+        advice = _recommend(llm, profile)
+        if save is not None:
+            save_profile(profile, save)
+        if as_json:
+            options.print_json(_as_json(llm, profile, found, advice))
+        else:
+            _print(llm, profile, found, advice)
+    if any(trial.differs_at is not None for trial in found):
+        raise typer.Exit(1)
+
+
+def _measure(llm: LLM) -> Profile:
+    use_threads(llm.settings.threads)
+    draft = measure_forwards(llm.engine.draft_model(), _CONTEXT) if llm.recipe else None
+    return Profile(
+        target=measure_forwards(llm.target, _CONTEXT),
+        fastest=measure_forwards(llm.target.fastest(), _CONTEXT),
+        draft=draft,
+        pipe_seconds=measure_pipe() if llm.recipe else None,
+        threads=torch.get_num_threads(),
+    )
+
+
+def _recommend(llm: LLM, profile: Profile) -> tuple[str, int | None]:
+    """The method and gamma that suit the measured times."""
+    if profile.ratio is None:
+        return llm.method, None
+    return llm.method, max(1, round(profile.ratio))
+
+
+def _print(llm: LLM, profile: Profile, found: list[Trial], advice: tuple[str, int | None]) -> None:
+    for device in all_devices():
+        chosen = str(find_dtype(None, device)).removeprefix("torch.")
+        terminal.print(f"device {device}: {describe(device)}, dtype by default {chosen}")
+    kind = str(llm.target.dtype).removeprefix("torch.")
+    terminal.print(
+        f"target on {llm.target.device} in {kind}; CPU threads {profile.threads} of "
+        f"{usable_cores()} cores; answer rows come in {llm.target.row_counts}"
+    )
+    table = Table("milliseconds a forward, by rows", *(str(rows) for rows in ROW_COUNTS))
+    times = {"target": profile.target, "target, fastest shape": profile.fastest}
+    if profile.draft is not None:
+        times["draft"] = profile.draft
+    for name, row in times.items():
+        table.add_row(name, *(f"{seconds * 1e3:.2f}" for seconds in row.seconds.values()))
+    terminal.print(table)
+    if profile.pipe_seconds is not None:
+        terminal.print(f"pipe round trip {profile.pipe_seconds * 1e6:.0f} microseconds")
+    failed = [trial for trial in found if trial.differs_at is not None]
+    if failed:
+        places = ", ".join(f"{trial.name} (position {trial.differs_at})" for trial in failed)
+        terminal.print(
+            f"NOT bit-exact: {len(failed)} of {len(found)} texts differ: {places}. Answers may "
+            "differ from plain decoding where two tokens are nearly as likely.",
+            style="bold red",
+        )
+    else:
+        terminal.print(f"bit-exact: all {len(found)} random texts, however split and cached")
+    method, gamma = advice
+    ratio = "" if profile.ratio is None else f" (c = {profile.ratio:.1f}, gamma {gamma})"
+    terminal.print(f"recommended method: {method}{ratio}", style="bold")
+
+
+def _as_json(
+    llm: LLM, profile: Profile, found: list[Trial], advice: tuple[str, int | None]
+) -> dict[str, object]:
+    return {
+        "device": describe(llm.target.device),
+        "dtype": str(llm.target.dtype).removeprefix("torch."),
+        "profile": asdict(profile),
+        "exact": all(trial.differs_at is None for trial in found),
+        "trials": len(found),
+        "method": advice[0],
+        "gamma": advice[1],
+    }

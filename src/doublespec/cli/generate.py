@@ -1,0 +1,113 @@
+"""`doublespec generate`: one prompt, one answer."""
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from doublespec.cli import options
+from doublespec.cli.options import errors
+from doublespec.errors import ConfigError
+from doublespec.llm import BUNDLED, LLM, Completion, Stream
+from doublespec.sampling import SamplingParams
+
+
+def generate(
+    prompt: Annotated[
+        str | None, typer.Argument(help="The prompt; '-' reads it from stdin.")
+    ] = None,
+    prompt_file: Annotated[Path | None, typer.Option(help="Read the prompt from a file.")] = None,
+    target: options.Target = BUNDLED,
+    draft: options.Draft = None,
+    method: options.MethodName = "auto",
+    raw: Annotated[bool, typer.Option(help="Continue the text; no chat template.")] = False,
+    max_tokens: options.MaxTokens = 256,
+    temperature: options.Temperature = 0.0,
+    top_k: Annotated[int | None, typer.Option(help="Keep the k likeliest tokens.")] = None,
+    top_p: Annotated[float, typer.Option(help="Keep this share of probability.")] = 1.0,
+    min_p: Annotated[float, typer.Option(help="Drop tokens below this share of the best.")] = 0.0,
+    seed: options.Seed = 0,
+    stop: Annotated[list[str] | None, typer.Option(help="End at this text; repeatable.")] = None,
+    repetition_penalty: Annotated[float, typer.Option(help="1 is none.")] = 1.0,
+    presence_penalty: Annotated[float, typer.Option(help="0 is none.")] = 0.0,
+    frequency_penalty: Annotated[float, typer.Option(help="0 is none.")] = 0.0,
+    ignore_eos: Annotated[bool, typer.Option(help="Go on after the end token.")] = False,
+    gamma: options.Gamma = None,
+    background: options.Background = "process",
+    target_device: options.TargetDevice = None,
+    draft_device: options.DraftDevice = None,
+    dtype: options.Dtype = None,
+    max_length: options.MaxLength = None,
+    threads: options.Threads = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Answer one prompt. The text goes to stdout as it is made, figures to stderr."""
+    text = _read_prompt(prompt, prompt_file)
+    params = SamplingParams(
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        seed=seed,
+        max_tokens=max_tokens,
+        stop=tuple(stop or ()),
+        ignore_eos=ignore_eos,
+        repetition_penalty=repetition_penalty,
+        presence_penalty=presence_penalty,
+        frequency_penalty=frequency_penalty,
+    )
+    settings = {
+        "gamma": gamma,
+        "background": background,
+        "target_device": target_device,
+        "draft_device": draft_device,
+        "dtype": dtype,
+        "max_length": max_length,
+        "threads": threads,
+    }
+    with options.loaded(target, draft, method=method, **settings) as llm:
+        stream = _start(llm, text, params, raw)
+        if as_json:
+            options.print_json(asdict(stream.finish()))
+            return
+        write(stream)
+        errors.print(figures(stream.completion), style="dim", highlight=False)
+
+
+def write(stream: Stream) -> None:
+    """Writes an answer to stdout as it is made."""
+    for piece in stream:
+        sys.stdout.write(piece)
+        sys.stdout.flush()
+    sys.stdout.write("\n")
+
+
+def figures(completion: Completion) -> str:
+    """One line about an answer, for people."""
+    stats = completion.stats
+    return (
+        f"{stats.tokens} tokens, {stats.tokens_per_second:.1f} tokens/s, "
+        f"{stats.steps} steps of {stats.mean_accepted_length:.2f} tokens, "
+        f"first after {stats.ttft_seconds * 1e3:.0f} ms, {completion.finish_reason}"
+    )
+
+
+def _start(llm: LLM, text: str, params: SamplingParams, raw: bool) -> Stream:
+    if raw or not llm.codec.has_chat_template:
+        return llm.stream(text, params)
+    return llm.stream_chat([{"role": "user", "content": text}], params)
+
+
+def _read_prompt(prompt: str | None, path: Path | None) -> str:
+    if (prompt is None) == (path is None):
+        raise ConfigError("give a prompt, or --prompt-file FILE, and not both")
+    if path is not None:
+        try:
+            return path.read_text(encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"cannot read the prompt file {path}: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"the prompt file {path} is not UTF-8 text") from error
+    return sys.stdin.read() if prompt == "-" else prompt or ""

@@ -1,0 +1,100 @@
+"""`doublespec lossless`: the promise, checked at scale on the user's own models."""
+
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from doublespec.bench.exactness import Comparison, check_methods
+from doublespec.bench.prompts import DEMO_PROMPTS
+from doublespec.cli import options
+from doublespec.cli.options import terminal
+from doublespec.errors import ConfigError
+from doublespec.llm import BUNDLED, LLM
+from doublespec.methods import DRAFTLESS, METHODS
+
+
+def lossless(
+    target: options.Target = BUNDLED,
+    draft: options.Draft = None,
+    tokens: Annotated[int, typer.Option(help="How many tokens to compare.")] = 20_000,
+    methods: Annotated[str, typer.Option(help="Comma-separated; default: all that can run.")] = "",
+    temperatures: Annotated[str, typer.Option(help="Comma-separated.")] = "0,0.7,1.2",
+    max_tokens: options.MaxTokens = 160,
+    background: options.Background = "process",
+    target_device: options.TargetDevice = None,
+    draft_device: options.DraftDevice = None,
+    dtype: options.Dtype = None,
+    threads: options.Threads = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Compare every method with plain decoding, token by token; exit code 1 if any differs."""
+    settings = {
+        "background": background,
+        "target_device": target_device,
+        "draft_device": draft_device,
+        "dtype": dtype,
+        "threads": threads,
+    }
+    heats = _numbers(temperatures)
+    with options.loaded(target, draft, **settings) as llm:
+        names = _names(llm, methods)
+        comparisons = _compare(llm, names, heats, tokens, max_tokens)
+    total = sum(c.tokens for c in comparisons)
+    differences = sum(c.differences for c in comparisons)
+    if as_json:
+        options.print_json({"tokens": total, "differences": differences})
+    else:
+        _print(comparisons, names)
+        terminal.print(f"{total:,} tokens compared, {differences} differ", style="bold")
+    if differences:
+        raise typer.Exit(1)
+
+
+def _compare(
+    llm: LLM, names: list[str], heats: list[float], tokens: int, max_tokens: int
+) -> list[Comparison]:
+    prompts = [_encode(llm, prompt.text) for prompt in DEMO_PROMPTS]
+    comparisons: list[Comparison] = []
+    done = 0
+    with options.progress_bar() as bar:
+        task = bar.add_task("comparing tokens", total=tokens)
+        for comparison in check_methods(llm, prompts, names, heats, max_tokens):
+            comparisons.append(comparison)
+            done += comparison.tokens
+            bar.update(task, completed=min(done, tokens))
+            if done >= tokens:
+                break
+    return comparisons
+
+
+def _encode(llm: LLM, text: str) -> list[int]:
+    if llm.codec.has_chat_template:
+        return llm.codec.encode_chat([{"role": "user", "content": text}])
+    return llm.codec.encode(text)
+
+
+def _names(llm: LLM, methods: str) -> list[str]:
+    if methods:
+        return [name.strip() for name in methods.split(",")]
+    return [name for name in METHODS if name != "ar" and (llm.recipe or name in DRAFTLESS)]
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise ConfigError(f"temperatures must be like 0,0.7,1.2, got {text!r}") from error
+
+
+def _print(comparisons: list[Comparison], names: list[str]) -> None:
+    table = Table("method", "answers", "tokens", "different")
+    for name in names:
+        mine = [c for c in comparisons if c.method == name]
+        table.add_row(
+            name,
+            str(len(mine)),
+            f"{sum(c.tokens for c in mine):,}",
+            str(sum(c.differences for c in mine)),
+        )
+    terminal.print(table)

@@ -1,0 +1,75 @@
+"""What several commands share: their options, loading with a progress bar, printing."""
+
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from doublespec.llm import BUNDLED, LLM
+
+Target = Annotated[str, typer.Option(help="Target model: folder, hub id, or 'bundled'.")]
+Draft = Annotated[
+    str | None,
+    typer.Option(help="Draft model, or 'none'. Default: 'bundled' beside the bundled target."),
+]
+MethodName = Annotated[str, typer.Option(help="Decoding method; 'auto' chooses one.")]
+Gamma = Annotated[
+    int | None, typer.Option(help="Draft forwards per step. Default: as many as fit in one step.")
+]
+Background = Annotated[str, typer.Option(help="Where a parallel draft runs: process or thread.")]
+TargetDevice = Annotated[str | None, typer.Option(help="Such as cpu or cuda:0.")]
+DraftDevice = Annotated[str | None, typer.Option(help="Default: the target's device.")]
+Dtype = Annotated[str | None, typer.Option(help="bfloat16, float16 or float32.")]
+MaxLength = Annotated[int | None, typer.Option(help="Context length, prompt and answer together.")]
+Threads = Annotated[int | None, typer.Option(help="CPU threads of the target.")]
+Temperature = Annotated[float, typer.Option(help="0 is greedy decoding.")]
+MaxTokens = Annotated[int, typer.Option(help="Longest answer, in tokens.")]
+Seed = Annotated[int, typer.Option(help="Same seed, same text, whatever the method.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object for programs.")]
+
+terminal = Console()
+errors = Console(stderr=True)
+
+
+def draft_name(target: str, draft: str | None) -> str | None:
+    """The bundled draft goes with the bundled target; 'none' means no draft."""
+    if draft is None:
+        return BUNDLED if target == BUNDLED else None
+    return None if draft == "none" else draft
+
+
+@contextmanager
+def loaded(target: str, draft: str | None, **settings: Any) -> Iterator[LLM]:
+    """An LLM, read with a progress bar on stderr, closed at the end."""
+    with progress_bar() as bar:
+        tasks: dict[str, Any] = {}
+
+        def report(what: str, done: int, total: int) -> None:
+            task = tasks.setdefault(what, bar.add_task(f"loading {what}", total=total))
+            bar.update(task, completed=done)
+
+        llm = LLM(target, draft_name(target, draft), progress=report, **settings)
+    with llm:
+        yield llm
+
+
+def progress_bar() -> Progress:
+    """A bar on stderr with the time left, gone when it is done; nothing where nobody looks."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=errors,
+        transient=True,
+        disable=not errors.is_terminal,
+    )
+
+
+def print_json(value: Mapping[str, Any]) -> None:
+    sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")

@@ -1,0 +1,1 @@
+"""How guesses are made. Nothing here knows whether a guess was kept."""

@@ -1,0 +1,18 @@
+"""Guesses from retrieved text."""
+
+from doublespec.retrieval.base import TokenIndex
+from doublespec.sampling import Request
+from doublespec.tokens import Tokens
+
+
+class LookupDrafter:
+    """Proposes the run that an index finds for the text, of at most `most` tokens."""
+
+    def __init__(self, index: TokenIndex, most: int) -> None:
+        self._index = index
+        self._most = most
+
+    def propose(self, tokens: Tokens, limit: int, request: Request) -> list[int]:
+        limit = min(limit, self._most)
+        match = self._index.lookup(tokens, limit) if limit > 0 else None
+        return list(match.tokens[:limit]) if match is not None else []

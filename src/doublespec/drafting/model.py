@@ -1,0 +1,35 @@
+"""Guesses from a draft model, whose every forward may judge a retrieved run."""
+
+from doublespec.drafting.base import Drafter
+from doublespec.models.base import LanguageModel
+from doublespec.oracle import advance
+from doublespec.sampling import Request
+from doublespec.tokens import Tokens
+
+
+class ModelDrafter:
+    """Proposes what `steps` forwards of a draft model settle.
+
+    With a `helper` that retrieves, a forward settles 1 + h tokens instead of one: Double's
+    draft-side retrieval (arXiv 2601.05524), the reason why its ceiling lies above c = t_T / t_D.
+    """
+
+    def __init__(self, model: LanguageModel, steps: int, helper: Drafter) -> None:
+        self._model = model
+        self._steps = steps
+        self._helper = helper
+
+    def propose(self, tokens: Tokens, limit: int, request: Request) -> list[int]:
+        limit = min(limit, self._model.max_length - len(tokens))
+        drafted: list[int] = []
+        for _ in range(self._steps):
+            if len(drafted) >= limit:
+                break
+            ahead = [*tokens, *drafted]
+            run = self._helper.propose(ahead, limit - len(drafted) - 1, request)
+            new = advance(self._model, ahead, run, request).tokens
+            end = next((i + 1 for i, token in enumerate(new) if token in request.end_ids), None)
+            drafted += new[:end]
+            if end is not None:
+                break
+        return drafted[: max(limit, 0)]

@@ -1,0 +1,136 @@
+"""A target with its drafts and indexes, kept from one answer to the next.
+
+Builds the parts that methods are made of, each when it is first needed, and closes them.
+"""
+
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+
+from doublespec.config import PRESETS, RetrievalSettings, Settings
+from doublespec.decoding import Step
+from doublespec.drafting.background import InlineBackground, ProcessBackground, ThreadBackground
+from doublespec.drafting.base import BackgroundDrafter, Drafter
+from doublespec.drafting.recipe import DraftRecipe, make_lookup
+from doublespec.errors import ConfigError
+from doublespec.methods import DRAFTLESS, METHODS, split_name
+from doublespec.models.base import LanguageModel
+from doublespec.models.devices import use_threads
+from doublespec.sampling import Request
+from doublespec.stopping import StopRule
+from doublespec.tokens import Tokens
+
+
+class Engine:
+    """Decodes with any method. Several answers may be under way at once, also from several threads:
+    each step is handed its whole text, and one step runs at a time."""
+
+    def __init__(
+        self,
+        target: LanguageModel,
+        recipe: DraftRecipe | None,
+        settings: Settings,
+        row_cost: float,
+    ) -> None:
+        """`row_cost` is used where the settings leave it open."""
+        self._target = target
+        self._recipe = recipe
+        self._settings = settings
+        self._row_cost = row_cost
+        self._lock = threading.Lock()
+        self._draft_model: LanguageModel | None = None
+        self._parts: dict[RetrievalSettings, _Parts] = {}
+
+    def decode(
+        self, prompt: Tokens, request: Request, stop: StopRule, method: str
+    ) -> Iterator[Step]:
+        """Yields the Steps of one answer. Raises ConfigError if the method cannot run here."""
+        name, preset = split_name(method)
+        if name not in DRAFTLESS and self._recipe is None:
+            raise ConfigError(f"method {name!r} needs a draft model; give one, or use lookup")
+        retrieval = PRESETS[preset] if preset else self._settings.retrieval
+        if retrieval.row_cost is None:
+            retrieval = replace(retrieval, row_cost=self._row_cost)
+        with self._lock:
+            parts = self._parts.setdefault(retrieval, _Parts(self, self._target, retrieval))
+        use_threads(self._settings.threads)
+        return self._locked(METHODS[name](parts, prompt, request, stop))
+
+    def close(self) -> None:
+        """Ends background drafters; what is asked for later starts them again."""
+        with self._lock:
+            parts, self._parts = list(self._parts.values()), {}
+        for part in parts:
+            part.close()
+
+    def draft_model(self) -> LanguageModel:
+        """The draft model in this process, read when it is first needed."""
+        if self._draft_model is None:
+            self._draft_model = self.recipe(None, retrieval=False).load()
+        return self._draft_model
+
+    def recipe(
+        self, retrieval_settings: RetrievalSettings | None, *, retrieval: bool
+    ) -> DraftRecipe:
+        assert self._recipe is not None
+        return replace(self._recipe, retrieval=retrieval_settings if retrieval else None)
+
+    def make_background(self, recipe: DraftRecipe) -> BackgroundDrafter:
+        """A background drafter of the kind that the settings name."""
+        if self._settings.background == "process":
+            return ProcessBackground(recipe, self._settings.draft_threads)
+        drafter = recipe()
+        if self._settings.background == "thread":
+            return ThreadBackground(drafter)
+        return InlineBackground(drafter)
+
+    @property
+    def guess_tokens(self) -> int:
+        return self._settings.guess_tokens
+
+    def _locked(self, steps: Iterator[Step]) -> Iterator[Step]:
+        try:
+            while True:
+                with self._lock:
+                    step = next(steps, None)
+                if step is None:
+                    return
+                yield step
+        finally:
+            with self._lock:
+                steps.close()  # type: ignore[attr-defined]
+
+
+class _Parts:
+    """The parts with one choice of retrieval settings."""
+
+    def __init__(self, engine: Engine, target: LanguageModel, retrieval: RetrievalSettings) -> None:
+        self.target = target
+        self.guess_tokens = engine.guess_tokens
+        self._engine = engine
+        self._retrieval = retrieval
+        self._lookup: Drafter | None = None
+        self._drafts: dict[bool, Drafter] = {}
+        self._backgrounds: dict[bool, BackgroundDrafter] = {}
+
+    def lookup(self) -> Drafter:
+        if self._lookup is None:
+            self._lookup = make_lookup(self._retrieval)
+        return self._lookup
+
+    def draft(self, *, retrieval: bool) -> Drafter:
+        if retrieval not in self._drafts:
+            recipe = self._engine.recipe(self._retrieval, retrieval=retrieval)
+            self._drafts[retrieval] = recipe.drafter(self._engine.draft_model())
+        return self._drafts[retrieval]
+
+    def background(self, *, retrieval: bool) -> BackgroundDrafter:
+        if retrieval not in self._backgrounds:
+            recipe = self._engine.recipe(self._retrieval, retrieval=retrieval)
+            self._backgrounds[retrieval] = self._engine.make_background(recipe)
+        return self._backgrounds[retrieval]
+
+    def close(self) -> None:
+        for background in self._backgrounds.values():
+            background.close()
+        self._backgrounds = {}

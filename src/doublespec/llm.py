@@ -1,0 +1,286 @@
+"""Text in, text out: the Python API. Knows no logits and no loops."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from importlib import resources
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from doublespec.config import Settings
+from doublespec.decoding import Step
+from doublespec.drafting.recipe import DraftRecipe
+from doublespec.engine import Engine
+from doublespec.errors import ConfigError
+from doublespec.methods import split_name
+from doublespec.models.devices import find_device, find_dtype, use_threads
+from doublespec.models.load import load_model, measure_cost
+from doublespec.models.vocabulary import check_same_vocabulary
+from doublespec.models.weights import open_checkpoint
+from doublespec.sampling import Request, SamplingParams, TokenLogprobs
+from doublespec.stats import Stats, summarise
+from doublespec.stopping import StopRule
+from doublespec.text import Message, TextCodec, TextStream
+
+BUNDLED = "bundled"  # the name of the model pair inside the package
+
+Prompt = str | Sequence[int]
+Progress = Callable[[str, int, int], None]  # what is being read, done, in all
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One answer. `tokens` holds the end token too, if there was one; `text` does not."""
+
+    text: str
+    tokens: tuple[int, ...]
+    prompt_tokens: int
+    finish_reason: str | None  # "stop", "length", or None if it was cancelled
+    stats: Stats
+    logprobs: tuple[TokenLogprobs, ...] | None = None
+
+
+class LLM:
+    """A target model, sped up by a draft model and by retrieval.
+
+    The answer depends on the target, the prompt and the sampling parameters alone: every method
+    gives the tokens of plain decoding, bit for bit. `target` and `draft` are local folders or hub
+    ids, or "bundled" for the pair that comes with the package; other keywords are those of
+    `Settings`. Raises ModelError or ConfigError, each with one sentence that says what to do.
+    """
+
+    def __init__(
+        self,
+        target: str | Path,
+        draft: str | Path | None = None,
+        method: str = "auto",
+        *,
+        progress: Progress | None = None,
+        **settings: Any,
+    ) -> None:
+        self.settings = make_settings(method=method, **settings)
+        report = _reporter(progress)
+        checkpoint = open_checkpoint(find_bundled(target, "target"))
+        device = find_device(self.settings.target_device)
+        dtype = find_dtype(self.settings.dtype, device)
+        use_threads(self.settings.threads)
+        self._codec = TextCodec(checkpoint.folder)
+        draft_name = None if draft is None else find_bundled(draft, "draft")
+        if draft_name is not None:
+            draft_folder = open_checkpoint(draft_name).folder
+            check_same_vocabulary(self._codec.vocabulary, TextCodec(draft_folder).vocabulary)
+        self.target = load_model(
+            checkpoint,
+            device,
+            dtype,
+            canonical=True,
+            max_length=self.settings.max_length,
+            progress=report("target"),
+        )
+        cost = measure_cost(self.target)
+        self.recipe = None if draft_name is None else self._recipe(draft_name, cost.seconds)
+        self._method = self._choose_method(method)
+        self.engine = Engine(self.target, self.recipe, self.settings, cost.row_cost)
+
+    @property
+    def method(self) -> str:
+        """The method in use where a call names none."""
+        return self._method
+
+    @property
+    def codec(self) -> TextCodec:
+        return self._codec
+
+    def generate(
+        self,
+        prompt: Prompt,
+        params: SamplingParams | None = None,
+        *,
+        method: str | None = None,
+        **sampling: Any,
+    ) -> Completion:
+        """Continues a prompt (text or token ids)."""
+        return self.stream(prompt, params, method=method, **sampling).finish()
+
+    def chat(
+        self,
+        messages: Sequence[Message],
+        params: SamplingParams | None = None,
+        *,
+        method: str | None = None,
+        **sampling: Any,
+    ) -> Completion:
+        """Answers a conversation, through the model's chat template. What an earlier call has
+        computed of the same conversation is used again."""
+        return self.stream_chat(messages, params, method=method, **sampling).finish()
+
+    def stream(
+        self,
+        prompt: Prompt,
+        params: SamplingParams | None = None,
+        *,
+        method: str | None = None,
+        **sampling: Any,
+    ) -> "Stream":
+        """Continues a prompt piece by piece: iterate over the result for its text."""
+        tokens = self._codec.encode(prompt) if isinstance(prompt, str) else list(prompt)
+        return self._stream(tokens, _make_params(params, sampling), method)
+
+    def stream_chat(
+        self,
+        messages: Sequence[Message],
+        params: SamplingParams | None = None,
+        *,
+        method: str | None = None,
+        **sampling: Any,
+    ) -> "Stream":
+        """Answers a conversation piece by piece."""
+        tokens = self._codec.encode_chat(messages)
+        return self._stream(tokens, _make_params(params, sampling), method)
+
+    def close(self) -> None:
+        """Ends background drafters; may be called again."""
+        self.engine.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def request(self, tokens: Sequence[int], params: SamplingParams) -> tuple[Request, StopRule]:
+        """What the loops need to know to answer these prompt tokens; raises ConfigError."""
+        self._check_prompt(tokens)
+        end_ids = frozenset(params.stop_token_ids)
+        if not params.ignore_eos:
+            end_ids |= self._codec.end_ids
+        room = self.target.max_length - len(tokens)
+        stop = StopRule(min(params.max_tokens, room), end_ids, params.stop, self._codec.decode)
+        return Request(params, len(tokens), end_ids), stop
+
+    def _stream(self, tokens: list[int], params: SamplingParams, method: str | None) -> "Stream":
+        request, stop = self.request(tokens, params)
+        steps = self.engine.decode(tokens, request, stop, self._choose_method(method))
+        return Stream(steps, TextStream(self._codec, params.stop), request)
+
+    def _check_prompt(self, tokens: Sequence[int]) -> None:
+        if not tokens:
+            raise ConfigError("the prompt has no tokens; give at least one")
+        if len(tokens) >= self.target.max_length:
+            raise ConfigError(
+                f"the prompt has {len(tokens)} tokens and the context holds "
+                f"{self.target.max_length}, the answer included; shorten the prompt"
+            )
+        wrong = next((t for t in tokens if not 0 <= t < self.target.vocab_size), None)
+        if wrong is not None:
+            raise ConfigError(
+                f"prompt token ids must be from 0 to {self.target.vocab_size - 1}, got {wrong}"
+            )
+
+    def _choose_method(self, method: str | None) -> str:
+        """`auto`: retrieval alone without a draft; both in turn on one device; else in parallel."""
+        if method is None:
+            return self._method
+        if method != "auto":
+            return "@".join(filter(None, split_name(method)))
+        if self.recipe is None:
+            return "lookup"
+        same = find_device(self.settings.draft_device) == find_device(self.settings.target_device)
+        return "double-serial" if same else "double"
+
+    def _recipe(self, name: str, target_seconds: float) -> DraftRecipe:
+        return DraftRecipe(
+            name=name,
+            device=self.settings.draft_device or self.settings.target_device,
+            dtype=self.settings.dtype,
+            vocab_size=self.target.vocab_size,
+            max_length=self.target.max_length,
+            steps=self.settings.gamma,
+            target_seconds=target_seconds,
+            retrieval=self.settings.retrieval,
+        )
+
+
+class Stream:
+    """An answer under way: iterate for its pieces of text; to cancel it, stop and `close`."""
+
+    def __init__(self, steps: Iterator[Step], text: TextStream, request: Request) -> None:
+        self._events = steps
+        self._text = text
+        self._request = request
+        self.steps: list[Step] = []
+
+    def __iter__(self) -> Iterator[str]:
+        for step in self._events:
+            self.steps.append(step)
+            piece = self._text.push(step.new)
+            if step.finish is not None:
+                piece += self._text.finish()
+            if piece:
+                yield piece
+
+    def finish(self) -> Completion:
+        """Reads the answer to its end."""
+        for _ in self:
+            pass
+        return self.completion
+
+    def close(self) -> None:
+        """Cancels the answer: nothing of it goes on running."""
+        self._events.close()  # type: ignore[attr-defined]
+
+    @property
+    def completion(self) -> Completion:
+        """The answer so far."""
+        tokens = tuple(token for step in self.steps for token in step.new)
+        wanted = self._request.params.logprobs is not None
+        return Completion(
+            text=self._text.text,
+            tokens=tokens,
+            prompt_tokens=self._request.prompt_length,
+            finish_reason=self.steps[-1].finish if self.steps else None,
+            stats=summarise(self.steps),
+            logprobs=tuple(p for s in self.steps for p in s.logprobs) if wanted else None,
+        )
+
+
+def find_bundled(name: str | Path, role: str) -> str:
+    """The folder of the bundled pair for the name "bundled", else the name itself."""
+    if str(name) != BUNDLED:
+        return str(name)
+    return str(resources.files("doublespec") / "pair" / role)
+
+
+def make_settings(**values: Any) -> Settings:
+    """Settings from keywords; raises ConfigError on unknown ones."""
+    return _make(Settings, values)
+
+
+def _make_params(params: SamplingParams | None, changes: dict[str, Any]) -> SamplingParams:
+    known = {f.name for f in fields(SamplingParams)}
+    unknown = sorted(changes.keys() - known)
+    if unknown:
+        raise ConfigError(f"{unknown[0]!r} is no sampling parameter; known: {', '.join(known)}")
+    return replace(params or SamplingParams(), **changes)
+
+
+def _make(kind: type[Settings], values: dict[str, Any]) -> Settings:
+    known = [f.name for f in fields(kind)]
+    unknown = sorted(values.keys() - set(known))
+    if unknown:
+        raise ConfigError(f"{unknown[0]!r} is no setting; known: {', '.join(known)}")
+    return kind(**values)
+
+
+def _reporter(progress: Progress | None) -> Callable[[str], Callable[[int, int], None] | None]:
+    def report(what: str) -> Callable[[int, int], None] | None:
+        if progress is None:
+            return None
+        return lambda done, total: progress(what, done, total)
+
+    return report

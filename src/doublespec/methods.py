@@ -1,0 +1,132 @@
+"""The methods by name, each a composition of the same parts. The only file that knows the names.
+
+To add one, write a function and put it into METHODS; the losslessness test picks it up.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+from doublespec.config import PRESETS
+from doublespec.decoding import Step, decode_parallel, decode_serial
+from doublespec.drafting.base import BackgroundDrafter, Drafter, NoDrafter
+from doublespec.errors import ConfigError
+from doublespec.models.base import LanguageModel
+from doublespec.sampling import Request
+from doublespec.stopping import StopRule
+from doublespec.tokens import Tokens
+
+
+class Parts(Protocol):
+    """What methods are made of. Parts with state are kept from one answer to the next."""
+
+    target: LanguageModel
+    guess_tokens: int
+
+    def lookup(self) -> Drafter:
+        """Retrieval in the text so far."""
+        ...
+
+    def draft(self, *, retrieval: bool) -> Drafter:
+        """The draft model in this process, its forwards judging retrieved runs or not."""
+        ...
+
+    def background(self, *, retrieval: bool) -> BackgroundDrafter:
+        """The draft model beside the target."""
+        ...
+
+
+Method = Callable[[Parts, Tokens, Request, StopRule], Iterator[Step]]
+
+_NOTHING = NoDrafter()
+
+
+def ar(parts: Parts, prompt: Tokens, request: Request, stop: StopRule) -> Iterator[Step]:
+    """Autoregressive decoding: one token a forward."""
+    return _serial(parts, _NOTHING, _NOTHING, prompt, request, stop)
+
+
+def lookup(parts: Parts, prompt: Tokens, request: Request, stop: StopRule) -> Iterator[Step]:
+    """Prompt lookup: the target judges a retrieved run."""
+    return _serial(parts, _NOTHING, parts.lookup(), prompt, request, stop)
+
+
+def sd(parts: Parts, prompt: Tokens, request: Request, stop: StopRule) -> Iterator[Step]:
+    """Speculative decoding (arXiv 2211.17192): draft, then judge."""
+    return _serial(parts, parts.draft(retrieval=False), _NOTHING, prompt, request, stop)
+
+
+def double_serial(parts: Parts, prompt: Tokens, request: Request, stop: StopRule) -> Iterator[Step]:
+    """Speculative decoding with both of Double's retrievals, for models that share a device."""
+    return _serial(parts, parts.draft(retrieval=True), parts.lookup(), prompt, request, stop)
+
+
+def psd(parts: Parts, prompt: Tokens, request: Request, stop: StopRule) -> Iterator[Step]:
+    """Parallel speculative decoding (PEARL, arXiv 2408.11850): draft while judging."""
+    return _parallel(parts, parts.background(retrieval=False), _NOTHING, prompt, request, stop)
+
+
+def double(parts: Parts, prompt: Tokens, request: Request, stop: StopRule) -> Iterator[Step]:
+    """Double (arXiv 2601.05524): PSD with retrieval on both sides."""
+    background = parts.background(retrieval=True)
+    return _parallel(parts, background, parts.lookup(), prompt, request, stop)
+
+
+def double_target_only(
+    parts: Parts, prompt: Tokens, request: Request, stop: StopRule
+) -> Iterator[Step]:
+    """Double without draft-side retrieval (the paper's ablation)."""
+    background = parts.background(retrieval=False)
+    return _parallel(parts, background, parts.lookup(), prompt, request, stop)
+
+
+def double_draft_only(
+    parts: Parts, prompt: Tokens, request: Request, stop: StopRule
+) -> Iterator[Step]:
+    """Double without target-side retrieval (the paper's ablation)."""
+    return _parallel(parts, parts.background(retrieval=True), _NOTHING, prompt, request, stop)
+
+
+METHODS: dict[str, Method] = {
+    "ar": ar,
+    "lookup": lookup,
+    "sd": sd,
+    "psd": psd,
+    "double": double,
+    "double-serial": double_serial,
+    "double-target-only": double_target_only,
+    "double-draft-only": double_draft_only,
+}
+DRAFTLESS = ("ar", "lookup")
+
+
+def split_name(name: str) -> tuple[str, str | None]:
+    """A method's name and its preset, "double@paper" being ("double", "paper"). Raises
+    ConfigError on unknown ones."""
+    method, _, preset = name.partition("@")
+    if method not in METHODS:
+        raise ConfigError(f"method must be one of {', '.join(METHODS)} or auto, got {name!r}")
+    if preset and preset not in PRESETS:
+        raise ConfigError(f"the preset after @ must be one of {', '.join(PRESETS)}, got {name!r}")
+    return method, preset or None
+
+
+def _serial(
+    parts: Parts,
+    drafter: Drafter,
+    helper: Drafter,
+    prompt: Tokens,
+    request: Request,
+    stop: StopRule,
+) -> Iterator[Step]:
+    return decode_serial(parts.target, drafter, helper, prompt, request, stop, parts.guess_tokens)
+
+
+def _parallel(
+    parts: Parts,
+    drafter: BackgroundDrafter,
+    helper: Drafter,
+    prompt: Tokens,
+    request: Request,
+    stop: StopRule,
+) -> Iterator[Step]:
+    return decode_parallel(parts.target, drafter, helper, prompt, request, stop, parts.guess_tokens)

@@ -1,0 +1,1 @@
+"""Models behind one protocol: weights, KV caches, canonical shapes and devices live here."""

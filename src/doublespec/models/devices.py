@@ -1,0 +1,89 @@
+"""Where a model runs and in which precision: what the machine offers, by its own account."""
+
+import os
+import platform
+
+import psutil
+import torch
+
+from doublespec.errors import ConfigError
+
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+
+
+def find_device(name: str | None) -> torch.device:
+    """The device of that name; by default CUDA if there is one, else the CPU."""
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"device must be like 'cpu' or 'cuda:0', got {name!r}") from error
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"device must be a CPU or a CUDA device, got {name!r}")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"{name!r} was asked for, and {torch.cuda.device_count()} are there")
+    return device
+
+
+def find_dtype(name: str | None, device: torch.device) -> torch.dtype:
+    """The precision of that name; by default bfloat16 where the device computes in it.
+
+    A CPU's own flags decide, not a measurement: a choice that flips with the load of the machine
+    would change the text from run to run.
+    """
+    if name is not None:
+        if name not in DTYPES:
+            raise ConfigError(f"dtype must be one of {', '.join(DTYPES)}, got {name!r}")
+        return DTYPES[name]
+    if device.type == "cuda":
+        return torch.bfloat16
+    flags = torch.cpu.get_capabilities()
+    fast = flags.get("avx512_bf16") or flags.get("amx_bf16") or flags.get("bf16")
+    return torch.bfloat16 if fast else torch.float32
+
+
+def usable_cores() -> int:
+    """The CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def use_threads(count: int | None) -> None:
+    """Sets how many threads a product on the CPU uses; by default all cores but one.
+
+    The one is for the draft's process and for the rest of the machine: threads wait for each other
+    at every product, so a single busy core stops them all (measured on 2 cores beside a busy
+    process: 150 times slower; alone, the second core gains 15 %; 2026-11-23). The same number
+    serves every method, with a draft or without, since bits may depend on it.
+    """
+    wanted = count or max(1, usable_cores() - 1)
+    if torch.get_num_threads() != wanted:
+        torch.set_num_threads(wanted)
+
+
+def available_memory(device: torch.device) -> int:
+    """Bytes that can still be taken on the device."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return int(psutil.virtual_memory().available)
+
+
+def gigabytes(count: int) -> str:
+    return f"{count / 1e9:.2f} GB"
+
+
+def all_devices() -> list[torch.device]:
+    """The CPU and every CUDA device."""
+    return [torch.device("cpu")] + [
+        torch.device("cuda", index) for index in range(torch.cuda.device_count())
+    ]
+
+
+def describe(device: torch.device) -> str:
+    """The device's name, for people and for reports."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    name = torch.cpu.get_capabilities().get("cpu_name")
+    return str(name or platform.processor() or platform.machine())

@@ -1,0 +1,43 @@
+"""A draft and a target must speak the same tokens, whatever size their output is padded to."""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from doublespec.errors import ModelError
+from doublespec.models.base import LanguageModel
+from doublespec.tokens import Tokens
+
+
+def check_same_vocabulary(target: Mapping[str, int], draft: Mapping[str, int]) -> None:
+    """Raises ModelError that names the first token (by id) on which two vocabularies differ."""
+    if target == draft:
+        return
+    target_tokens = {token_id: token for token, token_id in target.items()}
+    draft_tokens = {token_id: token for token, token_id in draft.items()}
+    for token_id in sorted(target_tokens.keys() | draft_tokens.keys()):
+        ours, theirs = target_tokens.get(token_id), draft_tokens.get(token_id)
+        if ours != theirs:
+            raise ModelError(
+                f"target and draft must have the same vocabulary; token {token_id} is {ours!r} in "
+                f"the target and {theirs!r} in the draft: choose a draft of the same family"
+            )
+
+
+class CommonVocabulary:
+    """A draft model that sees only the token ids that the target has too."""
+
+    def __init__(self, model: LanguageModel, size: int) -> None:
+        self._model = model
+        self._size = min(size, model.vocab_size)
+
+    @property
+    def vocab_size(self) -> int:
+        return self._size
+
+    @property
+    def max_length(self) -> int:
+        return self._model.max_length
+
+    def logits(self, tokens: Tokens, last: int, prompt_length: int) -> Tensor:
+        return self._model.logits(tokens, last, prompt_length)[:, : self._size]

@@ -1,0 +1,29 @@
+"""The target as an exact oracle: the only place where its logits become text.
+
+A guess is kept as far as it equals the target's own choices, plus the one choice after it. So a
+guess can make the answer faster, never different, wherever it came from.
+"""
+
+from dataclasses import dataclass
+
+from doublespec.models.base import LanguageModel
+from doublespec.sampling import Request, TokenLogprobs, choose, logprobs
+from doublespec.tokens import Tokens, common_prefix
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What one forward settled: 1 to len(guess) + 1 tokens; logprobs if they were asked for."""
+
+    tokens: list[int]
+    logprobs: tuple[TokenLogprobs, ...] = ()
+
+
+def advance(model: LanguageModel, tokens: Tokens, guess: Tokens, request: Request) -> Settled:
+    """Judges `guess` as the continuation of `tokens`, in one forward of the model."""
+    ahead = [*tokens, *guess]
+    logits = model.logits(ahead, len(guess) + 1, request.prompt_length)
+    chosen = choose(logits, ahead, len(tokens), request)
+    new = chosen[: common_prefix(chosen, guess) + 1]
+    top = request.params.logprobs
+    return Settled(new) if top is None else Settled(new, tuple(logprobs(logits, new, top)))

@@ -1,0 +1,29 @@
+"""What every source of retrieved text answers: a run of tokens, and how well it matched."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from doublespec.tokens import Tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """A retrieved run: the `tokens` that once followed the last `depth` tokens of the text.
+
+    `likeness` (0 to 1) says how alike the two texts are a little further back, `share` (0 to 1)
+    how many of the equally deep matches went on with the same token.
+    """
+
+    tokens: tuple[int, ...]
+    depth: int
+    source: str
+    likeness: float = 1.0
+    share: float = 1.0
+
+
+class TokenIndex(Protocol):
+    """A source of runs. It is handed the whole text each time and finds out itself what changed."""
+
+    def lookup(self, tokens: Tokens, limit: int) -> Match | None:
+        """What followed the longest suffix of `tokens` seen before: 1 to `limit` tokens."""
+        ...

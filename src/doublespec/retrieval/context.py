@@ -1,0 +1,135 @@
+"""The text of this request, as a source of runs. Knows nothing of models and acceptance.
+
+`context_sources` makes the ones to use; `NgramIndex` is the published search order, the baseline.
+"""
+
+from doublespec.retrieval.base import Match, TokenIndex
+from doublespec.retrieval.chains import Chains
+from doublespec.retrieval.ranking import most_alike
+from doublespec.tokens import Tokens, common_prefix
+
+RECENT = 128  # tokens at the end of the text that every lookup compares
+SAMPLES = 64  # tokens of the rest that it compares
+
+
+def context_sources() -> list[TokenIndex]:
+    """The sources over one request's text, which share its chains."""
+    text = RequestText()
+    return [ContextIndex(text), EditIndex(text)]
+
+
+class RequestText:
+    """The chained text of a request, as it was last handed over."""
+
+    def __init__(self) -> None:
+        self.chains = Chains()
+        self._calls = 0
+
+    def follow(self, tokens: Tokens) -> list[int]:
+        """Make the chained text equal to `tokens`, and return them."""
+        text = tokens if isinstance(tokens, list) else list(tokens)
+        agreed = self._agreed(text)
+        self.chains.cut(agreed)
+        self.chains.extend(text[agreed:])
+        return text
+
+    def _agreed(self, text: list[int]) -> int:
+        """How many leading tokens of `text` are those of the last call.
+
+        Comparing all of 100,000 tokens would cost ten times the search. So the latest tokens are
+        compared all, and of the others every n-th, from another start each time; only a
+        difference calls for the whole comparison. A text changed far back and nowhere else
+        may thus be noticed some lookups late: until then the old text may decide what is shown.
+        """
+        mine = self.chains.tokens
+        stop = min(len(mine), len(text))
+        recent = max(0, stop - RECENT)
+        self._calls += 1
+        stride = recent // SAMPLES + 1
+        sample = slice(self._calls % stride, recent, stride)
+        if mine[sample] != text[sample] or mine[recent : recent + 1] != text[recent : recent + 1]:
+            return common_prefix(mine, text)
+        return recent + common_prefix(mine[recent:stop], text[recent:stop])
+
+
+class ContextIndex:
+    """The longest suffix of the text that occurred in it before, of any length.
+
+    Of equally long matches it follows the one most like the text's end (`ranking`).
+    """
+
+    def __init__(self, text: RequestText | None = None) -> None:
+        self._text = text or RequestText()
+
+    def lookup(self, tokens: Tokens, limit: int) -> Match | None:
+        """What followed the longest suffix of `tokens` that occurs in them before."""
+        text = self._text.follow(tokens)
+        places = self._text.chains.longest(text, len(text), before=len(text))
+        if places is None or limit < 1:
+            return None
+        choice = most_alike(text, text, places.stops)
+        run = tuple(text[choice.stop : choice.stop + limit])
+        return Match(run, places.depth, "context", choice.likeness, choice.share)
+
+
+class EditIndex:
+    """A passage that is being copied with changes: the last token stands in place of another.
+
+    Matches the text before its last token and goes on one token further. Worth as much as all
+    other ideas together where text is edited (docs/retrieval.md).
+    """
+
+    def __init__(self, text: RequestText | None = None) -> None:
+        self._text = text or RequestText()
+
+    def lookup(self, tokens: Tokens, limit: int) -> Match | None:
+        """What followed the token that the last of `tokens` replaces; the match has depth 0."""
+        text = self._text.follow(tokens)
+        last = len(text) - 1
+        places = self._text.chains.longest(text, last, before=last) if last > 0 else None
+        replaced = [stop for stop in places.stops if text[stop] != text[last]] if places else []
+        stops = [stop + 1 for stop in replaced if stop + 1 < last]
+        if not stops or limit < 1:
+            return None
+        choice = most_alike(text, text, stops)
+        run = tuple(text[choice.stop : choice.stop + limit])
+        return Match(run, 0, "edit", choice.likeness, choice.share)
+
+
+class NgramIndex:
+    """The published search: n-grams from `longest` down to `shortest`, the first match in the text.
+
+    Where the published scan finds nothing it shows a dummy token; this one shows nothing.
+    """
+
+    def __init__(self, longest: int = 3, shortest: int = 1) -> None:
+        self._sizes = range(longest, shortest - 1, -1)
+        self._tokens: list[int] = []
+        self._first: dict[tuple[int, ...], int] = {}  # n-gram -> where its first match ends
+
+    def lookup(self, tokens: Tokens, limit: int) -> Match | None:
+        """What followed the first match of the longest n-gram that ends `tokens`."""
+        self._follow(list(tokens))
+        for size in self._sizes:
+            end = self._end_of(tuple(self._tokens[-size:]))
+            run = tuple(self._tokens[end : end + limit]) if end else ()
+            if run:
+                return Match(run, size, "context")
+        return None
+
+    def _follow(self, tokens: list[int]) -> None:
+        """Take over `tokens`. Entries of text that is gone stay: each is proved when it is used."""
+        del self._tokens[common_prefix(self._tokens, tokens) :]
+        for token in tokens[len(self._tokens) :]:
+            self._tokens.append(token)
+            for size in self._sizes:
+                ngram = tuple(self._tokens[-size:])
+                if self._end_of(ngram) is None:
+                    self._first[ngram] = len(self._tokens)
+
+    def _end_of(self, ngram: tuple[int, ...]) -> int | None:
+        """Where the first match of `ngram` ends, if the text there still says so."""
+        end = self._first.get(ngram)
+        if end is None or tuple(self._tokens[end - len(ngram) : end]) != ngram:
+            return None
+        return end

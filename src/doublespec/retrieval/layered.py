@@ -1,0 +1,60 @@
+"""Several sources as one: whose run to show, and how much of it. Knows no models."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from doublespec.retrieval.base import Match, TokenIndex
+from doublespec.retrieval.expectation import Expectation, Run
+from doublespec.tokens import Tokens
+
+LONGEST_RUN = 96
+ROW_COST = 0.015  # of a forward, where no profile says better: 2.7 rows a token on the traces
+TAIL = 16  # tokens by which a text is known again
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the sources found for a text of `length` tokens that ended with `tail`."""
+
+    length: int
+    tail: Tokens
+    matches: tuple[Match, ...]
+
+
+class LayeredIndex:
+    """Asks all sources and shows the run that settles most per unit of time, if that is more than
+    showing none.
+
+    How far runs hold it learns from the texts themselves, source by source: the next text it is
+    handed says what followed the last one, also where the run was not shown.
+    """
+
+    def __init__(self, sources: Sequence[TokenIndex], row_costs: Sequence[float] = ()) -> None:
+        """`row_costs[n]` is the time of a target forward that shows n tokens."""
+        self._sources = sources
+        self._costs = list(row_costs) or [1.0 + ROW_COST * n for n in range(LONGEST_RUN + 1)]
+        self._expectations: defaultdict[str, Expectation] = defaultdict(Expectation)
+        self._asked = Asked(0, [], ())
+
+    def lookup(self, tokens: Tokens, limit: int) -> Match | None:
+        """The run of the best source, as much of it as pays."""
+        self._learn(tokens)
+        most = min(limit, len(self._costs) - 1)
+        found = (source.lookup(tokens, most) for source in self._sources)
+        matches = tuple(match for match in found if match is not None)
+        self._asked = Asked(len(tokens), tokens[-TAIL:], matches)
+        runs = [(self._run_of(match), match) for match in matches]
+        run, match = max(runs, key=lambda pair: pair[0].rate, default=(Run(0, 0.0), None))
+        return replace(match, tokens=match.tokens[: run.length]) if match and run.length else None
+
+    def _run_of(self, match: Match) -> Run:
+        return self._expectations[match.source].best_run(match, self._costs)
+
+    def _learn(self, tokens: Tokens) -> None:
+        """Compare what was found last with what the text has become."""
+        asked = self._asked
+        if tokens[max(0, asked.length - TAIL) : asked.length] == asked.tail:
+            after = tokens[asked.length : asked.length + LONGEST_RUN]
+            for match in asked.matches:
+                self._expectations[match.source].learn(match, after)

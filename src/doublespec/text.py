@@ -1,0 +1,149 @@
+"""Between text and tokens: tokenizer, chat template, streaming. Knows nothing of models."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer
+
+from doublespec.errors import ConfigError, ModelError, reason
+from doublespec.tokens import Tokens
+
+_WINDOW = 64  # tokens whose text is made anew at every step
+
+Message = Mapping[str, str]  # {"role": "user", "content": "..."}
+
+
+class TextCodec:
+    """The tokenizer of a checkpoint, its chat template and its end tokens."""
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+        except Exception as error:  # what tokenizers raise is of many kinds, all of one meaning
+            raise ModelError(
+                f"{folder} has no tokenizer that transformers reads: {reason(error)}"
+            ) from error
+        self._folder = folder
+        self.end_ids = self._find_end_ids()
+
+    @property
+    def vocabulary(self) -> dict[str, int]:
+        vocabulary: dict[str, int] = self._tokenizer.get_vocab()
+        return vocabulary
+
+    @property
+    def has_chat_template(self) -> bool:
+        return self._tokenizer.chat_template is not None
+
+    def encode(self, text: str) -> list[int]:
+        """The tokens of a prompt, with what the tokenizer puts before it. An empty prompt is the
+        token that begins texts; raises ConfigError if there is none."""
+        tokens: list[int] = self._tokenizer.encode(text)
+        if tokens:
+            return tokens
+        if self._tokenizer.bos_token_id is None:
+            raise ConfigError("the prompt is empty, and this model has no token to begin with")
+        return [self._tokenizer.bos_token_id]
+
+    def encode_chat(self, messages: Sequence[Message]) -> list[int]:
+        """The tokens of a conversation up to where the assistant answers; raises ConfigError."""
+        if not messages:
+            raise ConfigError("a conversation needs at least one message, got none")
+        if not self.has_chat_template:
+            raise ConfigError(f"{self._folder} has no chat template; use generate instead of chat")
+        try:
+            text: str = self._tokenizer.apply_chat_template(
+                list(messages), tokenize=False, add_generation_prompt=True
+            )
+        except Exception as error:  # templates raise errors of their own
+            raise ConfigError(
+                f"the chat template refuses these messages: {reason(error)}"
+            ) from error
+        tokens: list[int] = self._tokenizer.encode(text, add_special_tokens=False)
+        return tokens
+
+    def decode(self, tokens: Tokens) -> str:
+        text: str = self._tokenizer.decode(list(tokens), skip_special_tokens=True)
+        return text
+
+    def _find_end_ids(self) -> frozenset[int]:
+        """Every end token that the checkpoint names: a chat model often has several."""
+        found: list[object] = [self._tokenizer.eos_token_id]
+        for name in ("generation_config.json", "config.json"):
+            path = self._folder / name
+            if path.is_file():
+                value = _read_json(path).get("eos_token_id")
+                found += value if isinstance(value, list) else [value]
+        return frozenset(token for token in found if isinstance(token, int))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise ModelError(f"{path} is not a JSON object: {reason(error)}") from error
+
+
+def cut_at(text: str, strings: Iterable[str]) -> str:
+    """`text` up to the first of the stop strings."""
+    found = [position for string in strings if (position := text.find(string)) >= 0]
+    return text[: min(found)] if found else text
+
+
+class TextStream:
+    """Turns settled tokens into pieces of text that may be shown at once.
+
+    Held back are bytes of an unfinished character and what could become a stop string; all pieces
+    together are the text of all tokens up to the first stop string.
+    """
+
+    def __init__(self, codec: TextCodec, strings: Sequence[str]) -> None:
+        self._codec = codec
+        self._strings = strings
+        self._tokens: list[int] = []  # those whose text is not in `_earlier`
+        self._earlier = ""
+        self._sent = 0
+
+    @property
+    def text(self) -> str:
+        return cut_at(self._earlier + self._codec.decode(self._tokens), self._strings)
+
+    def push(self, new: Tokens) -> str:
+        self._tokens += new
+        if len(self._tokens) > 2 * _WINDOW:
+            self._settle()
+        text = self.text
+        return self._send(text, _safe_length(text, self._strings))
+
+    def finish(self) -> str:
+        text = self.text
+        return self._send(text, len(text))
+
+    def _settle(self) -> None:
+        """Keeps the text of earlier tokens, so that a step costs the same in a long answer; only
+        where it does not depend on the tokens after them."""
+        head, tail = self._tokens[:-_WINDOW], self._tokens[-_WINDOW:]
+        earlier, later = self._codec.decode(head), self._codec.decode(tail)
+        if earlier + later == self._codec.decode(self._tokens):
+            self._earlier += earlier
+            self._tokens = tail
+
+    def _send(self, text: str, stop: int) -> str:
+        piece = text[self._sent : stop]
+        self._sent = max(self._sent, stop)
+        return piece
+
+
+def _safe_length(text: str, strings: Sequence[str]) -> int:
+    """How much of `text` no later token can change."""
+    stop = len(text)
+    while stop and text[stop - 1] == "\ufffd":
+        stop -= 1
+    for string in strings:
+        for size in range(min(len(string) - 1, stop), 0, -1):
+            if text[:stop].endswith(string[:size]):
+                stop -= size
+                break
+    return stop

@@ -1,0 +1,20 @@
+"""Tests share the machine with each other: one thread a product, no hub."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+import pytest
+import torch
+
+from doublespec.llm import LLM
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def bundled():
+    """The bundled pair, its parallel draft in a process."""
+    with LLM("bundled", "bundled", threads=1, gamma=3) as llm:
+        yield llm

@@ -1,0 +1,182 @@
+"""The loops: where answers end, what a Step says, and what a cancelled answer leaves behind."""
+
+import pytest
+
+from doublespec.decoding import Step, decode_parallel, decode_serial
+from doublespec.drafting.background import InlineBackground
+from doublespec.drafting.base import NoDrafter
+from doublespec.drafting.lookup import LookupDrafter
+from doublespec.drafting.model import ModelDrafter
+from doublespec.models.toy import ToyModel
+from doublespec.retrieval.context import ContextIndex, NgramIndex
+from doublespec.sampling import Request, SamplingParams
+from doublespec.stats import summarise
+from doublespec.stopping import StopRule
+from doublespec.tokens import Tokens
+from tests.reference import answer, naive
+
+PROMPT = [1, 2, 3, 4]
+REQUEST = Request(SamplingParams(), len(PROMPT))
+
+
+class Fixed:
+    """Proposes the same tokens each time."""
+
+    def __init__(self, tokens: list[int]) -> None:
+        self._tokens = tokens
+
+    def propose(self, tokens: Tokens, limit: int, request: Request) -> list[int]:
+        return self._tokens[:limit]
+
+
+class Recording(InlineBackground):
+    """Counts what was started and collected."""
+
+    started = collected = 0
+
+    def start(self, tokens: Tokens, limit: int, request: Request) -> None:
+        self.started += 1
+        super().start(tokens, limit, request)
+
+    def collect(self) -> list[int]:
+        self.collected += 1
+        return super().collect()
+
+
+def _serial(drafter=None, helper=None, max_tokens: int = 50, most: int = 24) -> list[Step]:
+    target = ToyModel()
+    parts = drafter or NoDrafter(), helper or NoDrafter()
+    return list(decode_serial(target, *parts, PROMPT, REQUEST, StopRule(max_tokens), most))
+
+
+@pytest.mark.parametrize("max_tokens", [1, 2, 7, 50])
+def test_an_answer_has_exactly_max_tokens(max_tokens: int) -> None:
+    perfect = ModelDrafter(ToyModel(), 6, NoDrafter())
+    steps = _serial(perfect, max_tokens=max_tokens)
+    assert len(answer(steps)) == max_tokens
+    assert steps[-1].finish == "length"
+
+
+def test_nothing_is_shown_beyond_the_end() -> None:
+    """A guess longer than the rest of the answer would be computed in vain."""
+    perfect = ModelDrafter(ToyModel(), 6, NoDrafter())
+    steps = _serial(perfect, max_tokens=10)
+    assert sum(len(step.guess) + 1 for step in steps) == 10
+
+
+def test_an_end_token_inside_an_accepted_run_ends_the_answer() -> None:
+    whole = answer(_serial(max_tokens=30))
+    end = whole[9]
+    stop = StopRule(30, frozenset({end}))
+    perfect = ModelDrafter(ToyModel(), 8, NoDrafter())
+    steps = list(decode_serial(ToyModel(), perfect, NoDrafter(), PROMPT, REQUEST, stop, 24))
+    assert answer(steps) == whole[: whole.index(end) + 1]
+    assert steps[-1].finish == "stop"
+
+
+def test_a_perfect_draft_settles_gamma_and_one_more_tokens_a_step() -> None:
+    stats = summarise(_serial(ModelDrafter(ToyModel(), 4, NoDrafter())))
+    assert stats.mean_accepted_length == 5
+    assert stats.draft_acceptance == 1
+
+
+def test_a_draft_that_never_agrees_costs_steps_only() -> None:
+    steps = _serial(ModelDrafter(ToyModel(agreement=0), 4, NoDrafter()), max_tokens=20)
+    assert len(steps) == 20
+    assert all(step.num_accepted == 0 for step in steps)
+
+
+def test_a_step_tells_drafted_from_retrieved_tokens() -> None:
+    steps = _serial(Fixed([9, 9]), Fixed([8, 8, 8]), max_tokens=20)
+    assert steps[0].guess == (9, 9, 8, 8, 8)
+    assert steps[0].num_drafted == 2
+
+
+def test_parallel_decoding_judges_what_was_drafted_during_the_last_step() -> None:
+    background = Recording(ModelDrafter(ToyModel(), 3, NoDrafter()))
+    stop = StopRule(40)
+    steps = list(
+        decode_parallel(ToyModel(), background, NoDrafter(), PROMPT, REQUEST, stop, most=24)
+    )
+    assert [len(step.guess) for step in steps[:3]] == [0, 2, 2]
+    assert [len(step.new) for step in steps[:4]] == [1, 3, 3, 3]
+    assert background.started == background.collected == len(steps)
+
+
+def test_after_a_mismatch_retrieval_fills_the_bubble() -> None:
+    """PSD has nothing to judge then; Double's target-side retrieval has."""
+
+    def bubbles(helper) -> int:
+        background = InlineBackground(ModelDrafter(ToyModel(agreement=0.6), 3, NoDrafter()))
+        stop = StopRule(400)
+        steps = decode_parallel(ToyModel(), background, helper, PROMPT, REQUEST, stop, most=24)
+        return sum(not step.guess for step in steps)
+
+    assert bubbles(LookupDrafter(ContextIndex(), 10)) < bubbles(NoDrafter()) / 2
+
+
+def test_draft_side_retrieval_makes_a_forward_worth_more_than_a_token() -> None:
+    """The reason why Double's ceiling lies above c (arXiv 2601.05524)."""
+    text = [*range(20), *range(20), 0, 1, 2]
+
+    class Counting(ToyModel):
+        def logits(self, tokens, last, prompt_length):
+            following = [(token + 1) % 20 for token in tokens[-last:]]
+            self.forwards += 1
+            return (
+                self._table[:1]
+                .new_full((last, 32), 0.0)
+                .scatter_(1, self._table.new_tensor(following).long()[:, None], 1.0)
+            )
+
+    plain, helped = Counting(), Counting()
+    assert len(ModelDrafter(plain, 2, NoDrafter()).propose(text, 30, REQUEST)) == 2
+    helper = LookupDrafter(NgramIndex(), 10)
+    assert len(ModelDrafter(helped, 2, helper).propose(text, 30, REQUEST)) == 22
+    assert plain.forwards == helped.forwards == 2
+
+
+def test_a_draft_stops_at_an_end_token() -> None:
+    free = ModelDrafter(ToyModel(), 12, NoDrafter()).propose(PROMPT, 30, REQUEST)
+    ended = Request(REQUEST.params, REQUEST.prompt_length, frozenset({free[4]}))
+    drafted = ModelDrafter(ToyModel(), 12, NoDrafter()).propose(PROMPT, 30, ended)
+    assert drafted == free[: free.index(free[4]) + 1]
+
+
+def test_a_draft_with_a_shorter_context_falls_silent_there() -> None:
+    drafter = ModelDrafter(ToyModel(max_length=6), 4, NoDrafter())
+    assert len(drafter.propose([1, 2, 3, 4], 10, REQUEST)) == 2
+    assert drafter.propose([1] * 7, 10, REQUEST) == []
+
+
+def test_an_answer_goes_on_where_the_draft_cannot() -> None:
+    short = ModelDrafter(ToyModel(max_length=20), 4, NoDrafter())
+    assert answer(_serial(short, max_tokens=60)) == answer(_serial(max_tokens=60))
+
+
+def test_cancelling_collects_the_outstanding_draft() -> None:
+    background = Recording(ModelDrafter(ToyModel(), 3, NoDrafter()))
+    steps = decode_parallel(
+        ToyModel(), background, NoDrafter(), PROMPT, REQUEST, StopRule(1000), most=24
+    )
+    next(steps)
+    steps.close()
+    assert background.started == background.collected == 1
+
+
+def test_an_error_in_the_target_collects_the_outstanding_draft() -> None:
+    class Broken(ToyModel):
+        def logits(self, tokens, last, prompt_length):
+            raise MemoryError
+
+    background = Recording(ModelDrafter(ToyModel(), 3, NoDrafter()))
+    steps = decode_parallel(Broken(), background, NoDrafter(), PROMPT, REQUEST, StopRule(9), most=4)
+    with pytest.raises(MemoryError):
+        next(steps)
+    assert background.started == background.collected == 1
+
+
+def test_a_guess_that_is_not_in_the_vocabulary_of_the_prompt_is_only_wrong() -> None:
+    stop = StopRule(25)
+    steps = _serial(Fixed([31, 0, 31]), max_tokens=25)
+    assert answer(steps) == naive(ToyModel(), PROMPT, REQUEST, stop)

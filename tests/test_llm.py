@@ -1,0 +1,169 @@
+"""The Python API: text in, text out, stats, cancelling, and the errors a user can cause."""
+
+import json
+import threading
+from pathlib import Path
+
+import pytest
+
+import doublespec
+from doublespec import LLM, ConfigError, DoubleError, ModelError, SamplingParams
+from doublespec.llm import find_bundled
+
+QUESTION = [{"role": "user", "content": "Sort these words: pear, fig, apple, cherry."}]
+
+
+def test_the_public_names_are_there() -> None:
+    assert all(hasattr(doublespec, name) for name in doublespec.__all__)
+    assert set(doublespec.METHODS) >= {"ar", "lookup", "sd", "psd", "double", "double-serial"}
+
+
+def test_a_completion_tells_what_it_took(bundled: LLM) -> None:
+    completion = bundled.chat(QUESTION, max_tokens=40, method="double-serial")
+    stats = completion.stats
+    assert completion.text
+    assert stats.tokens == len(completion.tokens)
+    assert 0 < stats.steps < stats.tokens
+    assert stats.mean_accepted_length == pytest.approx(stats.tokens / stats.steps)
+    assert stats.draft_acceptance is not None and 0 < stats.draft_acceptance <= 1
+    assert 0 < stats.ttft_seconds < stats.seconds
+    assert completion.finish_reason in ("stop", "length")
+    assert completion.prompt_tokens == len(bundled.codec.encode_chat(QUESTION))
+
+
+def test_a_stream_gives_the_text_of_the_completion_piece_by_piece(bundled: LLM) -> None:
+    stream = bundled.stream_chat(QUESTION, max_tokens=60)
+    pieces = list(stream)
+    assert len(pieces) > 1
+    assert "".join(pieces) == stream.completion.text == bundled.chat(QUESTION, max_tokens=60).text
+
+
+def test_the_end_token_is_a_token_and_no_text(bundled: LLM) -> None:
+    free = bundled.generate("one two one two", max_tokens=30)
+    stopped = bundled.generate("one two one two", max_tokens=30, stop_token_ids=(free.tokens[7],))
+    assert stopped.finish_reason == "stop"
+    first = free.tokens.index(free.tokens[7])
+    assert stopped.tokens == free.tokens[: first + 1]
+
+
+def test_a_stop_string_ends_the_text_before_it(bundled: LLM) -> None:
+    free = bundled.generate("The quick brown", max_tokens=60, ignore_eos=True).text
+    string = free[len(free) // 2 :][:3]
+    for method in ("ar", "double-serial"):
+        stream = bundled.stream(
+            "The quick brown", max_tokens=60, ignore_eos=True, stop=(string,), method=method
+        )
+        assert "".join(stream) == free[: free.index(string)]
+        assert stream.completion.finish_reason == "stop"
+
+
+def test_logprobs_are_of_the_chosen_tokens(bundled: LLM) -> None:
+    for method in ("ar", "double-serial"):
+        completion = bundled.generate("Hello", max_tokens=12, logprobs=2, method=method)
+        assert completion.logprobs is not None
+        assert [entry.token for entry in completion.logprobs] == list(completion.tokens)
+        assert all(entry.top[0] == (entry.token, entry.logprob) for entry in completion.logprobs)
+
+
+def test_a_cancelled_answer_leaves_the_next_one_alone(bundled: LLM) -> None:
+    wanted = bundled.chat(QUESTION, max_tokens=40, method="ar").tokens
+    for method in ("double", "double-serial"):
+        stream = bundled.stream_chat(QUESTION, max_tokens=40, method=method)
+        next(iter(stream))
+        stream.close()
+        assert stream.completion.finish_reason is None
+        assert bundled.chat(QUESTION, max_tokens=40, method=method).tokens == wanted
+
+
+def test_answers_that_take_turns_do_not_disturb_each_other(bundled: LLM) -> None:
+    prompts = ["Once upon a time", "def add(a, b):"]
+    wanted = [bundled.generate(p, max_tokens=30, method="ar").text for p in prompts]
+    streams = [bundled.stream(p, max_tokens=30, method="double") for p in prompts]
+    iterators = [iter(stream) for stream in streams]
+    while any([next(iterator, None) for iterator in iterators]):
+        pass
+    assert [stream.completion.text for stream in streams] == wanted
+
+
+def test_answers_in_several_threads_do_not_disturb_each_other(bundled: LLM) -> None:
+    prompts = ["Once upon a time", "def add(a, b):", "The answer is"]
+    wanted = [bundled.generate(p, max_tokens=20, method="ar").tokens for p in prompts]
+    found: dict[int, tuple[int, ...]] = {}
+
+    def answer(i: int) -> None:
+        found[i] = bundled.generate(prompts[i], max_tokens=20, method="double-serial").tokens
+
+    threads = [threading.Thread(target=answer, args=(i,)) for i in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [found[i] for i in range(3)] == wanted
+
+
+def test_an_answer_ends_at_the_context_limit() -> None:
+    with LLM("bundled", max_length=40) as llm:
+        completion = llm.generate([7] * 30, max_tokens=100, ignore_eos=True, method="lookup")
+        assert len(completion.tokens) == 10
+        assert completion.finish_reason == "length"
+        with pytest.raises(ConfigError, match="prompt has 40 tokens and the context holds 40"):
+            llm.generate([7] * 40)
+
+
+def test_an_empty_prompt_begins_with_the_token_that_begins_texts(bundled: LLM) -> None:
+    assert bundled.generate("", max_tokens=5).prompt_tokens == 1
+    with pytest.raises(ConfigError, match="no tokens"):
+        bundled.generate([])
+
+
+def test_without_a_draft_retrieval_is_used() -> None:
+    with LLM("bundled") as llm:
+        assert llm.method == "lookup"
+        with pytest.raises(ConfigError, match="needs a draft model"):
+            llm.generate("x", method="double")
+
+
+def test_a_draft_of_another_vocabulary_is_refused(tmp_path: Path) -> None:
+    source = Path(find_bundled("bundled", "draft"))
+    for path in source.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    tokenizer = json.loads((source / "tokenizer.json").read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    first, second = sorted(vocabulary, key=vocabulary.get)[300:302]
+    vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(ModelError, match="token 300 is"):
+        LLM("bundled", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda llm: llm.generate("x", temperature=-1), "temperature must be a number from 0"),
+        (lambda llm: llm.generate("x", colour="red"), "'colour' is no sampling parameter"),
+        (lambda llm: llm.generate("x", method="magic"), "method must be one of ar, lookup"),
+        (lambda llm: llm.generate("x", method="double@home"), "preset after @ must be one of"),
+        (lambda llm: llm.generate([99999]), "prompt token ids must be from 0 to 8191"),
+        (lambda llm: llm.chat([]), "at least one message"),
+        (lambda llm: LLM("bundled", colour="red"), "'colour' is no setting"),
+        (lambda llm: LLM("bundled", background="moon"), "background must be one of"),
+        (lambda llm: LLM("bundled", dtype="int3"), "dtype must be one of"),
+        (lambda llm: LLM("bundled", target_device="tpu"), "device must be"),
+        (lambda llm: LLM("bundled", gamma=0), "gamma must be a whole number from 1"),
+        (lambda llm: LLM("no/such-model-here"), "no folder here, and the Hugging Face hub"),
+        (lambda llm: LLM("bundled", method="nope"), "method must be one of"),
+    ],
+)
+def test_a_users_mistake_is_one_sentence(bundled: LLM, call, message: str) -> None:
+    with pytest.raises(DoubleError, match=message) as caught:
+        call(bundled)
+    assert "\n" not in str(caught.value)
+
+
+def test_parameters_can_be_given_as_an_object_or_as_keywords(bundled: LLM) -> None:
+    params = SamplingParams(temperature=0.9, seed=4, max_tokens=10)
+    by_object = bundled.generate("Hello", params)
+    by_keywords = bundled.generate("Hello", temperature=0.9, seed=4, max_tokens=10)
+    mixed = bundled.generate("Hello", params, max_tokens=4)
+    assert by_object.tokens == by_keywords.tokens
+    assert mixed.tokens == by_object.tokens[:4]

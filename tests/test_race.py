@@ -1,0 +1,76 @@
+"""The race: what its figures mean, and that they cannot flatter."""
+
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+
+from doublespec.bench.prompts import DEMO_PROMPTS
+from doublespec.bench.race import BASELINE, Race, Run
+from doublespec.llm import LLM
+from doublespec.sampling import SamplingParams
+from doublespec.stats import repeated_ngrams
+
+
+@pytest.fixture(scope="module")
+def race(bundled: LLM) -> Race:
+    prompts = [[{"role": "user", "content": prompt.text}] for prompt in DEMO_PROMPTS[:3]]
+    params = SamplingParams(max_tokens=16)
+    race = Race(bundled, prompts, ["ar", "double-serial"], params, rounds=2)
+    race.warm_up()
+    list(race.play())
+    return race
+
+
+def test_every_method_answers_every_prompt_in_every_round(race: Race) -> None:
+    turns = {(run.method, run.prompt, run.round) for run in race.runs}
+    assert len(turns) == len(race.runs) == 3 * 3 * 2
+
+
+def test_no_one_meets_a_prompt_that_its_models_have_just_read(race: Race) -> None:
+    prompts = [prompt for _, prompt, _ in race.turns()]
+    assert all(a != b for a, b in pairwise(prompts))
+
+
+def test_texts_are_compared_with_plain_decoding(race: Race) -> None:
+    figures = race.figures()
+    assert figures["double-serial"].identical == figures["double-serial"].texts == 6
+    assert figures["double-serial"].mean_accepted_length > 1.2
+    assert figures["ar"].mean_accepted_length == 1
+
+
+def test_a_method_that_changes_a_text_is_seen(race: Race) -> None:
+    forged = Race.__new__(Race)
+    forged.__dict__.update(race.__dict__)
+    forged.runs = [_with_other_text(run) for run in race.runs]
+    assert forged.figures()["double-serial"].identical == 0
+
+
+def _with_other_text(run: Run) -> Run:
+    if run.method != "double-serial":
+        return run
+    tokens = (*run.completion.tokens[:-1], 5)
+    return replace(run, completion=replace(run.completion, tokens=tokens))
+
+
+def test_a_slow_baseline_does_not_flatter(race: Race) -> None:
+    """Ratios are to the faster of both plain decodings: a disturbed baseline raises none."""
+    slowed = Race.__new__(Race)
+    slowed.__dict__.update(race.__dict__)
+    slowed.runs = [_slower(run) for run in race.runs]
+    figures = slowed.figures()
+    assert figures["ar"].ratio == 1
+    assert figures[BASELINE].ratio < 0.2
+
+
+def _slower(run: Run) -> Run:
+    if run.method != BASELINE:
+        return run
+    stats = replace(run.completion.stats, seconds=run.completion.stats.seconds * 100)
+    return replace(run, completion=replace(run.completion, stats=stats))
+
+
+def test_repeated_ngrams_are_those_that_stood_in_the_text_before() -> None:
+    assert repeated_ngrams(range(100)) == 0
+    assert repeated_ngrams([1, 2, 3, 4] * 25) > 0.9
+    assert repeated_ngrams([1, 2, 3]) == 0

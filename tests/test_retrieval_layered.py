@@ -1,0 +1,130 @@
+"""Which source is shown, and how much of its run."""
+
+from dataclasses import replace
+
+import pytest
+
+from doublespec.retrieval.base import Match
+from doublespec.retrieval.context import ContextIndex, EditIndex, RequestText, context_sources
+from doublespec.retrieval.expectation import Expectation
+from doublespec.retrieval.layered import LayeredIndex
+from doublespec.tokens import Tokens
+
+FREE = [1.0] * 97
+DEEP = Match(tuple(range(100, 196)), 40, "deep")
+SHALLOW = Match(tuple(range(500, 596)), 1, "shallow", likeness=0.1, share=0.4)
+
+
+class FixedIndex:
+    """Answers the same whatever the text."""
+
+    def __init__(self, match: Match | None) -> None:
+        self._match = match
+
+    def lookup(self, tokens: Tokens, limit: int) -> Match | None:
+        return replace(self._match, tokens=self._match.tokens[:limit]) if self._match else None
+
+
+def replay(index: LayeredIndex, steps: int, truth: list[int]) -> list[Match | None]:
+    """Lookups for a text that goes on with `truth` after each."""
+    text, matches = [1, 2, 3], []
+    for _ in range(steps):
+        matches.append(index.lookup(text, 96))
+        text = text + truth
+    return matches
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_the_source_with_more_to_gain_is_shown(order: int) -> None:
+    sources = [FixedIndex(SHALLOW), FixedIndex(None), FixedIndex(DEEP)][::order]
+    match = LayeredIndex(sources).lookup([1, 2, 3], 96)
+    assert match is not None
+    assert match.source == "deep"
+
+
+def test_nothing_found_is_nothing_shown() -> None:
+    assert LayeredIndex([FixedIndex(None)]).lookup([1], 96) is None
+    assert LayeredIndex([]).lookup([1], 96) is None
+    assert LayeredIndex([FixedIndex(DEEP)]).lookup([1], 0) is None
+
+
+def test_a_deeper_match_shows_a_longer_run() -> None:
+    def length(depth: int) -> int:
+        match = LayeredIndex([FixedIndex(replace(DEEP, depth=depth))]).lookup([1], 96)
+        return 0 if match is None else len(match.tokens)
+
+    assert 0 < length(1) < length(5) < length(10) < length(40) <= 96
+
+
+def test_dear_rows_shorten_the_run_and_then_nothing_is_shown() -> None:
+    def length(row_cost: float) -> int:
+        costs = [1 + row_cost * n for n in range(97)]
+        match = LayeredIndex([FixedIndex(replace(DEEP, depth=8))], costs).lookup([1], 96)
+        return 0 if match is None else len(match.tokens)
+
+    assert length(0.0) > length(0.05) > length(0.3) > length(2.0) == 0
+
+
+def test_a_step_in_the_costs_is_filled() -> None:
+    """Where 8 rows cost as much as one, 8 are shown, however doubtful the run."""
+    costs = [1.0] * 9 + [100.0] * 90
+    match = LayeredIndex([FixedIndex(SHALLOW)], costs).lookup([1], 96)
+    assert match is not None
+    assert len(match.tokens) == 8
+
+
+def test_a_source_whose_runs_never_hold_is_shown_less_and_less() -> None:
+    index = LayeredIndex([FixedIndex(DEEP)], [1 + n / 5 for n in range(97)])
+    shown = [len(match.tokens) if match else 0 for match in replay(index, 400, [7])]
+    assert shown[0] > 10
+    assert shown[-1] == 0
+
+
+def test_what_is_not_shown_is_learnt_as_well() -> None:
+    """The shallow source is right every time, the deep one never: soon the roles are changed."""
+    right = replace(SHALLOW, tokens=(7, 8, 9))
+    index = LayeredIndex([FixedIndex(DEEP), FixedIndex(right)])
+    sources = [match.source for match in replay(index, 300, [7, 8, 9]) if match]
+    assert (sources[0], sources[-1]) == ("deep", "shallow")
+
+
+def test_a_text_that_is_not_the_last_one_gone_on_teaches_nothing() -> None:
+    index = LayeredIndex([FixedIndex(DEEP)])
+    first = index.lookup([1, 2, 3], 96)
+    for i in range(500):
+        assert index.lookup([i + 1000, *range(40)], 96) == first
+
+
+def test_what_is_expected_follows_what_happened() -> None:
+    hopeful, doubtful = Expectation(), Expectation()
+    for _ in range(200):
+        hopeful.learn(DEEP, DEEP.tokens)
+        doubtful.learn(DEEP, [7])
+    assert doubtful.best_run(DEEP, FREE).rate < Expectation().best_run(DEEP, FREE).rate
+    assert Expectation().best_run(DEEP, FREE).rate < hopeful.best_run(DEEP, FREE).rate
+
+
+def test_an_edited_token_does_not_end_a_copy() -> None:
+    """No token 99 was seen before: only the passage around it tells what follows."""
+    passage = list(range(10, 60))
+    text = [*passage, 5, *passage[:20], 99]
+    assert ContextIndex().lookup(text, 8) is None
+    match = EditIndex().lookup(text, 4)
+    assert match is not None
+    assert match.tokens == (31, 32, 33, 34)
+    layered = LayeredIndex(context_sources()).lookup(text, 4)
+    assert layered is not None
+    assert (layered.tokens, layered.source) == ((31, 32, 33, 34), "edit")
+
+
+def test_what_the_context_goes_on_with_is_no_edit() -> None:
+    text = [1, 2, 3, 4, 1, 2, 3]
+    assert EditIndex().lookup(text, 4) is None
+
+
+def test_sources_of_one_text_may_be_asked_in_any_order() -> None:
+    text = RequestText()
+    context, edit = ContextIndex(text), EditIndex(text)
+    for tokens in ([1, 2, 3, 1, 2], [1, 2, 3, 1, 2, 9], [1, 2, 3], [4, 5, 4]):
+        assert edit.lookup(tokens, 3) == EditIndex().lookup(tokens, 3)
+        assert context.lookup(tokens, 3) == ContextIndex().lookup(tokens, 3)

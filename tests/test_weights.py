@@ -1,0 +1,375 @@
+"""Checkpoints: what is read, and one sentence for whatever can be wrong with one."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from doublespec.errors import ConfigError, ModelError
+from doublespec.models import devices, load
+from doublespec.models.decoder import Decoder
+from doublespec.models.devices import find_device, find_dtype, usable_cores, use_threads
+from doublespec.models.layers import DecoderConfig, attention, linear, rms_norm, swiglu
+from doublespec.models.load import forward_seconds, load_model
+from doublespec.models.toy import ToyModel
+from doublespec.models.vocabulary import CommonVocabulary, check_same_vocabulary
+from doublespec.models.weights import find_folder, open_checkpoint, rotary_frequencies
+from tests.checkpoints import write_family, write_json
+
+CPU = torch.device("cpu")
+FIRST_QUERY = "model.layers.0.self_attn.q_proj.weight"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_family(tmp_path / "model", "llama2")
+
+
+def load_folder(folder: Path, dtype: torch.dtype = torch.float32) -> Decoder:
+    model = load_model(open_checkpoint(str(folder)), CPU, dtype, canonical=False)
+    assert isinstance(model, Decoder)
+    return model
+
+
+def change_weights(folder: Path, change: Callable[[dict[str, Tensor]], None]) -> None:
+    path = folder / "model.safetensors"
+    weights = load_file(path)
+    change(weights)
+    save_file(weights, path, metadata={"format": "pt"})
+
+
+def without(name: str) -> Callable[[dict[str, Tensor]], None]:
+    return lambda weights: weights.__delitem__(name)
+
+
+def change_config(folder: Path, **changes: object) -> None:
+    path = folder / "config.json"
+    write_json(path, {**json.loads(path.read_text(encoding="utf-8")), **changes})
+
+
+def refusal(folder: Path | str) -> str:
+    """The one sentence with which a model is refused."""
+    with pytest.raises(ModelError) as caught:
+        load_folder(Path(folder)) if isinstance(folder, Path) else open_checkpoint(folder)
+    message = str(caught.value)
+    assert message
+    assert "\n" not in message
+    return message
+
+
+# -- what is read ----------------------------------------------------------------------------------
+
+
+def test_sharded_weights_are_those_of_one_file(tmp_path: Path) -> None:
+    whole = write_family(tmp_path / "whole", "llama2")
+    sharded = write_family(tmp_path / "sharded", "llama2", shard_size="30KB")
+    assert len(list(sharded.glob("*.safetensors"))) > 2
+    logits = [load_folder(path).logits([1, 2, 3], 3, 3) for path in (whole, sharded)]
+    assert torch.equal(*logits)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_weights_are_read_in_the_dtype_asked_for(folder: Path, dtype: torch.dtype) -> None:
+    def halve(weights: dict[str, Tensor]) -> None:
+        weights.update({name: weight.bfloat16() for name, weight in weights.items()})
+
+    change_weights(folder, halve)
+    model = load_folder(folder, dtype)
+    assert model.dtype == model.logits([1, 2, 3], 1, 3).dtype == dtype
+    wanted = load_folder(folder, torch.float32).logits([1, 2, 3], 1, 3)
+    torch.testing.assert_close(model.logits([1, 2, 3], 1, 3).float(), wanted, atol=0.15, rtol=0)
+
+
+def test_the_vocabulary_is_tied_only_if_the_configuration_says_so(tmp_path: Path) -> None:
+    """Files of tied models may hold a useless lm_head, files of others lack it by mistake."""
+    path = write_family(tmp_path, "llama2")
+    untied = load_folder(path).logits([1, 2, 3], 1, 3)
+    change_config(path, tie_word_embeddings=True)
+    assert not torch.allclose(load_folder(path).logits([1, 2, 3], 1, 3), untied, atol=0.1)
+    change_weights(path, without("lm_head.weight"))
+    load_folder(path)
+    change_config(path, tie_word_embeddings=False)
+    assert "has no weight 'lm_head.weight'" in refusal(path)
+
+
+def test_parameters_are_counted_without_reading_them(folder: Path) -> None:
+    count = sum(weight.numel() for weight in load_file(folder / "model.safetensors").values())
+    assert open_checkpoint(str(folder)).num_parameters() == count
+
+
+def test_progress_is_told_layer_by_layer(folder: Path) -> None:
+    told: list[tuple[int, int]] = []
+    load_model(
+        open_checkpoint(str(folder)),
+        CPU,
+        torch.float32,
+        canonical=False,
+        progress=lambda done, total: told.append((done, total)),
+    )
+    assert told == [(1, 2), (2, 2)]
+
+
+# -- what is refused -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["/no/such/folder", "./here", "~/there", "gpt2", "a/b/c"])
+def test_what_is_neither_a_folder_nor_a_hub_id_is_refused(name: str) -> None:
+    assert refusal(name) == f"there is no folder {name!r}, and it is not a hub id like 'org/model'"
+
+
+def test_a_hub_id_that_is_not_here_is_refused_while_offline() -> None:
+    message = refusal("no-such-org/no-such-model")
+    assert message.startswith("'no-such-org/no-such-model' is no folder here, and the Hugging Face")
+    assert "download the model once while online" in message
+
+
+def test_a_malformed_hub_id_is_refused() -> None:
+    assert "'org/a--b..c' is neither a folder nor a model" in refusal("org/a--b..c")
+
+
+def test_a_folder_under_the_home_directory_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "model").mkdir()
+    assert find_folder("~/model") == tmp_path / "model"
+
+
+def test_a_folder_without_a_configuration_is_refused(folder: Path) -> None:
+    (folder / "config.json").unlink()
+    assert refusal(folder).endswith("has no config.json; a Hugging Face model folder is expected")
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"model_type": "llama"', "\xff"])
+def test_a_broken_configuration_is_refused(folder: Path, text: str) -> None:
+    (folder / "config.json").write_text(text, encoding="latin-1")
+    assert "config.json is no configuration that transformers reads" in refusal(folder)
+
+
+@pytest.mark.parametrize("model_type", ["gpt-17", None])
+def test_an_unknown_architecture_is_refused(folder: Path, model_type: str | None) -> None:
+    change_config(folder, model_type=model_type)
+    assert "config.json is no configuration that transformers reads" in refusal(folder)
+
+
+def test_a_model_that_writes_no_text_is_refused(folder: Path) -> None:
+    write_json(folder / "config.json", {"model_type": "vit"})
+    assert "transformers cannot load" in refusal(folder)
+
+
+def test_another_activation_is_refused(folder: Path) -> None:
+    change_config(folder, hidden_act="gelu")
+    assert refusal(folder) == "the activation must be silu, got 'gelu'"
+
+
+def test_quantised_weights_are_refused(folder: Path) -> None:
+    change_config(folder, quantization_config={"quant_method": "fp8"})
+    assert refusal(folder).startswith("quantised weights are not read")
+
+
+def test_an_unknown_rope_scaling_is_refused(folder: Path) -> None:
+    parameters = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
+    change_config(folder, rope_parameters=parameters)
+    message = refusal(folder)
+    assert message == "rope type 'dynamic' is not supported; default, linear, llama3 or yarn is"
+
+
+def test_a_folder_without_weights_is_refused(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    assert refusal(folder).endswith("has no weights (model.safetensors)")
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "consolidated.00.pth"])
+def test_pickled_weights_are_refused_with_what_to_do(folder: Path, name: str) -> None:
+    (folder / "model.safetensors").rename(folder / name)
+    message = refusal(folder)
+    assert message.endswith("pickled weights are not read, convert them to safetensors")
+
+
+def test_a_missing_shard_is_refused(tmp_path: Path) -> None:
+    path = write_family(tmp_path, "llama2", shard_size="30KB")
+    shard = max(path.glob("*.safetensors"))
+    shard.unlink()
+    assert refusal(path) == f"{path} lacks {shard.name}, which its index names"
+
+
+@pytest.mark.parametrize("text", ["{", "{}", "[]", '{"weight_map": 7}'])
+def test_a_broken_index_is_refused(tmp_path: Path, text: str) -> None:
+    path = write_family(tmp_path, "llama2", shard_size="30KB")
+    (path / "model.safetensors.index.json").write_text(text, encoding="utf-8")
+    assert refusal(path).endswith("is not an index of safetensors files")
+
+
+@pytest.mark.parametrize("size", [0, 5, 1000, 20000])
+def test_a_truncated_file_is_refused(folder: Path, size: int) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:size])
+    message = refusal(folder)
+    assert message.startswith(f"cannot read {path}: ")
+    assert message.endswith("; download it again")
+
+
+def test_a_weight_that_its_index_names_and_its_shard_lacks_is_refused(tmp_path: Path) -> None:
+    path = write_family(tmp_path, "llama2", shard_size="30KB")
+    index = json.loads((path / "model.safetensors.index.json").read_text(encoding="utf-8"))
+    shard = path / index["weight_map"][FIRST_QUERY]
+    rest = {name: weight for name, weight in load_file(shard).items() if name != FIRST_QUERY}
+    save_file(rest, shard, metadata={"format": "pt"})
+    assert refusal(path).startswith(f"cannot read {shard}: ")
+
+
+def test_a_missing_weight_is_refused(folder: Path) -> None:
+    change_weights(folder, without(FIRST_QUERY))
+    assert refusal(folder) == f"{folder} has no weight {FIRST_QUERY!r}; is the checkpoint complete?"
+
+
+@pytest.mark.parametrize("name", [FIRST_QUERY, "model.embed_tokens.weight", "model.norm.weight"])
+def test_a_weight_of_another_shape_is_refused(folder: Path, name: str) -> None:
+    def cut(weights: dict[str, Tensor]) -> None:
+        weights[name] = weights[name][1:].contiguous()
+
+    shape = load_file(folder / "model.safetensors")[name].shape
+    change_weights(folder, cut)
+    message = refusal(folder)
+    assert f"{name} in {folder} has shape {(shape[0] - 1, *shape[1:])}" in message
+    assert f"config.json says {tuple(shape)}" in message
+
+
+def test_weights_that_do_not_fit_are_refused_before_reading(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = open_checkpoint(str(folder))
+    available = 3 * checkpoint.num_parameters()
+    monkeypatch.setattr(load, "available_memory", lambda device: available)
+    assert refusal(folder) == (
+        f"the weights in {folder} need {devices.gigabytes(available * 4 // 3)}, and cpu has "
+        f"{devices.gigabytes(available)} left; choose dtype bfloat16 or a smaller model"
+    )
+    assert load_folder(folder, torch.bfloat16).dtype == torch.bfloat16
+
+
+# -- one vocabulary --------------------------------------------------------------------------------
+
+
+def test_equal_vocabularies_pass() -> None:
+    check_same_vocabulary({"a": 0, "b": 1}, {"b": 1, "a": 0})
+
+
+@pytest.mark.parametrize(
+    ("draft", "difference"),
+    [
+        ({"a": 0, "x": 1, "c": 2}, "token 1 is 'b' in the target and 'x' in the draft"),
+        ({"a": 0, "b": 1}, "token 2 is 'c' in the target and None in the draft"),
+        ({"a": 0, "b": 1, "c": 2, "d": 3}, "token 3 is None in the target and 'd' in the draft"),
+    ],
+)
+def test_the_first_token_that_differs_is_named(draft: dict[str, int], difference: str) -> None:
+    with pytest.raises(ModelError, match=difference):
+        check_same_vocabulary({"a": 0, "b": 1, "c": 2}, draft)
+
+
+def test_a_draft_is_asked_only_for_tokens_that_the_target_has() -> None:
+    draft = ToyModel(40)
+    common = CommonVocabulary(draft, 32)
+    assert (common.vocab_size, common.max_length) == (32, draft.max_length)
+    assert torch.equal(common.logits([1, 2, 3], 2, 1), draft.logits([1, 2, 3], 2, 1)[:, :32])
+    assert CommonVocabulary(ToyModel(20), 32).vocab_size == 20
+
+
+# -- devices ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["gpu", "cpu:x", "", "mps", "meta", "cuda:99"])
+def test_an_unusable_device_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        find_device(name)
+    assert repr(name) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_dtype_is_refused_with_those_known() -> None:
+    known = "dtype must be one of bfloat16, float16, float32, got 'int8'"
+    with pytest.raises(ConfigError, match=known):
+        find_dtype("int8", CPU)
+
+
+def test_devices_and_dtypes_go_by_their_names() -> None:
+    assert find_device("cpu") == CPU
+    assert find_dtype("float16", CPU) == torch.float16
+
+
+@pytest.mark.parametrize(
+    ("flags", "dtype"),
+    [({"amx_bf16": True}, torch.bfloat16), ({"avx2": True}, torch.float32)],
+)
+def test_a_cpu_computes_in_bfloat16_if_it_has_instructions_for_it(
+    flags: dict[str, bool], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: flags)
+    assert find_dtype(None, CPU) == dtype
+
+
+def test_one_core_is_left_free_unless_a_number_of_threads_is_given() -> None:
+    before = torch.get_num_threads()
+    try:
+        use_threads(None)
+        assert torch.get_num_threads() == max(1, usable_cores() - 1)
+        use_threads(1)
+        assert torch.get_num_threads() == 1
+    finally:
+        use_threads(before)
+
+
+# -- the parts of a layer --------------------------------------------------------------------------
+
+
+def noise(*size: int) -> Tensor:
+    return torch.randn(size, generator=torch.Generator().manual_seed(sum(size)))
+
+
+def test_the_parts_of_a_layer_are_what_they_say() -> None:
+    x, weight, bias = noise(5, 24), noise(18, 24), noise(18)
+    torch.testing.assert_close(linear(weight, bias)(x), x @ weight.T + bias)
+    scale = noise(24)
+    wanted = x / (x.square().mean(-1, keepdim=True) + 1e-3).sqrt() * scale
+    torch.testing.assert_close(rms_norm(scale, 1e-3)(x), wanted)
+    gate, up = x.chunk(2, dim=-1)
+    torch.testing.assert_close(swiglu(x), gate * gate.sigmoid() * up)
+
+
+def test_heads_of_a_group_share_their_keys() -> None:
+    query, keys, values = noise(6, 3, 8), noise(1, 2, 7, 8), noise(1, 2, 7, 8)
+    mask = torch.zeros(3, 7)
+    mask[0, 4:] = -torch.inf
+    shared = [part[0].repeat_interleave(3, dim=0) for part in (keys, values)]
+    scores = (query @ shared[0].transpose(1, 2)) / 8**0.5 + mask
+    wanted = scores.softmax(-1) @ shared[1]
+    torch.testing.assert_close(attention(query, keys, values, mask.repeat(3, 1)), wanted)
+
+
+def test_a_row_of_swiglu_does_not_depend_on_where_threads_divide_the_block() -> None:
+    """ATen rounds the end of each thread's part differently: 4 % of silu's float32 values."""
+    x = noise(100, 2 * 1003)
+    alone = torch.cat([swiglu(row) for row in x.split(1)])
+    threads = torch.get_num_threads()
+    try:
+        for count in (1, 2, 3, 5, 7):
+            torch.set_num_threads(count)
+            assert torch.equal(swiglu(x), alone)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_unscaled_rotary_frequencies_are_powers_of_theta(folder: Path) -> None:
+    config = open_checkpoint(str(folder)).config
+    frequencies, factor = rotary_frequencies(config, DecoderConfig.of(config).head_dim)
+    torch.testing.assert_close(frequencies, torch.tensor([10000.0 ** (-i / 4) for i in range(4)]))
+    assert factor == 1.0
+
+
+def test_forward_seconds_are_measured_on_new_rows(folder: Path) -> None:
+    assert forward_seconds(load_folder(folder), rows=3, context=10) > 0.0
