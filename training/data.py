@@ -33,15 +33,24 @@ class Batch:
 
 
 def batches(
-    tokenizer: Tokenizer, corpus: list[Turns], share: float, first_seed: int, batch_tokens: int
+    tokenizer: Tokenizer,
+    corpus: list[Turns],
+    share: float,
+    repeats: float,
+    first_seed: int,
+    batch_tokens: int,
 ) -> Iterator[Batch]:
-    """Endless training batches; `share` of the conversations come from the corpus."""
+    """Endless training batches; `share` of the conversations come from the corpus, and `repeats`
+    of all rows are no conversations but random tokens twice, which teach to copy."""
     waiting: dict[int, list[tuple[list[int], list[int]]]] = defaultdict(list)
     rng = random.Random(first_seed)
     seed = first_seed
     while True:
-        turns, seed = (rng.choice(corpus), seed) if rng.random() < share else _chores(rng, seed)
-        tokens, labels = encode(tokenizer, turns)
+        if rng.random() < repeats:
+            tokens, labels = repeat(rng, tokenizer.get_vocab_size())
+        else:
+            turns, seed = (rng.choice(corpus), seed) if rng.random() < share else _chores(rng, seed)
+            tokens, labels = encode(tokenizer, turns)
         length = next((length for length in LENGTHS if len(tokens) <= length), None)
         if length is None:
             continue
@@ -60,6 +69,13 @@ def encode(tokenizer: Tokenizer, turns: Turns) -> tuple[list[int], list[int]]:
         learned += [False] * len(asked) + [True] * len(answered)
     labels = [token if take else IGNORED for token, take in zip(tokens, learned, strict=True)]
     return tokens[:-1], labels[1:]
+
+
+def repeat(rng: random.Random, vocab_size: int) -> tuple[list[int], list[int]]:
+    """Inputs and next tokens of a run of random tokens written twice; the second is learned."""
+    count = rng.randint(6, 31)
+    run = [rng.randrange(ASSISTANT + 1, vocab_size) for _ in range(count)]
+    return [BOS, *run, *run[:-1]], [IGNORED] * (count + 1) + run[1:]
 
 
 def pack(rows: list[tuple[list[int], list[int]]], length: int) -> Batch:

@@ -45,6 +45,7 @@ def main(
     decay: Annotated[float, typer.Option(help="share of the time in which the rate falls")] = 0.5,
     rate: Annotated[float, typer.Option(help="highest learning rate")] = 1e-3,
     corpus_share: Annotated[float, typer.Option(help="conversations from the corpus")] = 0.15,
+    repeats: Annotated[float, typer.Option(help="rows of random tokens written twice")] = 0.0,
     batch_tokens: Annotated[int, typer.Option(help="tokens a step")] = 8192,
     first_seed: Annotated[int, typer.Option(help="seed of the first chore")] = 0,
     teacher: Annotated[Path | None, typer.Option(help="folder of a model to distil")] = None,
@@ -61,7 +62,7 @@ def main(
     }
     student = Learner(state.model, llama.load(teacher) if teacher else None)
     seed = first_seed + state.step * 1000
-    stream = batches(tokenizer, train_set, corpus_share, seed, batch_tokens)
+    stream = batches(tokenizer, train_set, corpus_share, repeats, seed, batch_tokens)
     began, done = time.monotonic(), state.tokens
     while (passed := (time.monotonic() - began) / 60 / minutes) < 1:
         set_rate(state, rate * schedule(state.step, passed, decay))
