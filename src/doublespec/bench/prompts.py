@@ -51,16 +51,15 @@ def is_documented(answer: str) -> bool:
 
 
 def is_edited_letter(answer: str) -> bool:
-    """Whether the letter is the prompt's with Helena, Lisbon and the date replaced."""
-    wanted = _LETTER.replace("Helena", "Ruben").replace("Lisbon", "Antwerp")
-    return answer.strip() == wanted.replace("12 April", "3 May")
+    """Whether the letter is the prompt's with Helena and Lisbon replaced and nothing else."""
+    return answer.strip() == _LETTER.replace("Helena", "Ruben").replace("Lisbon", "Antwerp")
 
 
 def is_mended(answer: str) -> bool:
     """Whether all typos are mended and nothing else is changed."""
     return answer.strip() == (
         "Klara wants to visit Oscar in Vienna. The library opened a new office. "
-        "Please send the letter before Friday. We will receive the answer tomorrow."
+        "Please send the letter before Friday. We will receive the answer."
     )
 
 
@@ -148,7 +147,7 @@ _LETTER = """\
 Dear Helena,
 
 Thank you for your letter of 2 March. I hope to arrive in Lisbon on 12 April. Please bring the \
-blue umbrella, and tell me if Lisbon is cold on 12 April.
+blue umbrella. Tell me if you come to Lisbon on 9 May.
 
 Kind regards,
 Omar"""
@@ -168,7 +167,7 @@ _TYPOS = """\
 Please fix the spelling mistakes in this text:
 
 Klara wants to vist Oscar in Vienna. The libary opend a new offcie. Please send teh lettre befor \
-Friday. We will recieve teh anwser tommorow."""
+Friday. We will recieve teh anwser."""
 
 _MEETING = """\
 Summarise these notes as a list of tasks: who does what.
@@ -181,11 +180,11 @@ _ROOMS = """\
 Group these items by room under Markdown headings.
 
 - copper kettle: Kitchen
-- ladder: Garage
-- desk lamp: Office
 - bread knife: Kitchen
 - teapot: Kitchen
+- ladder: Garage
 - spare wheel: Garage
+- desk lamp: Office
 - printer: Office"""
 
 _GUESTS = """\
@@ -229,8 +228,7 @@ Please add type hints and a docstring to this function.
 {_DOCUMENT_CODE}```"""
 
 _EDIT = f"""\
-Replace Helena with Ruben, Lisbon with Antwerp and 12 April with 3 May in this letter. Keep the \
-rest.
+Replace Helena with Ruben and Lisbon with Antwerp in this letter. Keep the rest.
 
 {_LETTER}"""
 
