@@ -12,7 +12,8 @@ import doublespec
 from doublespec import LLM, ConfigError, DoubleError, ModelError, SamplingParams
 from doublespec.llm import find_bundled
 
-QUESTION = [{"role": "user", "content": "Sort these words: pear, fig, apple, cherry."}]
+CSV = "Turn this CSV into a JSON list of objects.\n\nname,city\nAnna,Oslo\nTom,Paris\nLena,Rome"
+QUESTION = [{"role": "user", "content": CSV}]
 
 
 def test_the_public_names_are_there() -> None:
