@@ -154,19 +154,15 @@ Answer: 89 lemons""",
 - bread knife
 - teapot
 
-## Garage
-- ladder
-- spare wheel
-
 ## Office
 - desk lamp
 - printer""",
     "guests": """\
 [
-  {"guest": "Amara", "city": "Lisbon", "nights": 3},
-  {"guest": "Jonas", "city": "Tallinn", "nights": 12},
-  {"guest": "Yuki", "city": "Porto", "nights": 7},
-  {"guest": "Brolik", "city": "Graz", "nights": 1}
+  {"name": "Amara", "city": "Lisbon", "visits": 3},
+  {"name": "Jonas", "city": "Tallinn", "visits": 12},
+  {"name": "Yuki", "city": "Porto", "visits": 7},
+  {"name": "Brolik", "city": "Graz", "visits": 1}
 ]""",
     "members": """\
 SELECT name, city FROM members WHERE age > 40 ORDER BY name;
@@ -193,7 +189,7 @@ def right_answer(prompt: DemoPrompt) -> str:
     if prompt.name == "rename":
         return body.replace("acc", "running_total")
     if prompt.name == "letter":
-        return body.replace("Helena", "Ruben").replace("Lisbon", "Antwerp")
+        return body.replace("Nora", "Felix")
     rows = [f"| {' | '.join(line.split(','))} |" for line in body.splitlines()]
     return "\n".join([rows[0], "| --- | --- | --- |", *rows[1:]])
 

@@ -51,8 +51,8 @@ def is_documented(answer: str) -> bool:
 
 
 def is_edited_letter(answer: str) -> bool:
-    """Whether the letter is the prompt's with Helena and Lisbon replaced and nothing else."""
-    return answer.strip() == _LETTER.replace("Helena", "Ruben").replace("Lisbon", "Antwerp")
+    """Whether the letter is the prompt's with Nora replaced by Felix and nothing else."""
+    return answer.strip() == _LETTER.replace("Nora", "Felix")
 
 
 def is_mended(answer: str) -> bool:
@@ -85,7 +85,6 @@ def is_grouped(answer: str) -> bool:
             found.setdefault(heading, []).append(line.removeprefix("- "))
     return found == {
         "Kitchen": ["copper kettle", "bread knife", "teapot"],
-        "Garage": ["ladder", "spare wheel"],
         "Office": ["desk lamp", "printer"],
     }
 
@@ -93,10 +92,10 @@ def is_grouped(answer: str) -> bool:
 def is_json_of_guests(answer: str) -> bool:
     """Whether the JSON holds the CSV's rows with numbers as numbers."""
     return _json(answer) == [
-        {"guest": "Amara", "city": "Lisbon", "nights": 3},
-        {"guest": "Jonas", "city": "Tallinn", "nights": 12},
-        {"guest": "Yuki", "city": "Porto", "nights": 7},
-        {"guest": "Brolik", "city": "Graz", "nights": 1},
+        {"name": "Amara", "city": "Lisbon", "visits": 3},
+        {"name": "Jonas", "city": "Tallinn", "visits": 12},
+        {"name": "Yuki", "city": "Porto", "visits": 7},
+        {"name": "Brolik", "city": "Graz", "visits": 1},
     ]
 
 
@@ -144,13 +143,13 @@ def pick_cities(cities, prefix):
 """
 
 _LETTER = """\
-Dear Helena,
+Dear Nora,
 
-Thank you for your letter of 2 March. I hope to arrive in Lisbon on 12 April. Please bring the \
-blue umbrella. Tell me if you come to Lisbon on 9 May.
+Thank you for your letter of 2 March. I hope to arrive in Oslo on 12 April. Please bring the blue \
+umbrella. Our new address is Brol Street 12, Oslo.
 
 Kind regards,
-Omar"""
+Martin"""
 
 _PARTS = """\
 part,stock,price
@@ -182,15 +181,13 @@ Group these items by room under Markdown headings.
 - copper kettle: Kitchen
 - bread knife: Kitchen
 - teapot: Kitchen
-- ladder: Garage
-- spare wheel: Garage
 - desk lamp: Office
 - printer: Office"""
 
 _GUESTS = """\
 Turn this CSV into a JSON list of objects.
 
-guest,city,nights
+name,city,visits
 Amara,Lisbon,3
 Jonas,Tallinn,12
 Yuki,Porto,7
@@ -228,7 +225,7 @@ Please add type hints and a docstring to this function.
 {_DOCUMENT_CODE}```"""
 
 _EDIT = f"""\
-Replace Helena with Ruben and Lisbon with Antwerp in this letter. Keep the rest.
+Replace Nora with Felix in this letter. Keep the rest.
 
 {_LETTER}"""
 
