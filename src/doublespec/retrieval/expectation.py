@@ -41,7 +41,10 @@ class Expectation:
         forward that shows n tokens."""
         best = Run(0, 1.0 / costs[0])
         chance, settled, evidence = match.share, 1.0, evidence_of(match)
-        for length in range(1, min(len(match.tokens), len(costs) - 1) + 1):
+        most = min(len(match.tokens), len(costs) - 1)
+        for length in range(1, most + 1):
+            if settled + chance * (most - length + 1) <= best.rate * costs[length]:
+                break  # not even if every further token held as often as this one
             cell = _cell(evidence)
             chance *= self._held[cell] / self._seen[cell]
             settled += chance
