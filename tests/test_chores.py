@@ -206,5 +206,11 @@ def test_demo_check_rejects_wrong_answers(prompt: DemoPrompt) -> None:
     assert [answer for answer in spoiled if prompt.check(answer)] == []
 
 
+def test_a_right_quotation_behind_a_wrong_answer_is_wrong() -> None:
+    """The check once took "Saturday", since the sentence quoted behind it says Tuesday."""
+    prompt = next(prompt for prompt in DEMO_PROMPTS if prompt.name == "bridge")
+    assert not prompt.check(RIGHT["bridge"].replace("2. Tuesday", "2. Saturday"))
+
+
 def test_demo_has_twelve_prompts_with_different_names() -> None:
     assert len({prompt.name for prompt in DEMO_PROMPTS}) == len(DEMO_PROMPTS) == 12

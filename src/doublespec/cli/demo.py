@@ -8,7 +8,7 @@ from rich.console import Group
 from rich.live import Live
 from rich.panel import Panel
 from rich.progress_bar import ProgressBar
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from doublespec.bench.prompts import DEMO_PROMPTS, DemoPrompt
@@ -21,8 +21,9 @@ from doublespec.sampling import SamplingParams
 _METHODS = ("ar", "lookup", "sd", "psd", "double", "double-serial")
 _CAPTION = (
     f"'{BASELINE}': plain decoding in its fastest shape; 'ar': in canonical shapes, the reference "
-    "of texts; ratios are to the faster of the two. M: mean accepted length (tokens a step). kept: "
-    "share of tokens shown. repeated: share of 8-grams that stood in the text before."
+    "of texts; ratios are to the faster of the two. M: mean accepted length (tokens a step). "
+    "draft, retr.: share of drafted and of retrieved tokens that were kept. rep.: share of 8-grams that "
+    "stood in the text before. equal: texts equal to those of 'ar'."
 )
 _LINES = 14  # of an answer, shown while the race goes on
 
@@ -90,14 +91,14 @@ def _bars(figures: dict[str, Figures]) -> Table:
 
 def _table(figures: dict[str, Figures], rounds: int) -> Table:
     table = Table(
-        "method",
-        "tokens/s",
+        Column("method", no_wrap=True),
+        Column("tok/s", no_wrap=True),
         "ratio",
         "M",
-        "draft kept",
-        "retrieved kept",
-        "repeated",
-        "identical",
+        "draft",
+        "retr.",
+        "rep.",
+        Column("equal", no_wrap=True),
         title=f"{len(DEMO_PROMPTS)} prompts, medians of {rounds} interleaved rounds",
         caption=_CAPTION,
     )
@@ -110,7 +111,7 @@ def _table(figures: dict[str, Figures], rounds: int) -> Table:
             _percent(row.draft_acceptance),
             _percent(row.retrieval_acceptance),
             _percent(row.repeated_8grams),
-            f"{row.identical} of {row.texts}",
+            f"{row.identical}/{row.texts}",
         )
     return table
 
@@ -124,6 +125,7 @@ def _print_answers(race: Race) -> None:
         run = next(run for run in race.runs if run.method == "ar" and run.prompt == number)
         terminal.print(f"\n[bold]{prompt.name}[/bold] ({prompt.category})")
         terminal.print(prompt.text, style="dim", highlight=False, markup=False)
+        terminal.print("answer:", style="bold")
         terminal.print(run.completion.text, highlight=False, markup=False)
     errors.print()
 
