@@ -67,15 +67,14 @@ def decode_serial(
     finish: Finish | None = None
     while finish is None:
         begun = clock()
-        answer = tokens[request.prompt_length :]
-        room = min(most, stop.max_tokens - len(answer) - 1)
+        room = _room(tokens, request, stop, most)
         drafted = drafter.propose(tokens, room, request)
         ahead = [*tokens, *drafted]
         guess = [*drafted, *helper.propose(ahead, room - len(drafted), request)]
         shown = clock()
         settled = advance(target, tokens, guess, request)
         judged = clock()
-        new, finish = stop.cut(answer, settled.tokens)
+        new, finish = stop.cut(tokens[request.prompt_length :], settled.tokens)
         tokens += new
         yield Step(
             new=tuple(new),
@@ -105,24 +104,24 @@ def decode_parallel(
     `helper` that retrieves, Double, arXiv 2601.05524)."""
     tokens = list(prompt)
     finish: Finish | None = None
-    pending: Pending | None = None
+    begun = clock()
     try:
+        pending = drafter.follow(tokens, _room(tokens, request, stop, most), request)
         while finish is None:
-            begun = clock()
-            answer = tokens[request.prompt_length :]
-            room = min(most, stop.max_tokens - len(answer) - 1)
-            if pending is None:
-                pending = drafter.follow(tokens, room, request)
+            room = _room(tokens, request, stop, most)
             drafted = pending.tokens[:room]
             ahead = [*tokens, *drafted]
             guess = [*drafted, *helper.propose(ahead, room - len(drafted), request)]
             shown = clock()
             settled = advance(target, tokens, guess, request)
             judged = clock()
-            new, finish = stop.cut(answer, settled.tokens)
+            new, finish = stop.cut(tokens[request.prompt_length :], settled.tokens)
             tokens += new
-            left = stop.max_tokens - (len(tokens) - request.prompt_length) - 1
-            pending = drafter.follow(tokens, min(most, left), request) if finish is None else NONE
+            if finish is None:
+                room = _room(tokens, request, stop, most)
+                pending = drafter.follow(tokens, room, request)
+            else:
+                pending = Pending([])
             done = clock()
             yield Step(
                 new=tuple(new),
@@ -138,5 +137,11 @@ def decode_parallel(
                 forwards=pending.forwards,
                 logprobs=settled.logprobs[: len(new)],
             )
+            begun = clock()
     finally:
         drafter.rest()
+
+
+def _room(tokens: list[int], request: Request, stop: StopRule, most: int) -> int:
+    """How many tokens the target may be shown: one of a step is its own."""
+    return min(most, stop.max_tokens - (len(tokens) - request.prompt_length) - 1)
