@@ -3,10 +3,12 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from doublespec.config import RetrievalSettings
+from doublespec.config import ForkSettings, RetrievalSettings
+from doublespec.drafting.ahead import DraftAhead
 from doublespec.drafting.base import Drafter, NoDrafter
 from doublespec.drafting.lookup import LookupDrafter
 from doublespec.drafting.model import ModelDrafter
+from doublespec.drafting.worker import Worker
 from doublespec.models.base import LanguageModel
 from doublespec.models.devices import find_device, find_dtype
 from doublespec.models.load import forward_seconds, load_model
@@ -26,7 +28,8 @@ class DraftRecipe:
     """A draft model: where it is, where it runs, and how many forwards it makes a guess.
 
     `steps` None means as many as fit in one forward of the target, `target_seconds`; `retrieval`
-    None leaves draft-side retrieval out.
+    None leaves draft-side retrieval out. Beside the target it makes `steps` forwards for each step
+    (`lockstep`), or goes ahead as far as is of use, and along `forks` of its path.
     """
 
     name: str
@@ -37,6 +40,8 @@ class DraftRecipe:
     steps: int | None
     target_seconds: float
     retrieval: RetrievalSettings | None
+    lockstep: bool = False
+    forks: ForkSettings = ForkSettings()
 
     def load(self) -> LanguageModel:
         checkpoint = open_checkpoint(self.name)
@@ -45,13 +50,21 @@ class DraftRecipe:
         model = load_model(checkpoint, device, dtype, canonical=False, max_length=self.max_length)
         return CommonVocabulary(model, self.vocab_size)
 
-    def __call__(self) -> Drafter:
-        return self.drafter(self.load())
+    def __call__(self) -> Worker:
+        """The draft beside the target."""
+        model = self.load()
+        ahead = DraftAhead(model, self._helper(), self.forks)
+        return Worker(ahead, self._steps(model) if self.lockstep else None)
 
     def drafter(self, model: LanguageModel) -> Drafter:
-        """The drafter around a model that is loaded already."""
-        helper = NoDrafter() if self.retrieval is None else make_lookup(self.retrieval)
-        return ModelDrafter(model, self.steps or self._measured_steps(model), helper)
+        """The draft before the target, around a model that is loaded already."""
+        return ModelDrafter(model, self._steps(model), self._helper())
+
+    def _helper(self) -> Drafter:
+        return NoDrafter() if self.retrieval is None else make_lookup(self.retrieval)
+
+    def _steps(self, model: LanguageModel) -> int:
+        return self.steps or self._measured_steps(model)
 
     def _measured_steps(self, model: LanguageModel) -> int:
         ratio = self.target_seconds / forward_seconds(model)
