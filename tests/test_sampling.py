@@ -60,7 +60,9 @@ def naive_probabilities(
         score -= params.presence_penalty * (token in answer)
         score -= params.frequency_penalty * answer.count(token)
         scores[token] = score / params.temperature
-    kept = sorted(scores, key=lambda token: -scores[token])[: params.top_k]
+    ordered = sorted(scores, key=lambda token: -scores[token])
+    lowest = scores[ordered[: params.top_k][-1]]
+    kept = [token for token in ordered if scores[token] >= lowest]  # ties are kept
     kept = naive_nucleus(normalised({token: scores[token] for token in kept}), params.top_p)
     floor = params.min_p * max(normalised({token: scores[token] for token in kept}).values())
     probabilities = normalised({token: scores[token] for token in kept})
