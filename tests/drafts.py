@@ -2,22 +2,24 @@
 
 from collections.abc import Callable
 
-from doublespec.config import ForkSettings
+from doublespec.config import DraftStyle, ForkSettings
 from doublespec.drafting.ahead import DraftAhead
-from doublespec.drafting.background import Patience, RemoteDrafter
+from doublespec.drafting.background import Patience, RemoteDrafter, StyledDrafter
 from doublespec.drafting.base import Drafter, NoDrafter
 from doublespec.drafting.links import InlineLink, ProcessLink, ThreadLink
-from doublespec.drafting.worker import Worker
+from doublespec.drafting.worker import Draft, Worker
 from doublespec.models.base import LanguageModel
 from doublespec.models.toy import ToyModel
 
-LOCKSTEP = Patience(lockstep=True)
+LOCKSTEP = DraftStyle(lockstep=True)
+FREE = DraftStyle()
 
 
 def worker(
     model: LanguageModel, steps: int | None = 4, helper: Drafter | None = None, forks: int = 0
 ) -> Worker:
-    return Worker(DraftAhead(model, helper or NoDrafter(), ForkSettings(forks)), steps)
+    draft = Draft(DraftAhead(model, helper or NoDrafter(), ForkSettings(forks)), steps)
+    return Worker(lambda style: draft)
 
 
 def toy() -> Worker:
@@ -47,13 +49,18 @@ def unbuildable() -> Worker:
     raise OSError("no such model")
 
 
-def inline(make: Callable[[], Worker] = toy) -> RemoteDrafter:
-    return RemoteDrafter(lambda: InlineLink(make), LOCKSTEP)
+Make = Callable[[], Worker]
 
 
-def threaded(make: Callable[[], Worker] = toy, patience: Patience = LOCKSTEP) -> RemoteDrafter:
-    return RemoteDrafter(lambda: ThreadLink(make), patience)
+def inline(make: Make = toy) -> StyledDrafter:
+    return StyledDrafter(RemoteDrafter(lambda: InlineLink(make)), LOCKSTEP)
 
 
-def in_process(make: Callable[[], Worker] = toy, patience: Patience = LOCKSTEP) -> RemoteDrafter:
-    return RemoteDrafter(lambda: ProcessLink(make, 1), patience)
+def threaded(make: Make = toy, style: DraftStyle = LOCKSTEP) -> StyledDrafter:
+    return StyledDrafter(RemoteDrafter(lambda: ThreadLink(make)), style)
+
+
+def in_process(
+    make: Make = toy, style: DraftStyle = LOCKSTEP, patience: Patience | None = None
+) -> StyledDrafter:
+    return StyledDrafter(RemoteDrafter(lambda: ProcessLink(make, 1), patience), style)

@@ -15,12 +15,13 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from doublespec.drafting.background import DraftWarning, Patience, RemoteDrafter
+from doublespec.drafting.background import DraftWarning, Patience, StyledDrafter
 from doublespec.drafting.base import NoDrafter
 from doublespec.drafting.model import ModelDrafter
 from doublespec.models.toy import ToyModel
 from doublespec.sampling import Request, SamplingParams
 from tests.drafts import (
+    FREE,
     failing,
     in_process,
     inline,
@@ -32,7 +33,7 @@ from tests.drafts import (
 
 REQUEST = Request(SamplingParams(), 2)
 TEXT = [3, 1, 4, 1, 5, 9, 2, 6]
-SHORT = Patience(lockstep=True, answer_seconds=0.3)
+SHORT = Patience(answer_seconds=0.3)
 
 
 def _true(text: list[int], count: int, request: Request = REQUEST) -> list[int]:
@@ -40,20 +41,20 @@ def _true(text: list[int], count: int, request: Request = REQUEST) -> list[int]:
     return ModelDrafter(ToyModel(), count, NoDrafter()).propose(text, count, request)
 
 
-def _guess(background: RemoteDrafter, text: list[int], request: Request = REQUEST) -> list[int]:
+def _guess(background: StyledDrafter, text: list[int], request: Request = REQUEST) -> list[int]:
     """What is drafted after a text, given the time for it: it is asked twice."""
     background.follow(text, 8, request)
     return background.follow(text, 8, request).tokens
 
 
 @pytest.fixture(scope="module")
-def process() -> Iterator[RemoteDrafter]:
+def process() -> Iterator[StyledDrafter]:
     background = in_process()
     yield background
     background.close()
 
 
-def test_all_kinds_draft_the_same(process: RemoteDrafter) -> None:
+def test_all_kinds_draft_the_same(process: StyledDrafter) -> None:
     thread = threaded()
     assert _guess(inline(), TEXT) == _true(TEXT, 4)
     assert _guess(thread, TEXT) == _true(TEXT, 4)
@@ -61,7 +62,7 @@ def test_all_kinds_draft_the_same(process: RemoteDrafter) -> None:
     thread.close()
 
 
-def test_a_process_follows_a_text_that_grows_shrinks_and_changes(process: RemoteDrafter) -> None:
+def test_a_process_follows_a_text_that_grows_shrinks_and_changes(process: StyledDrafter) -> None:
     for text in (TEXT, TEXT[:3], [*TEXT[:3], 9, 9], [8], TEXT * 20, TEXT):
         assert _guess(process, text)[:4] == _true(text, 4)
 
@@ -78,7 +79,7 @@ def test_what_holds_of_a_draft_is_kept_and_the_rest_is_dropped() -> None:
     assert dropped.foreseen is False
 
 
-def test_forwards_are_told_with_their_times_and_tokens(process: RemoteDrafter) -> None:
+def test_forwards_are_told_with_their_times_and_tokens(process: StyledDrafter) -> None:
     begun = time.perf_counter()
     process.follow([7, *TEXT], 8, REQUEST)
     forwards = process.follow([7, *TEXT], 8, REQUEST).forwards
@@ -87,14 +88,14 @@ def test_forwards_are_told_with_their_times_and_tokens(process: RemoteDrafter) -
     assert [f.start for f in forwards][:4] == [9, 10, 11, 12]
 
 
-def test_sampling_parameters_reach_the_process(process: RemoteDrafter) -> None:
+def test_sampling_parameters_reach_the_process(process: StyledDrafter) -> None:
     warm = Request(SamplingParams(temperature=1.5, seed=3), 2)
     assert _guess(process, TEXT, warm)[:4] == _true(TEXT, 4, warm) != _true(TEXT, 4)
 
 
 def test_a_free_draft_goes_ahead_by_itself() -> None:
     """Nobody waits for it, and it does not wait to be asked again."""
-    background = in_process(toy_ahead, Patience())
+    background = in_process(toy_ahead, FREE)
     background.follow(TEXT, 20, REQUEST)
     deadline = time.monotonic() + 20
     pending = background.follow(TEXT, 20, REQUEST)
@@ -160,7 +161,7 @@ def test_a_killed_draft_comes_back_by_itself() -> None:
 
 
 def test_a_draft_that_hangs_is_given_up_and_begun_again() -> None:
-    background = in_process(toy, SHORT)
+    background = in_process(toy, patience=SHORT)
     wanted = _guess(background, TEXT)
     child = _child()
     child.suspend()
@@ -172,7 +173,7 @@ def test_a_draft_that_hangs_is_given_up_and_begun_again() -> None:
 
 
 def test_a_free_target_never_waits_for_a_draft_that_hangs() -> None:
-    background = in_process(toy_ahead, Patience(answer_seconds=0.2))
+    background = in_process(toy_ahead, FREE, Patience(answer_seconds=0.2))
     background.follow(TEXT, 8, REQUEST)
     child = _child()
     child.suspend()
@@ -213,10 +214,10 @@ def test_an_interrupt_in_the_middle_loses_the_draft_and_nothing_else() -> None:
     def interrupt(*arguments: object) -> None:
         raise KeyboardInterrupt
 
-    background._tell = interrupt  # type: ignore[method-assign]
+    background.remote._tell = interrupt  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
         background.follow([*TEXT, 1], 8, REQUEST)
-    del background._tell  # type: ignore[attr-defined]
+    del background.remote._tell  # type: ignore[attr-defined]
     assert _until_it_drafts(background) == wanted
     background.close()
 
@@ -288,7 +289,7 @@ def _child() -> psutil.Process:
     return max(psutil.Process().children(), key=psutil.Process.create_time)
 
 
-def _until_it_drafts(background: RemoteDrafter) -> list[int]:
+def _until_it_drafts(background: StyledDrafter) -> list[int]:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         guess = _guess(background, TEXT)

@@ -3,7 +3,7 @@
 import pytest
 
 from doublespec.decoding import Step, decode_parallel, decode_serial
-from doublespec.drafting.background import RemoteDrafter
+from doublespec.drafting.background import StyledDrafter
 from doublespec.drafting.base import NoDrafter, Pending
 from doublespec.drafting.lookup import LookupDrafter
 from doublespec.drafting.model import ModelDrafter
@@ -33,7 +33,7 @@ class Fixed:
 class Recording:
     """Counts what it was asked."""
 
-    def __init__(self, drafter: RemoteDrafter) -> None:
+    def __init__(self, drafter: StyledDrafter) -> None:
         self._drafter = drafter
         self.followed = self.rested = 0
 
@@ -49,7 +49,7 @@ class Recording:
         self._drafter.close()
 
 
-def _background(agreement: float = 1.0, steps: int = 3) -> RemoteDrafter:
+def _background(agreement: float = 1.0, steps: int = 3) -> StyledDrafter:
     """A lock-step draft of that many forwards a step."""
     return inline(lambda: worker(ToyModel(agreement=agreement), steps))
 

@@ -17,7 +17,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from doublespec.config import PRESETS, RetrievalSettings, Settings
-from doublespec.drafting.background import Patience
 from doublespec.drafting.base import BackgroundDrafter, Drafter, NoDrafter
 from doublespec.drafting.model import ModelDrafter
 from doublespec.drafting.recipe import make_lookup
@@ -28,7 +27,7 @@ from doublespec.models.toy import ToyModel
 from doublespec.sampling import Request, SamplingParams
 from doublespec.stopping import StopRule
 from doublespec.tokens import Tokens
-from tests.drafts import inline, threaded, worker
+from tests.drafts import FREE, inline, threaded, worker
 from tests.reference import answer, naive
 
 TEMPERATURES = (0.0, 0.7, 1.2)
@@ -65,7 +64,7 @@ class ToyParts:
         helper = self.lookup() if retrieval else NoDrafter()
         if self._threads:
             free = worker(self._draft, None, helper, forks=3)
-            self._open.append(threaded(lambda: free, Patience()))
+            self._open.append(threaded(lambda: free, FREE))
         else:
             lockstep = worker(self._draft, self._gamma, helper)
             self._open.append(inline(lambda: lockstep))

@@ -51,6 +51,18 @@ class ForkSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class DraftStyle:
+    """How a draft works beside the target: which retrieved runs its forwards judge (None: none);
+    whether it makes `gamma` forwards for each step (None: as many as fit in one of the target's)
+    and each waits for the other, or goes ahead as far as is of use; and along which forks."""
+
+    retrieval: RetrievalSettings | None = None
+    lockstep: bool = False
+    gamma: int | None = None
+    forks: ForkSettings = field(default_factory=ForkSettings)
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """How an LLM runs. What is None is found by the program: see docs/architecture.md.
 

@@ -4,13 +4,20 @@ Builds the parts that methods are made of, each when it is first needed, and clo
 """
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from time import perf_counter
 
-from doublespec.config import PRESETS, ForkSettings, Preset, RetrievalSettings, Settings
+from doublespec.config import (
+    PRESETS,
+    DraftStyle,
+    ForkSettings,
+    Preset,
+    RetrievalSettings,
+    Settings,
+)
 from doublespec.decoding import Clock, Step
-from doublespec.drafting.background import Patience, RemoteDrafter
+from doublespec.drafting.background import Link, Patience, RemoteDrafter, StyledDrafter
 from doublespec.drafting.base import BackgroundDrafter, Drafter
 from doublespec.drafting.links import InlineLink, ProcessLink, ThreadLink
 from doublespec.drafting.recipe import DraftRecipe, make_lookup
@@ -42,6 +49,7 @@ class Engine:
         self._lock = threading.Lock()
         self._draft_model: LanguageModel | None = None
         self._parts: dict[_Choice, _Parts] = {}
+        self._background: RemoteDrafter | None = None
 
     def decode(
         self, prompt: Tokens, request: Request, stop: StopRule, method: str
@@ -59,9 +67,8 @@ class Engine:
     def close(self) -> None:
         """Ends background drafters; what is asked for later starts them again."""
         with self._lock:
-            parts, self._parts = list(self._parts.values()), {}
-        for part in parts:
-            part.close()
+            if self._background is not None:
+                self._background.close()
 
     def draft_model(self) -> LanguageModel:
         """The draft model in this process, read when it is first needed."""
@@ -70,24 +77,24 @@ class Engine:
             self._draft_model = self._recipe.load()
         return self._draft_model
 
-    def recipe(self, choice: "_Choice", *, retrieval: bool) -> DraftRecipe:
+    def drafter(self, retrieval: RetrievalSettings | None) -> Drafter:
+        """A draft before the target."""
         assert self._recipe is not None
-        return replace(
-            self._recipe,
-            retrieval=choice.retrieval if retrieval else None,
-            lockstep=choice.lockstep,
-            forks=ForkSettings(choice.forks),
-        )
+        return self._recipe.drafter(self.draft_model(), retrieval)
 
-    def make_background(self, recipe: DraftRecipe) -> BackgroundDrafter:
-        """A background drafter of the kind that the settings name."""
-        settings = self._settings
-        patience = Patience(recipe.lockstep, answer_seconds=settings.draft_timeout)
-        if settings.background == "process":
-            return RemoteDrafter(lambda: ProcessLink(recipe, settings.draft_threads), patience)
-        if settings.background == "thread":
-            return RemoteDrafter(lambda: ThreadLink(recipe), patience)
-        return RemoteDrafter(lambda: InlineLink(recipe), patience)
+    def background(self) -> RemoteDrafter:
+        """The draft beside the target, of the kind that the settings name; one for all methods."""
+        assert self._recipe is not None
+        if self._background is None:
+            patience = Patience(answer_seconds=self._settings.draft_timeout)
+            self._background = RemoteDrafter(self._link(self._recipe), patience)
+        return self._background
+
+    def _link(self, recipe: DraftRecipe) -> Callable[[], Link]:
+        if self._settings.background == "process":
+            return lambda: ProcessLink(recipe, self._settings.draft_threads)
+        kind = ThreadLink if self._settings.background == "thread" else InlineLink
+        return lambda: kind(recipe)
 
     @property
     def guess_tokens(self) -> int:
@@ -101,7 +108,7 @@ class Engine:
         forks = self._settings.forks if preset.forks is None else preset.forks
         if self._settings.background == "inline":  # it drafts only when it is waited for
             lockstep = True
-        return _Choice(retrieval, lockstep, 0 if lockstep else forks or 0)
+        return _Choice(retrieval, lockstep, ForkSettings(0 if lockstep else forks or 0))
 
     def _locked(self, steps: Iterator[Step]) -> Iterator[Step]:
         try:
@@ -122,7 +129,7 @@ class _Choice:
 
     retrieval: RetrievalSettings
     lockstep: bool
-    forks: int
+    forks: ForkSettings
 
 
 class _Parts:
@@ -136,7 +143,6 @@ class _Parts:
         self._choice = choice
         self._lookup: Drafter | None = None
         self._drafts: dict[bool, Drafter] = {}
-        self._backgrounds: dict[bool, BackgroundDrafter] = {}
 
     def lookup(self) -> Drafter:
         if self._lookup is None:
@@ -145,17 +151,13 @@ class _Parts:
 
     def draft(self, *, retrieval: bool) -> Drafter:
         if retrieval not in self._drafts:
-            recipe = self._engine.recipe(self._choice, retrieval=retrieval)
-            self._drafts[retrieval] = recipe.drafter(self._engine.draft_model())
+            self._drafts[retrieval] = self._engine.drafter(self._retrieval(retrieval))
         return self._drafts[retrieval]
 
     def background(self, *, retrieval: bool) -> BackgroundDrafter:
-        if retrieval not in self._backgrounds:
-            recipe = self._engine.recipe(self._choice, retrieval=retrieval)
-            self._backgrounds[retrieval] = self._engine.make_background(recipe)
-        return self._backgrounds[retrieval]
+        choice = self._choice
+        style = DraftStyle(self._retrieval(retrieval), choice.lockstep, None, choice.forks)
+        return StyledDrafter(self._engine.background(), style)
 
-    def close(self) -> None:
-        for background in self._backgrounds.values():
-            background.close()
-        self._backgrounds = {}
+    def _retrieval(self, wanted: bool) -> RetrievalSettings | None:
+        return self._choice.retrieval if wanted else None

@@ -1,7 +1,7 @@
 """A machine in numbers: how long forwards take by row count, and what a step takes then."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path

@@ -6,14 +6,14 @@ from time import perf_counter
 
 from torch import Tensor
 
-from doublespec.config import ForkSettings, RetrievalSettings
+from doublespec.config import DraftStyle, ForkSettings, RetrievalSettings
 from doublespec.decoding import Step, decode_parallel, decode_serial
 from doublespec.drafting.ahead import DraftAhead
-from doublespec.drafting.background import Patience, RemoteDrafter
+from doublespec.drafting.background import RemoteDrafter, StyledDrafter
 from doublespec.drafting.links import InlineLink
 from doublespec.drafting.model import ModelDrafter
 from doublespec.drafting.recipe import make_lookup
-from doublespec.drafting.worker import Worker
+from doublespec.drafting.worker import Draft, Worker
 from doublespec.models.toy import ToyModel
 from doublespec.sampling import Request, SamplingParams
 from doublespec.stopping import StopRule
@@ -62,8 +62,9 @@ def _step_seconds(loop: str, context: int, steps: int) -> float:
     prompt = [(i * i + i // 7) % 512 for i in range(context)]
     request, stop = Request(SamplingParams(), context), StopRule(8 * steps)
     if loop == "double":
-        worker = Worker(DraftAhead(draft, make_lookup(retrieval), ForkSettings()), 1)
-        background = RemoteDrafter(lambda: InlineLink(lambda: worker), Patience(lockstep=True))
+        one = Draft(DraftAhead(draft, make_lookup(retrieval), ForkSettings()), 1)
+        remote = RemoteDrafter(lambda: InlineLink(lambda: Worker(lambda style: one)))
+        background = StyledDrafter(remote, DraftStyle(lockstep=True))
         events = decode_parallel(target, background, helper, prompt, request, stop, 48)
     else:
         drafter = ModelDrafter(draft, 1, make_lookup(retrieval))

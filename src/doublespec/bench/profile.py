@@ -6,12 +6,12 @@ from pathlib import Path
 from statistics import median
 from time import perf_counter
 
-from doublespec.config import ForkSettings
+from doublespec.config import DraftStyle, ForkSettings
 from doublespec.drafting.ahead import DraftAhead
-from doublespec.drafting.background import Patience, RemoteDrafter
+from doublespec.drafting.background import RemoteDrafter, StyledDrafter
 from doublespec.drafting.base import NoDrafter
 from doublespec.drafting.links import ProcessLink
-from doublespec.drafting.worker import Worker
+from doublespec.drafting.worker import Draft, Worker
 from doublespec.models.base import LanguageModel
 from doublespec.models.load import forward_seconds
 from doublespec.models.toy import ToyModel
@@ -55,7 +55,8 @@ def measure_forwards(model: LanguageModel, context: int) -> ForwardTimes:
 
 def measure_pipe(context: int = 400, repeats: int = 200) -> float:
     """The median round trip of a step's messages to a draft process whose model takes no time."""
-    background = RemoteDrafter(lambda: ProcessLink(_ToyDraft(), 1), Patience(lockstep=True))
+    remote = RemoteDrafter(lambda: ProcessLink(_ToyDraft(), 1))
+    background = StyledDrafter(remote, DraftStyle(lockstep=True))
     request = Request(SamplingParams(), 1)
     tokens = list(range(context))
     times = []
@@ -75,7 +76,8 @@ class _ToyDraft:
     """A recipe that can be sent to a process."""
 
     def __call__(self) -> Worker:
-        return Worker(DraftAhead(ToyModel(), NoDrafter(), ForkSettings()), 1)
+        draft = Draft(DraftAhead(ToyModel(), NoDrafter(), ForkSettings()), 1)
+        return Worker(lambda style: draft)
 
 
 def save_profile(profile: Profile, path: Path) -> None:

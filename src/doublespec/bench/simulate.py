@@ -6,15 +6,15 @@ from dataclasses import dataclass, replace
 from doublespec.bench.machine import Machine
 from doublespec.bench.replay import Replay
 from doublespec.bench.virtual import TimedModel, VirtualClock, VirtualLink
-from doublespec.config import PRESETS, ForkSettings, Preset, RetrievalSettings, Schedule
+from doublespec.config import PRESETS, DraftStyle, ForkSettings, Preset, RetrievalSettings, Schedule
 from doublespec.decoding import Clock, Step
 from doublespec.drafting.ahead import DraftAhead
-from doublespec.drafting.background import Patience, RemoteDrafter
+from doublespec.drafting.background import Patience, RemoteDrafter, StyledDrafter
 from doublespec.drafting.base import BackgroundDrafter, Drafter, NoDrafter
 from doublespec.drafting.model import ModelDrafter
 from doublespec.drafting.odds import Odds
 from doublespec.drafting.recipe import make_lookup
-from doublespec.drafting.worker import Worker
+from doublespec.drafting.worker import Draft, Worker
 from doublespec.errors import ConfigError
 from doublespec.methods import METHODS, split_name
 from doublespec.models.base import LanguageModel
@@ -164,10 +164,12 @@ class _Parts:
         forks = ForkSettings(0 if lockstep else self._plan.forks)
         model, odds = self._draft(beside), self._kept.odds
         ahead = DraftAhead(model, self._helper(retrieval), forks, odds)
-        worker = Worker(ahead, self._plan.gamma if lockstep else None, beside)
+        draft = Draft(ahead, self._plan.gamma if lockstep else None)
+        worker = Worker(lambda style: draft, beside)
         delay = self._machine.pipe_seconds / 2
         self._link = link = VirtualLink(worker, self._now, beside, delay)
-        return RemoteDrafter(lambda: link, Patience(lockstep), self._now)
+        remote = RemoteDrafter(lambda: link, Patience(), self._now)
+        return StyledDrafter(remote, DraftStyle(lockstep=lockstep))
 
     def _draft(self, clock: VirtualClock) -> TimedModel:
         self.drafts.append(TimedModel(self._trace.draft(), self._machine.draft, clock))

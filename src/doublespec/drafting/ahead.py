@@ -89,10 +89,6 @@ class DraftAhead:
         else:
             self._depart(new)
 
-    def rest(self) -> None:
-        """Nothing is of use until the text is settled further."""
-        self._limit = 0
-
     def has_work(self) -> bool:
         return self._goes_on() or any(map(self._grows, self._forks))
 

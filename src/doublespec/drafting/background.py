@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Protocol
 
+from doublespec.config import DraftStyle
 from doublespec.drafting.base import DraftForward, Pending
 from doublespec.drafting.channel import ChannelLost
 from doublespec.drafting.messages import (
     Begin,
     Drafted,
-    Failed,
     FromDraft,
     Lost,
     Ready,
@@ -56,17 +56,18 @@ class Link(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How long a draft is waited for. `start_seconds`: at the very first, to be loaded;
-    `answer_seconds`: to say anything at all, before it is given up and begun again. `lockstep`
-    waits in every step until the draft has made its forwards, as the paper does."""
+    """How long a draft is waited for: at the very first, to be loaded; and to say anything at all,
+    before it is given up and begun again."""
 
-    lockstep: bool = False
     start_seconds: float = 60.0
     answer_seconds: float = 30.0
 
 
 class RemoteDrafter:
-    """A background drafter (`drafting/base.py`) at the other end of a link."""
+    """A draft at the other end of a link, for all styles of drafting; `StyledDrafter` gives it one.
+
+    In a style of lock-step it is waited for in every step until it has made its forwards, as the
+    paper does; else what is there is taken."""
 
     def __init__(
         self,
@@ -82,7 +83,7 @@ class RemoteDrafter:
         self._ready = self._waited = False
         self._text: list[int] = []  # as the worker was told last, and as the tree follows
         self._text_number = 0
-        self._request: Request | None = None
+        self._order: _Order | None = None
         self._limit = 0
         self._told = 0  # number of the last message, and
         self._answered = 0  # of the last one that the worker took in,
@@ -110,22 +111,23 @@ class RemoteDrafter:
         while self._link is not None and not self._ready and self._clock() < stop:
             self._guarded(lambda: self._hear(stop - self._clock()))
 
-    def follow(self, tokens: Tokens, limit: int, request: Request) -> Pending:
+    def follow(self, tokens: Tokens, limit: int, request: Request, style: DraftStyle) -> Pending:
+        """As `BackgroundDrafter.follow`."""
         try:
-            return self._follow(list(tokens), limit, request)
+            return self._follow(list(tokens), limit, _Order(request, style))
         except BaseException:  # an interrupt, anywhere: what was said is not known any more
             self.close()
             raise
 
-    def _follow(self, tokens: list[int], limit: int, request: Request) -> Pending:
+    def _follow(self, tokens: list[int], limit: int, order: "_Order") -> Pending:
         if not self._waited:
             self._waited = True
             self.wait_until_ready()
         self.launch()
-        if self._patience.lockstep:
+        if order.style.lockstep:
             self._await_forwards()
         self._guarded(lambda: self._hear(0.0))
-        foreseen = self._tell(tokens, limit, request)
+        foreseen = self._tell(tokens, limit, order)
         self._guarded(self._check_silence)
         forwards, self._forwards = tuple(self._forwards), []
         return Pending(self._tree.best(limit), foreseen, forwards)
@@ -139,30 +141,30 @@ class RemoteDrafter:
         link, self._link = self._link, None
         self._ready = False
         self._tree.clear()
-        self._request = None  # what is told next begins a text
+        self._order = None  # what is told next begins a text
         self._answered = self._done = self._told
         if link is not None:
             link.close()
 
     # -- telling ---------------------------------------------------------------------------------
 
-    def _tell(self, tokens: list[int], limit: int, request: Request) -> bool | None:
+    def _tell(self, tokens: list[int], limit: int, order: "_Order") -> bool | None:
         """Tells the worker what the text has become; whether it had foreseen a correction."""
         start = len(self._text)
-        goes_on = request == self._request and tokens[:start] == self._text
+        goes_on = order == self._order and tokens[:start] == self._text
         foreseen = None
         if goes_on:
             foreseen = self._tree.settle(tokens[start:])
         else:
             self._tree.clear()
             self._text_number += 1
-        self._text, self._request = tokens, request
+        self._text, self._order = tokens, order
         self._guarded(lambda: self._send_text(start if goes_on else 0, limit))
         return foreseen
 
     def _send_text(self, start: int, limit: int) -> None:
         """The text from `start` on, or all of it."""
-        if not self._ready or self._request is None:
+        if not self._ready or self._order is None:
             return
         self._told += 1
         number, text = self._told, self._text_number
@@ -170,7 +172,8 @@ class RemoteDrafter:
             self._send(Settled(number, text, start, tuple(self._text[start:]), limit))
         else:
             whole = array("i", self._text).tobytes()
-            self._send(Begin(number, text, whole, limit, self._request))
+            request, style = self._order.request, self._order.style
+            self._send(Begin(number, text, whole, limit, request, style))
         self._limit = limit
         if self._answered == number - 1:
             self._told_at, self._silent_calls = self._clock(), 0
@@ -200,7 +203,7 @@ class RemoteDrafter:
             if message.number == self._told:
                 self._send_text(0, self._limit)
         elif isinstance(message, Ready):
-            self._ready, self._request = True, None
+            self._ready, self._order = True, None
         else:
             raise ChannelLost(message.reason)
 
@@ -255,3 +258,28 @@ class RemoteDrafter:
         """A process that was forked leaves the worker to its parent and begins one of its own."""
         if self._link is not None and self._owner != os.getpid():
             self.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """What makes a text another one, besides its tokens."""
+
+    request: Request
+    style: DraftStyle
+
+
+@dataclass(frozen=True, slots=True)
+class StyledDrafter:
+    """A background drafter (`drafting/base.py`): a remote one in a style."""
+
+    remote: RemoteDrafter
+    style: DraftStyle
+
+    def follow(self, tokens: Tokens, limit: int, request: Request) -> Pending:
+        return self.remote.follow(tokens, limit, request, self.style)
+
+    def rest(self) -> None:
+        self.remote.rest()
+
+    def close(self) -> None:
+        self.remote.close()

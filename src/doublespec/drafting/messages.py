@@ -12,19 +12,21 @@ order costs speed and nothing else:
 
 from dataclasses import dataclass
 
+from doublespec.config import DraftStyle
 from doublespec.drafting.base import DraftForward
 from doublespec.sampling import Request
 
 
 @dataclass(frozen=True, slots=True)
 class Begin:
-    """A whole text (`tokens` as int32), and how many tokens after it are of use."""
+    """A whole text (`tokens` as int32), how many tokens after it are of use, and how to draft."""
 
     number: int
     text: int
     tokens: bytes
     limit: int
     request: Request
+    style: DraftStyle
 
 
 @dataclass(frozen=True, slots=True)

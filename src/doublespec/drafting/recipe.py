@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from doublespec.config import ForkSettings, RetrievalSettings
+from doublespec.config import DraftStyle, RetrievalSettings
 from doublespec.drafting.ahead import DraftAhead
 from doublespec.drafting.base import Drafter, NoDrafter
 from doublespec.drafting.lookup import LookupDrafter
 from doublespec.drafting.model import ModelDrafter
-from doublespec.drafting.worker import Worker
+from doublespec.drafting.worker import Draft, Worker
 from doublespec.models.base import LanguageModel
 from doublespec.models.devices import find_device, find_dtype
 from doublespec.models.load import forward_seconds, load_model
@@ -25,23 +25,16 @@ _MOST_STEPS = 16
 
 @dataclass(frozen=True, slots=True)
 class DraftRecipe:
-    """A draft model: where it is, where it runs, and how many forwards it makes a guess.
-
-    `steps` None means as many as fit in one forward of the target, `target_seconds`; `retrieval`
-    None leaves draft-side retrieval out. Beside the target it makes `steps` forwards for each step
-    (`lockstep`), or goes ahead as far as is of use, and along `forks` of its path.
-    """
+    """A draft model: where it is, and where it runs. `target_seconds` is the time of one forward
+    of the target, `gamma` the number of draft forwards in it (None: to be measured)."""
 
     name: str
     device: str | None
     dtype: str | None
     vocab_size: int
     max_length: int
-    steps: int | None
+    gamma: int | None
     target_seconds: float
-    retrieval: RetrievalSettings | None
-    lockstep: bool = False
-    forks: ForkSettings = ForkSettings()
 
     def load(self) -> LanguageModel:
         checkpoint = open_checkpoint(self.name)
@@ -53,22 +46,27 @@ class DraftRecipe:
     def __call__(self) -> Worker:
         """The draft beside the target."""
         model = self.load()
-        ahead = DraftAhead(model, self._helper(), self.forks)
-        return Worker(ahead, self._steps(model) if self.lockstep else None)
 
-    def drafter(self, model: LanguageModel) -> Drafter:
+        def make(style: DraftStyle) -> Draft:
+            ahead = DraftAhead(model, _helper(style.retrieval), style.forks)
+            return Draft(ahead, style.gamma or self._steps(model) if style.lockstep else None)
+
+        return Worker(make)
+
+    def drafter(self, model: LanguageModel, retrieval: RetrievalSettings | None) -> Drafter:
         """The draft before the target, around a model that is loaded already."""
-        return ModelDrafter(model, self._steps(model), self._helper())
-
-    def _helper(self) -> Drafter:
-        return NoDrafter() if self.retrieval is None else make_lookup(self.retrieval)
+        return ModelDrafter(model, self._steps(model), _helper(retrieval))
 
     def _steps(self, model: LanguageModel) -> int:
-        return self.steps or self._measured_steps(model)
+        return self.gamma or self._measured_steps(model)
 
     def _measured_steps(self, model: LanguageModel) -> int:
         ratio = self.target_seconds / forward_seconds(model)
         return max(1, min(round(ratio), _MOST_STEPS))
+
+
+def _helper(retrieval: RetrievalSettings | None) -> Drafter:
+    return NoDrafter() if retrieval is None else make_lookup(retrieval)
 
 
 def make_index(settings: RetrievalSettings) -> TokenIndex:

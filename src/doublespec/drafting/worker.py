@@ -5,10 +5,13 @@ end of a channel until that closes.
 """
 
 import contextlib
+import math
 from array import array
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from time import perf_counter
 
+from doublespec.config import DraftStyle
 from doublespec.drafting.ahead import DraftAhead
 from doublespec.drafting.base import DraftForward
 from doublespec.drafting.channel import Channel, ChannelLost
@@ -26,13 +29,22 @@ from doublespec.drafting.messages import (
 Clock = Callable[[], float]
 
 
-class Worker:
-    """A draft under way. `steps` bounds the forwards for each message (lock-step); None: as many
-    as are of use."""
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A draft in one style. `steps` bounds its forwards for each message (lock-step); None: as
+    many as are of use."""
 
-    def __init__(self, ahead: DraftAhead, steps: int | None, clock: Clock = perf_counter) -> None:
-        self._ahead = ahead
-        self._steps = steps
+    ahead: DraftAhead
+    steps: int | None
+
+
+class Worker:
+    """A draft under way. `make` is asked for one in each style that is told."""
+
+    def __init__(self, make: Callable[[DraftStyle], Draft], clock: Clock = perf_counter) -> None:
+        self._make = make
+        self._drafts: dict[DraftStyle, Draft] = {}
+        self._draft: Draft | None = None
         self._clock = clock
         self._number = 0
         self._text = 0
@@ -42,23 +54,31 @@ class Worker:
     def take(self, message: ToDraft) -> list[FromDraft]:
         """Takes in a message; what must be answered at once."""
         if isinstance(message, Rest):
-            self._ahead.rest()
+            self._left = 0
             return []
         if message.number <= self._number:
             return []  # it comes late, or again
         if isinstance(message, Begin):
+            self._draft = self._in_style(message.style)
             tokens = list(array("i", message.tokens))
-            self._ahead.begin(tokens, message.limit, message.request)
+            self._draft.ahead.begin(tokens, message.limit, message.request)
             self._text = message.text
+        elif self._draft is None or message.text != self._text:
+            return [Lost(message.number)]
         else:
-            known = self._ahead.length
-            if message.text != self._text or message.start > known:
+            known = self._draft.ahead.length
+            if message.start > known:
                 return [Lost(message.number)]
-            self._ahead.settle(message.tokens[known - message.start :], message.limit)
+            self._draft.ahead.settle(message.tokens[known - message.start :], message.limit)
         self._number = message.number
-        self._left = float("inf") if self._steps is None else self._steps
+        self._left = math.inf if self._draft.steps is None else self._draft.steps
         self._owes_answer = True
         return []
+
+    def _in_style(self, style: DraftStyle) -> Draft:
+        if style not in self._drafts:
+            self._drafts[style] = self._make(style)
+        return self._drafts[style]
 
     def is_idle(self) -> bool:
         """Whether there is nothing to do until the next message."""
@@ -66,11 +86,12 @@ class Worker:
 
     def work(self) -> FromDraft:
         """One forward, or the word that there is nothing more to draft."""
-        self._owes_answer = False
+        assert self._draft is not None
+        ahead, self._owes_answer = self._draft.ahead, False
         if not self._may_work():
-            return Drafted(self._number, self._text, self._ahead.length, (), None, done=True)
+            return Drafted(self._number, self._text, ahead.length, (), None, done=True)
         begun = self._clock()
-        progress = self._ahead.forward()
+        progress = ahead.forward()
         self._left -= 1
         forward = DraftForward(
             begun,
@@ -84,7 +105,7 @@ class Worker:
         return Drafted(self._number, self._text, progress.start, progress.paths, forward, done)
 
     def _may_work(self) -> bool:
-        return self._left > 0 and self._ahead.has_work()
+        return self._left > 0 and self._draft is not None and self._draft.ahead.has_work()
 
 
 def serve(channel: Channel, make: Callable[[], Worker]) -> None:
