@@ -48,6 +48,7 @@ class _Outputs:
     def check(self, *, force: bool) -> None:
         for path in (self.json, self.html, self.markdown, self.record):
             check_output(path, force=force)
+        options.check_pictures(self.html)
 
 
 def bench(
