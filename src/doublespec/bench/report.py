@@ -118,7 +118,7 @@ def _table(found: Mapping[str, Any]) -> str:
         cells = (
             escape(name),
             f"{row['tokens_per_second']:.1f}",
-            f"{row['ratio'] or 0.0:.2f}",
+            "-" if row["ratio"] is None else f"{row['ratio']:.2f}",
             f"{row['mean_accepted_length']:.2f}",
             f"{row['ttft_seconds'] * 1e3:.1f} ms",
             _number(row["rows_per_token"]),

@@ -18,8 +18,8 @@ from doublespec.trace.lanes import (
 )
 from doublespec.trace.ruler import Ruler
 
-_ROW = 8  # typical steps in a row
-_LONGEST = 1.6  # of a stretch, in typical steps; what is longer is shortened
+_ROW = 9  # typical forwards of the target in a row
+_LONGEST = 1.6  # of a stretch, in typical forwards; what is longer is shortened
 _COLOURS = {
     "draft": "#e0a030",
     "retrieved": "#7a4fa3",
@@ -65,7 +65,7 @@ class _Picture:
     def __init__(self, target: Sequence[TargetEvent], draft: Sequence[DraftEvent]) -> None:
         self._target = target
         self._draft = draft
-        self._typical = median(event.ended - event.begun for event in target) or 1e-3
+        self._typical = median(event.target_seconds for event in target) or 1e-3
         self._place = Ruler(target, _LONGEST * self._typical)
         self._width = (_ROW + 0.2) * self._typical
         self._digits = 1 if self._typical < 0.01 else 0
@@ -133,9 +133,9 @@ class _Picture:
         margin = 0.06 * self._typical
         size = min(0.1 * self._typical, (width - 2 * margin) / max(len(kinds), 1))
         for number, kind in enumerate(kinds):
+            refused = kind == "refused"
             axes.bar(left + margin + number * size, 0.3, size * 0.86, 0.14, align="edge",
-                     color=_COLOURS[kind], ec=_RED if kind == "refused" else _COLOURS[kind],
-                     linewidth=0.7 if size > 0.02 * self._typical else 0.2)  # fmt: skip
+                     color=_COLOURS[kind], ec=_RED, linewidth=0.6 if refused else 0)  # fmt: skip
 
     def _box(
         self, axes: Any, start: float, stop: float, lane: tuple[float, float], colour: str,

@@ -10,6 +10,7 @@ from rich.text import Text
 from doublespec.trace.lanes import DraftEvent, TargetEvent
 from doublespec.trace.ruler import Ruler
 
+_FORWARD = 12  # columns of a typical forward of the target, where there is room
 _MARGIN = 8  # columns before the lanes, for their names
 _KEPT, _RETRIEVED, _REFUSED, _OWN, _FORESEEN, _BUBBLE = "drx+⊕∅"
 _IDLE, _WAIT, _RETRIEVE, _SETTLED, _CUT = "·~:=»"
@@ -56,8 +57,8 @@ class Drawing:
         self._columns = max(width - _MARGIN, 8)
         self._target = target
         self._draft = draft
-        typical = median(event.ended - event.begun for event in target) or 1e-3
-        self._per_second = min(14, max(8, self._columns // 6)) / typical
+        typical = median(event.target_seconds for event in target) or 1e-3
+        self._per_second = min(_FORWARD, max(8, self._columns // 6)) / typical
         self._ruler = Ruler(target, self._columns // 3 / self._per_second)
         self._digits = 1 if typical < 0.01 else 0
 
