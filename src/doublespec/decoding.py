@@ -1,22 +1,26 @@
-"""The two loops: in which order target and draft work, and when an answer ends.
+"""The loops: in which order target and draft work, and when an answer ends.
 
 A loop is handed the parts of a method and yields one Step for each forward of the target. It may
 begin in the middle of an answer, and to stop early is to stop iterating: the generator's `finally`
 lets the draft rest.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
+from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
 from time import perf_counter
 
 from doublespec.drafting.base import BackgroundDrafter, Drafter, DraftForward, Pending
 from doublespec.models.base import LanguageModel
 from doublespec.oracle import advance
 from doublespec.sampling import Request, TokenLogprobs
+from doublespec.scheduling import Scheduler
 from doublespec.stopping import Finish, StopRule
 from doublespec.tokens import Tokens, common_prefix
 
 Clock = Callable[[], float]  # seconds; virtual ones in simulations
+Steps = Generator["Step"]  # to stop early, close it
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +65,7 @@ def decode_serial(
     stop: StopRule,
     most: int,
     clock: Clock = perf_counter,
-) -> Iterator[Step]:
+) -> Steps:
     """Draft, then judge. `most` bounds the tokens shown to the target in one step."""
     tokens = list(prompt)
     finish: Finish | None = None
@@ -99,7 +103,7 @@ def decode_parallel(
     stop: StopRule,
     most: int,
     clock: Clock = perf_counter,
-) -> Iterator[Step]:
+) -> Steps:
     """Draft while the target judges what was drafted before (PEARL, arXiv 2408.11850; with a
     `helper` that retrieves, Double, arXiv 2601.05524)."""
     tokens = list(prompt)
@@ -144,6 +148,24 @@ def decode_parallel(
             begun = clock()
     finally:
         drafter.rest()
+
+
+def decode_in_turns(
+    begin: Callable[[str, Tokens], Steps], scheduler: Scheduler, prompt: Tokens
+) -> Steps:
+    """Decodes with the method that the scheduler names, turn by turn; `begin` begins one anywhere
+    in the answer. The first step is not measured: it reads the prompt."""
+    tokens = list(prompt)
+    finish: Finish | None = None
+    while finish is None:
+        turn = scheduler.choose()
+        with closing(begin(turn.name, tokens)) as steps:
+            for place, step in enumerate(islice(steps, turn.steps)):
+                if place or len(tokens) > len(prompt):
+                    scheduler.learn(turn, place, len(step.new), step.seconds)
+                tokens += step.new
+                finish = step.finish
+                yield step
 
 
 def _room(tokens: list[int], request: Request, stop: StopRule, most: int) -> int:

@@ -118,7 +118,7 @@ class Race:
         request, stop = self.llm.request(tokens, params)
         if name in self.peers:
             use_threads(self.llm.settings.threads)
-            events = iter(self.peers[name].answer(tokens, request, stop))
+            events = (step for step in self.peers[name].answer(tokens, request, stop))
             return Stream(events, TextStream(self.llm.codec, params.stop), request)
         use_threads(fastest_threads(self._fastest))
         nobody = NoDrafter()
