@@ -90,6 +90,11 @@ class Engine:
         if self._recipe is not None and not SERIAL_DRAFT.isdisjoint(names):
             self.draft_model()
 
+    def wait_for_draft(self) -> bool:
+        """Waits until the draft beside the target is loaded; whether it is."""
+        with self._lock:
+            return self.background().wait_until_ready()
+
     def _candidates(self) -> list[str]:
         target = find_device(self._settings.target_device)
         draft = find_device(self._settings.draft_device or self._settings.target_device)
