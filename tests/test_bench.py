@@ -26,7 +26,7 @@ from doublespec.bench.report import bench_page, sweep_page
 from doublespec.bench.results import faults, results
 from doublespec.bench.runs import RunLog
 from doublespec.cli import app
-from doublespec.cli.bench import _table
+from doublespec.cli.bench_table import table
 from doublespec.decoding import Step, decode_serial
 from doublespec.errors import ConfigError
 from doublespec.llm import LLM, Completion
@@ -182,6 +182,9 @@ def test_pages_are_self_contained_and_the_same_each_time() -> None:
     assert "src=" not in page
     assert "<link" not in page
     assert page == bench_page(_report(runs), runs, ITEMS)
+    short = bench_page(_report(runs[:1]), runs[:1], ITEMS)  # stopped after its first run
+    assert "Steps in the same time" in page
+    assert "Steps in the same time" not in short
     assert "Breaking the ceiling" in sweep_page("c", [2, 4], {"psd": [1.9, 3.6]})
 
 
@@ -231,7 +234,7 @@ def test_outputs_are_checked_before_the_run(tmp_path: Path) -> None:
 def test_a_ratio_that_is_not_known_is_not_shown_as_a_number() -> None:
     runs = [_run(BASELINE, 0, [_step([1], 0.1)]), _run("sd", 1, [_step([1], 0.1)])]
     report = _report(runs)
-    cells = [str(cell) for column in _table(report).columns for cell in column.cells]
+    cells = [str(cell) for column in table(report).columns for cell in column.cells]
     assert cells.count("-") == 2
     assert "0.00-0.00" not in cells
 

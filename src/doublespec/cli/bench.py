@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.box import SIMPLE_HEAD
-from rich.table import Column, Table
 
 from doublespec.bench.markdown import as_markdown
 from doublespec.bench.outputs import check_output, replace_file
@@ -22,12 +20,13 @@ from doublespec.bench.questions import (
     check_prompt_names,
     read_questions,
 )
-from doublespec.bench.race import BASELINE, Race
+from doublespec.bench.race import Race
 from doublespec.bench.record import record_traces
 from doublespec.bench.results import faults, results
 from doublespec.bench.runs import RunLog
 from doublespec.bench.traces import write_traces
 from doublespec.cli import options
+from doublespec.cli.bench_table import table
 from doublespec.cli.options import errors, terminal
 from doublespec.errors import ConfigError
 from doublespec.llm import BUNDLED
@@ -35,8 +34,6 @@ from doublespec.methods import DRAFTLESS, METHODS, split_name
 from doublespec.sampling import SamplingParams
 
 Report = dict[str, Any]
-
-_COLUMNS = ("method", "tokens/s", "ratio", "95 %", "M", "first", "rep.", "equal")
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +226,7 @@ def _report(race: Race, items: Sequence[Item], origin: Mapping[str, Any]) -> Rep
 
 def _show(report: Report, race: Race, items: Sequence[Item], outputs: _Outputs) -> None:
     console = errors if outputs.use_stdout else terminal
-    console.print(_table(report))
+    console.print(table(report))
     for name, reason in report["failures"].items():
         errors.print(f"peer {name} failed: {reason}", style="yellow", highlight=False)
     for fault in report["faults"]:
@@ -249,37 +246,3 @@ def _write(path: Path, text: str) -> None:
         sys.stdout.write(text)
     else:
         replace_file(path, text.encode())
-
-
-def _table(report: Report) -> Table:
-    origin = report["provenance"]
-    table = Table(
-        *(Column(name, no_wrap=True) for name in _COLUMNS),
-        title=f"{origin['prompts']} prompts, {origin['rounds']} interleaved rounds",
-        caption=f"'{BASELINE}': plain decoding in its fastest shape. ratio: to it or to 'ar', the "
-        "faster one, with a 95 % interval. M: tokens a step. first: milliseconds to the first "
-        "token. rep.: share of 8-grams that stood in the text before. equal: texts equal to those "
-        "of 'ar'; of a peer: to its own plain decoding's.",
-        box=SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-    )
-    for name, rows in report["results"].items():
-        row = rows["all"]
-        table.add_row(
-            name,
-            f"{row['tokens_per_second']:.1f}",
-            *_ratio(row),
-            f"{row['mean_accepted_length']:.2f}",
-            f"{row['ttft_seconds'] * 1e3:.0f}",
-            f"{row['repeated_8grams']:.0%}",
-            f"{row['identical']}/{row['compared']}",
-        )
-    return table
-
-
-def _ratio(row: Mapping[str, Any]) -> tuple[str, str]:
-    """The ratio and its interval; nothing where plain decoding has answered none of the prompts."""
-    if row["ratio"] is None:
-        return "-", "-"
-    low, high = row["ratio_interval"]
-    return f"{row['ratio']:.2f}", f"{low:.2f}-{high:.2f}"
