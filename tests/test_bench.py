@@ -272,6 +272,7 @@ def test_peers_answer_like_us_and_a_peer_that_fails_is_reported(bundled: LLM) ->
     race = Race(bundled, messages, ["ar"], params, 1, peers)
     list(race.play())
     assert race.failures == {"broken": "RuntimeError: no such kernel"}
+    assert race.is_complete
     found = results(race.runs, ["a"] * len(messages), dict.fromkeys(PEERS, "transformers"))
     for name in PEERS:
         assert found[name]["all"]["texts"] == len(messages)
@@ -290,6 +291,7 @@ def test_a_race_goes_on_from_earlier_runs_and_later_turns_follow_plain_answers(
     assert [message["role"] for message in items[1].messages] == ["user", "assistant", "user"]
     race = Race(bundled, [item.messages for item in items], ["ar"], params, 2)
     first = next(race.play())
+    assert not race.is_complete
     assert first not in list(race.play())
     assert len(race.runs) == len(set(race.turns())) == 8
 
@@ -391,6 +393,8 @@ def test_the_command_writes_all_its_files_and_resumes(tmp_path: Path) -> None:
     assert report["provenance"]["models"][0]["sha256"]
     again = _command(*small, "--threads", "1", "--json", "-", *outputs, "--force")
     assert json.loads(again.stdout)["results"] == report["results"]
+    other = _command(*small, "--threads", "1", "--gamma", "2", *outputs, "--force")
+    assert "holds the runs of another benchmark" in other.stderr
 
 
 @pytest.mark.parametrize(

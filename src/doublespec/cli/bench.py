@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
+from zlib import crc32
 
 import typer
 
@@ -161,12 +162,12 @@ def _log(
     if not path.exists():
         check_output(path, force=True)
     what = {
-        "models": origin["models"],
-        "dtype": origin["dtype"],
-        "threads": origin["threads"],
+        **{name: origin[name] for name in ("models", "dtype", "threads", "revision", "versions")},
         "params": str(asdict(race.params)),
+        "settings": str(asdict(race.llm.settings)),
         "prompts": [
-            [item.id, len(tokens)] for item, tokens in zip(items, race.prompts, strict=True)
+            [item.id, crc32(str(tokens).encode())]
+            for item, tokens in zip(items, race.prompts, strict=True)
         ],
     }
     log = RunLog(path, what)
@@ -206,14 +207,13 @@ def _report(race: Race, items: Sequence[Item], origin: Mapping[str, Any]) -> Rep
     categories = [item.category for item in items]
     own_plain = {name: OWN_PLAIN[name] for name in race.peers}
     found = results(race.runs, categories, own_plain, race.params.seed)
-    total = len(race.names) * len(race.prompts) * race.rounds
     return {
         "provenance": {
             **origin,
             "params": asdict(race.params),
             "prompts": len(items),
             "rounds": race.rounds,
-            "complete": len(race.runs) == total,
+            "complete": race.is_complete,
         },
         "results": found,
         "peers": {name: "failed" if name in race.failures else "ran" for name in race.peers},
