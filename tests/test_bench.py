@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from doublespec.bench import race
 from doublespec.bench.markdown import as_markdown
-from doublespec.bench.outputs import check_output
+from doublespec.bench.outputs import check_output, replace_file
 from doublespec.bench.peers import PEERS, check_peers, make_peers
 from doublespec.bench.questions import Item, as_items, read_questions
 from doublespec.bench.race import BASELINE, Race, Run
@@ -251,6 +251,13 @@ def test_a_peer_that_cannot_be_loaded_is_a_failure_to_report(
     race = Race(bundled, [items[0].messages], ["ar"], SamplingParams(max_tokens=2), 1, made)
     assert len(list(race.play())) == 2
     assert race.failures == {"transformers": "ValueError: unknown model type"}
+
+
+def test_a_file_that_cannot_be_written_is_a_sentence_and_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "x.json").mkdir()
+    with pytest.raises(ConfigError, match=r"cannot write .*x\.json: Is a directory"):
+        replace_file(tmp_path / "x.json", b"{}")
+    assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
 
 
 def test_an_unknown_peer_is_answered_with_the_list() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from statistics import median
 from time import perf_counter
 
+from doublespec.bench.outputs import replace_file
 from doublespec.drafting.background import ProcessBackground
 from doublespec.drafting.base import Drafter, NoDrafter
 from doublespec.models.base import LanguageModel
@@ -75,6 +76,4 @@ class _Silent:
 
 def save_profile(profile: Profile, path: Path) -> None:
     """Writes a profile as JSON: whole, or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(asdict(profile), indent=2) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    replace_file(path, (json.dumps(asdict(profile), indent=2) + "\n").encode())

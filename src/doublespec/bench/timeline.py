@@ -13,7 +13,7 @@ from doublespec.decoding import Step
 from doublespec.trace.lanes import (
     DraftEvent,
     TargetEvent,
-    Trace,
+    Timeline,
     draft_lane,
     from_zero,
     target_lane,
@@ -45,9 +45,9 @@ _RED, _JUDGE, _LANE = "#c8443f", "#dfe8f5", "#f5f6f8"
 _DRAFT_Y, _TARGET_Y = (1.12, 1.72), (0.0, 0.92)  # where the lanes lie
 
 
-def timeline(trace: Trace, chosen: range, kind: PictureFormat, title: str) -> bytes:
+def draw_timeline(timeline: Timeline, chosen: range, kind: PictureFormat, title: str) -> bytes:
     """The chosen steps, counted from 0, as a file."""
-    steps = from_zero(trace.steps)
+    steps = from_zero(timeline.steps)
     shown = target_lane(steps)[chosen.start : chosen.stop]
     typical = median(event.target_seconds for event in shown) or 1e-3
     picture = _Picture(shown, draft_lane(steps), typical, _LONGEST * typical, _ROW * typical)

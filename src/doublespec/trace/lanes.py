@@ -9,7 +9,7 @@ from doublespec.stats import find_bubbles
 
 
 @dataclass(frozen=True, slots=True)
-class Trace:
+class Timeline:
     """The Steps of one answer, and whose they are. `texts` are those of its tokens, by id, as far
     as they are known."""
 
