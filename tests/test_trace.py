@@ -246,6 +246,7 @@ def test_generate_records_and_trace_draws(tmp_path: Path) -> None:
         (("trace", "/no/such/file"), "cannot read the trace"),
         (("trace", "README.md"), "is no trace"),
         (("trace", "README.md", "--svg", "/no/such/folder/x.svg"), "there is no folder"),
+        (("trace", "README.md", "--chrome", "-"), "name a file instead of -"),
         (("generate", "x", "--trace", "x.txt"), "a trace is written to a file"),
         (("generate", "x", "--trace", "/no/such/folder/x.json"), "there is no folder"),
     ],

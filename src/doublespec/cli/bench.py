@@ -11,7 +11,7 @@ from zlib import crc32
 import typer
 
 from doublespec.bench.markdown import as_markdown
-from doublespec.bench.outputs import check_output, replace_file
+from doublespec.bench.outputs import check_file, check_output, replace_file
 from doublespec.bench.peers import OWN_PLAIN, PEERS, check_peers, make_peers
 from doublespec.bench.provenance import model_provenance, provenance
 from doublespec.bench.questions import (
@@ -60,6 +60,7 @@ class _Outputs:
         twice = next((path for path in self.paths if self.paths.count(path) > 1), None)
         if twice is not None:
             raise ConfigError(f"two reports cannot both be written to {twice}; give another name")
+        check_file(self.record, force=force)
         for path in self.paths:
             check_output(path, force=force)
         options.check_pictures(self.html)
@@ -160,7 +161,7 @@ def _log(
     if path is None:
         return None
     if not path.exists():
-        check_output(path, force=True)
+        check_file(path, force=True)
     what = {
         **{name: origin[name] for name in ("models", "dtype", "threads", "revision", "versions")},
         "params": str(asdict(race.params)),

@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from doublespec.bench.exactness import OTHER_THREADS, Trial, check_model
-from doublespec.bench.outputs import check_output
+from doublespec.bench.outputs import check_file
 from doublespec.bench.profile import (
     ROW_COUNTS,
     Profile,
@@ -44,7 +44,7 @@ def doctor(
     as_json: options.AsJson = False,
 ) -> None:
     """Measure forwards, test bit-exactness, recommend a method; exit code 1 if bits differ."""
-    check_output(save, force=force)
+    check_file(save, force=force)
     settings = {
         "target_device": target_device,
         "draft_device": draft_device,

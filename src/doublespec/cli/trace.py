@@ -10,7 +10,7 @@ from rich.columns import Columns
 from rich.console import Console
 from rich.text import Text
 
-from doublespec.bench.outputs import check_output, replace_file
+from doublespec.bench.outputs import check_file, replace_file
 from doublespec.cli import options
 from doublespec.cli.lanes import Drawing, in_ascii, legend
 from doublespec.cli.options import terminal
@@ -35,7 +35,7 @@ def trace(
 ) -> None:
     """Draw what happened: the draft's lane above, the target's below."""
     for output in (svg, png, chrome):
-        check_output(output, force=force)
+        check_file(output, force=force)
     options.check_pictures(svg, png)
     timeline = read_jsonl(path)
     chosen = _choose(len(timeline.steps), start, num_steps)
@@ -72,7 +72,7 @@ def check_trace_path(path: Path | None, *, force: bool) -> None:
             f"a trace is written to a file .jsonl (for `doublespec trace`) or .json (for "
             f"Perfetto), got {path}"
         )
-    check_output(path, force=force)
+    check_file(path, force=force)
 
 
 def _choose(total: int, start: int, num_steps: int) -> range:
