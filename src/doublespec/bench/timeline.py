@@ -154,8 +154,9 @@ class _Picture:
         edge = _RED if event.is_bubble else _COLOURS["own"]
         left, width = self._box(axes, start, stop, _TARGET_Y, _COLOURS["bubble"] if event.is_bubble
                                 else _JUDGE, edge)  # fmt: skip
-        label = f"{'bubble: ' if event.is_bubble else ''}{event.settled}"
-        label += " new" if width > 0.3 * self._typical else ""
+        label = f"{event.settled} new" if width > 0.3 * self._typical else f"{event.settled}"
+        if event.is_bubble:
+            label = f"bubble: {label}" if width > 0.8 * self._typical else "bubble"
         axes.text(left + 0.06 * self._typical, 0.66, label, color=edge, fontsize=8, va="center",
                   clip_on=True)  # fmt: skip
         self._draw_tokens(axes, event, left, width)
