@@ -97,6 +97,12 @@ class Race:
                 self.runs.append(run)
                 yield run
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether every turn was run, but for those of peers that failed."""
+        done = {(run.method, run.prompt, run.round) for run in self.runs}
+        return all(turn in done or turn[0] in self.failures for turn in self.turns())
+
     def _answer(self, name: str, tokens: list[int], params: SamplingParams) -> Stream | None:
         """A whole answer; None from a peer that fails, now or before."""
         if name in self.failures:
