@@ -164,7 +164,7 @@ def decode_in_turns(
     finish: Finish | None = None
     while finish is None:
         turn = scheduler.choose()
-        with closing(begin(turn.name, tokens)) as steps:
+        with closing(begin(turn.name, list(tokens))) as steps:
             for place, step in enumerate(islice(steps, turn.steps)):
                 if place or len(tokens) > len(prompt):
                     scheduler.learn(turn, place, len(step.new), step.seconds)
