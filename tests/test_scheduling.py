@@ -62,7 +62,8 @@ def test_a_turn_ends_the_method_it_leaves() -> None:
 
     def begin(name: str, tokens: Tokens) -> Steps:
         try:
-            while True:
+            finish = None
+            while finish is None:
                 position = len(tokens)
                 finish = "length" if position >= 100 else None
                 yield Step((position,), (), 0, finish, 0.0, 0.01, 0.0, 0.01)
