@@ -98,9 +98,8 @@ def test_cut_chains_are_those_of_a_fresh_index(steps: list[tuple[float, Text]]) 
         chains.extend(text[kept:])
         fresh = Chains(bits=4)
         fresh.extend(text)
-        assert chains.longest(text, len(text), len(text)) == fresh.longest(
-            text, len(text), len(text)
-        )
+        assert chains.longest(text) == fresh.longest(text)
+        assert chains.earlier(len(text)) == fresh.earlier(len(text))
 
 
 @given(

@@ -5,7 +5,7 @@ it; not whose text it is, nor which of several places is the best.
 """
 
 from array import array
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from doublespec.tokens import Tokens
 
@@ -16,16 +16,17 @@ MOST_VISITS = 1000  # places looked at for the longest match: a bound for text i
 MOST_PLACES = 4  # more choose no better: see docs/retrieval.md
 
 
-@dataclass(frozen=True, slots=True)
-class Places:
+class Places(NamedTuple):
     """Where the longest suffix of a text occurs: the stops, latest first, and its length."""
 
     stops: list[int]
     depth: int
 
 
-@dataclass(frozen=True, slots=True)
-class Level:
+NOWHERE = Places([], 0)
+
+
+class Level(NamedTuple):
     """The chains of one n-gram size: the last place of each hash, and the place before each."""
 
     size: int
@@ -57,15 +58,16 @@ class Chains:
 
     def extend(self, new: Tokens) -> None:
         """Append tokens to the text."""
-        self._make_room(len(self.tokens) + len(new))
+        first = len(self.tokens)
+        self._make_room(first + len(new))
         tokens, mask = self.tokens, self._mask
-        for token in new:
-            tokens.append(token)
-            stop = len(tokens)
-            for level in self._levels:
-                key = hash(tuple(tokens[max(0, stop - level.size) :])) & mask
-                level.before.append(level.last[key])
-                level.last[key] = stop
+        tokens += new
+        stops = range(first + 1, len(tokens) + 1)
+        for size, last, before in self._levels:
+            for stop in stops:
+                key = hash(tuple(tokens[stop - size if stop > size else 0 : stop])) & mask
+                before.append(last[key])
+                last[key] = stop
 
     def _make_room(self, length: int) -> None:
         """Begin again with larger tables where `length` tokens would crowd the chains."""
@@ -77,54 +79,76 @@ class Chains:
     def cut(self, length: int) -> None:
         """Drop the tokens from position `length` on."""
         tokens, mask = self.tokens, self._mask
-        for stop in range(len(tokens), length, -1):
-            for level in self._levels:
-                key = hash(tuple(tokens[max(0, stop - level.size) : stop])) & mask
-                level.last[key] = level.before.pop()
+        stops = range(len(tokens), length, -1)
+        for size, last, before in self._levels:
+            for stop in stops:
+                key = hash(tuple(tokens[stop - size if stop > size else 0 : stop])) & mask
+                last[key] = before.pop()
         del tokens[length:]
 
-    def longest(self, text: list[int], stop: int, before: int) -> Places | None:
-        """Where the longest suffix of `text[:stop]` occurs, at places less than `before`."""
+    def earlier(self, stop: int) -> Places:
+        """Where the longest suffix of the text's first `stop` tokens occurs before."""
+        tokens = self.tokens
         for level in self._levels:
-            ngram = text[max(0, stop - level.size) : stop]
+            place = level.before[stop]
+            if place:
+                found = _found(level, place, tokens, tokens, stop)
+                if found.stops:
+                    return found
+        return NOWHERE
+
+    def longest(self, text: list[int]) -> Places:
+        """Where the longest suffix of another text occurs."""
+        stop = len(text)
+        for level in self._levels:
+            ngram = text[max(0, stop - level.size) :]
             place = level.last[hash(tuple(ngram)) & self._mask] if stop >= level.size else 0
-            while place and place >= before:
+            if place == len(self.tokens):  # no token follows there
                 place = level.before[place]
-            if place and level.size in OPEN_SIZES:
-                found = self._deepest(level, place, text, stop)
-            else:
-                found = Places(self._latest(level, place, ngram), level.size)
-            if found.stops:
-                return found
-        return None
+            if place:
+                found = _found(level, place, self.tokens, text, stop)
+                if found.stops:
+                    return found
+        return NOWHERE
 
-    def _latest(self, level: Level, place: int, ngram: list[int]) -> list[int]:
-        """The latest places after `ngram` in the chain that begins at `place`."""
-        tokens, before, size = self.tokens, level.before, level.size
-        stops: list[int] = []
-        while place and len(stops) < MOST_PLACES:
-            if tokens[place - size : place] == ngram and tokens[place] != BORDER:
-                stops.append(place)
-            place = before[place]
-        return stops
 
-    def _deepest(self, level: Level, place: int, text: list[int], stop: int) -> Places:
-        """The places of the chain that share the longest suffix with the text."""
-        tokens, before, depth = self.tokens, level.before, level.size
-        stops: list[int] = []
-        for _ in range(MOST_VISITS):
-            wanted = depth + (len(stops) == MOST_PLACES)
-            agrees = place >= wanted and tokens[place - wanted] == text[stop - wanted]
-            if agrees and tokens[place] != BORDER:
-                common = common_suffix(tokens, place, text, stop)
-                if common > depth:
-                    depth, stops = common, [place]
-                elif common == depth:
-                    stops.append(place)
-            place = before[place]
-            if place == 0:
-                break
-        return Places(stops, depth)
+def _found(level: Level, place: int, tokens: list[int], text: list[int], stop: int) -> Places:
+    """The places of the chain that begins at `place` where the longest suffix of `text[:stop]`
+    occurs in `tokens`; none if it is shorter than the level's n-grams."""
+    if level.size in OPEN_SIZES:
+        return _deepest(level, place, tokens, text, stop)
+    return _latest(level, place, tokens, text[max(0, stop - level.size) : stop])
+
+
+def _latest(level: Level, place: int, tokens: list[int], ngram: list[int]) -> Places:
+    """The latest places after `ngram`."""
+    size, _, before = level
+    stops: list[int] = []
+    while place and len(stops) < MOST_PLACES:
+        if tokens[place - size : place] == ngram and tokens[place] != BORDER:
+            stops.append(place)
+        place = before[place]
+    return Places(stops, size)
+
+
+def _deepest(level: Level, place: int, tokens: list[int], text: list[int], stop: int) -> Places:
+    """The places that share the longest suffix with the text."""
+    depth, _, before = level
+    stops: list[int] = []
+    wanted = depth  # tokens that a place must share to be worth measuring
+    for _ in range(MOST_VISITS):
+        if place >= wanted and tokens[place - wanted] == text[stop - wanted]:
+            common = common_suffix(tokens, place, text, stop)
+            if common >= depth and tokens[place] != BORDER:
+                stops = [place] if common > depth else [*stops, place]
+                depth = common
+                wanted = depth + (len(stops) == MOST_PLACES)
+                if wanted > stop:
+                    break  # nothing is deeper
+        place = before[place]
+        if place == 0:
+            break
+    return Places(stops, depth)
 
 
 def common_suffix(a: list[int], a_stop: int, b: list[int], b_stop: int) -> int:

@@ -99,8 +99,8 @@ class TenantIndex:
 
 def lookup_in(chains: Chains, text: list[int], limit: int) -> Match | None:
     """What followed the longest suffix of `text` in one of the chained texts."""
-    places = chains.longest(text, len(text), before=len(chains.tokens))
-    if places is None or limit < 1:
+    places = chains.longest(text)
+    if not places.stops or limit < 1:
         return None
     choice = most_alike(text, chains.tokens, places.stops)
     run = chains.tokens[choice.stop : choice.stop + limit]
