@@ -9,7 +9,7 @@ from doublespec.retrieval.ranking import most_alike
 from doublespec.tokens import Tokens, common_prefix
 
 RECENT = 128  # tokens at the end of the text that every lookup compares
-SAMPLES = 64  # tokens of the rest that it compares
+SAMPLES = 32  # tokens of the rest that it compares
 
 
 def context_sources() -> list[TokenIndex]:
@@ -64,10 +64,15 @@ class RequestText:
         recent = max(0, stop - RECENT)
         self._calls += 1
         stride = recent // SAMPLES + 1
-        sample = slice(self._calls % stride, recent, stride)
-        if mine[sample] != text[sample] or mine[recent : recent + 1] != text[recent : recent + 1]:
+        start = self._calls % stride
+        if mine[start:recent:stride] != text[start:recent:stride]:
             return common_prefix(mine, text)
-        return recent + common_prefix(mine[recent:stop], text[recent:stop])
+        mine_recent, text_recent = mine[recent:stop], text[recent:stop]
+        if mine_recent == text_recent:
+            return stop
+        if mine_recent[0] != text_recent[0]:
+            return common_prefix(mine, text)
+        return recent + common_prefix(mine_recent, text_recent)
 
 
 class ContextIndex:

@@ -5,14 +5,13 @@ little better than the first match; what tells them apart is the text *before* t
 edit inside a copied passage it still agrees place by place, when the last token alone says nothing.
 """
 
-from dataclasses import dataclass
 from operator import eq
+from typing import NamedTuple
 
 WINDOW = 16  # tokens before the run that are compared
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(NamedTuple):
     """The place to go on from, and the two marks it got (see `Match`)."""
 
     stop: int
@@ -29,13 +28,13 @@ def most_alike(text: list[int], tokens: list[int], stops: list[int]) -> Choice:
     end.reverse()
     vocabulary = frozenset(end)
     following = [tokens[stop] for stop in stops]
-    best, best_score = Choice(0, 0.0, 0.0), -1.0
-    for stop, token in zip(stops, following, strict=True):
-        before = tokens[max(0, stop - WINDOW) : stop]
+    best, best_score = (0, 0.0, 0.0), -1.0
+    for stop in stops:
+        before = tokens[stop - WINDOW if stop > WINDOW else 0 : stop]
         before.reverse()
         in_place, anywhere = sum(map(eq, end, before)), len(vocabulary.intersection(before))
         likeness = (in_place + anywhere / 2) / (1.5 * WINDOW)
-        share = following.count(token) / len(following)
+        share = following.count(tokens[stop]) / len(following)
         if likeness + share / 3 > best_score:
-            best, best_score = Choice(stop, likeness, share), likeness + share / 3
-    return best
+            best, best_score = (stop, likeness, share), likeness + share / 3
+    return Choice(*best)
