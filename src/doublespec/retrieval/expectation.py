@@ -2,15 +2,13 @@
 that came after them; not models, and not what was accepted."""
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import NamedTuple
 
 from doublespec.retrieval.base import Match
 from doublespec.tokens import Tokens
 
-# What a match's likeness, and each token of a run that has held, add to its depth as evidence.
+# What a match's likeness adds to its depth as evidence.
 LIKENESS_WEIGHT = 12.0
-TOKEN_WEIGHT = 1.5
 # The share of run tokens that were the text's own, by evidence: 0-1, 2-3, ... 30-31, then 32-63,
 # 64-127, 128 and more. Measured on answers of Llama-3.1-8B-Instruct to four kinds of prompts, after
 # the first 60 of each kind (November 2026).
@@ -23,7 +21,18 @@ MEMORY = 1024.0  # tokens after which what was learnt counts half
 
 
 MOST_TOKENS = 255  # of a run, as `config` bounds it
-MOST_EVIDENCE = 128.0  # beyond it more says no more
+MOST_EVIDENCE = 128  # more says no more
+
+
+def _cell(evidence: float) -> int:
+    if evidence < 32:
+        return int(evidence) // 2
+    return min(int(evidence).bit_length() + 10, len(PRIOR) - 1)
+
+
+GRAIN = 4  # parts of evidence that are told apart
+STRIDE = 6  # parts that each token of a run that has held adds to it
+CELLS = bytes(_cell(part / GRAIN) for part in range(MOST_EVIDENCE * GRAIN + MOST_TOKENS * STRIDE))
 
 
 class Run(NamedTuple):
@@ -75,15 +84,5 @@ class Expectation:
 
 def _cells(match: Match) -> bytes:
     """For each token of a match's run the place in PRIOR of what speaks for it."""
-    return _cells_from(min(match.depth + LIKENESS_WEIGHT * match.likeness, MOST_EVIDENCE))
-
-
-@lru_cache(maxsize=1024)
-def _cells_from(evidence: float) -> bytes:
-    return bytes(_cell(evidence + TOKEN_WEIGHT * i) for i in range(MOST_TOKENS))
-
-
-def _cell(evidence: float) -> int:
-    if evidence < 32:
-        return int(evidence) // 2
-    return min(int(evidence).bit_length() + 10, len(PRIOR) - 1)
+    first = round(GRAIN * (match.depth + LIKENESS_WEIGHT * match.likeness))
+    return CELLS[min(first, MOST_EVIDENCE * GRAIN) :: STRIDE]
