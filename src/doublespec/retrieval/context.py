@@ -5,7 +5,7 @@
 
 from doublespec.retrieval.base import Match, TokenIndex
 from doublespec.retrieval.chains import MOST_PLACES, NOWHERE, Chains, Places
-from doublespec.retrieval.ranking import most_alike
+from doublespec.retrieval.ranking import follow_most_alike
 from doublespec.tokens import Tokens, common_prefix
 
 RECENT = 128  # tokens at the end of the text that every lookup compares
@@ -90,9 +90,8 @@ class ContextIndex:
         stops, depth = self._text.places
         if not stops or limit < 1:
             return None
-        choice = most_alike(text, text, stops)
-        run = tuple(text[choice.stop : choice.stop + limit])
-        return Match(run, depth, "context", choice.likeness, choice.share)
+        run, choice = follow_most_alike(text, text, stops, limit)
+        return Match(tuple(run), depth, "context", choice.likeness, choice.share)
 
 
 class EditIndex:
@@ -113,9 +112,8 @@ class EditIndex:
         stops = [stop + 1 for stop in replaced if stop + 1 < last]
         if not stops or limit < 1:
             return None
-        choice = most_alike(text, text, stops)
-        run = tuple(text[choice.stop : choice.stop + limit])
-        return Match(run, 0, "edit", choice.likeness, choice.share)
+        run, choice = follow_most_alike(text, text, stops, limit)
+        return Match(tuple(run), 0, "edit", choice.likeness, choice.share)
 
 
 class NgramIndex:

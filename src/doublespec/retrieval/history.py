@@ -9,7 +9,7 @@ from doublespec.errors import DatastoreError
 from doublespec.retrieval.base import Match
 from doublespec.retrieval.chains import BORDER, Chains
 from doublespec.retrieval.files import replacing
-from doublespec.retrieval.ranking import most_alike
+from doublespec.retrieval.ranking import follow_most_alike
 from doublespec.tokens import Tokens
 
 FORMAT = "doublespec history 1"
@@ -102,8 +102,7 @@ def lookup_in(chains: Chains, text: list[int], limit: int) -> Match | None:
     places = chains.longest(text)
     if not places.stops or limit < 1:
         return None
-    choice = most_alike(text, chains.tokens, places.stops)
-    run = chains.tokens[choice.stop : choice.stop + limit]
+    run, choice = follow_most_alike(text, chains.tokens, places.stops, limit)
     run = run[: run.index(BORDER)] if BORDER in run else run
     return Match(tuple(run), places.depth, "history", choice.likeness, choice.share)
 
