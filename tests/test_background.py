@@ -1,88 +1,114 @@
-"""Drafters in the background: what they answer, and what is left when they end."""
+"""Drafts in the background: what they draft, what becomes of them when they fail, and what is left
+when they end."""
 
 import contextlib
+import gc
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import warnings
+from collections.abc import Iterator
 
 import psutil
 import pytest
 
-from doublespec.drafting.background import (
-    DraftWarning,
-    InlineBackground,
-    ProcessBackground,
-    ThreadBackground,
-)
-from doublespec.drafting.base import Drafter, NoDrafter
+from doublespec.drafting.background import DraftWarning, Patience, StyledDrafter
+from doublespec.drafting.base import NoDrafter
 from doublespec.drafting.model import ModelDrafter
 from doublespec.models.toy import ToyModel
 from doublespec.sampling import Request, SamplingParams
-from doublespec.tokens import Tokens
+from tests.drafts import (
+    FREE,
+    failing,
+    in_process,
+    inline,
+    threaded,
+    toy,
+    toy_ahead,
+    unbuildable,
+)
 
 REQUEST = Request(SamplingParams(), 2)
 TEXT = [3, 1, 4, 1, 5, 9, 2, 6]
+SHORT = Patience(answer_seconds=0.3)
 
 
-def toy() -> Drafter:
-    return ModelDrafter(ToyModel(), 4, NoDrafter())
+def _true(text: list[int], count: int, request: Request = REQUEST) -> list[int]:
+    """What the toys say."""
+    return ModelDrafter(ToyModel(), count, NoDrafter()).propose(text, count, request)
 
 
-class Failing:
-    """Raises from the second guess on."""
-
-    def __init__(self) -> None:
-        self._guesses = 0
-
-    def propose(self, tokens: Tokens, limit: int, request: Request) -> list[int]:
-        self._guesses += 1
-        if self._guesses > 1:
-            raise RuntimeError("out of luck")
-        return [7]
-
-
-def unbuildable() -> Drafter:
-    raise OSError("no such model")
-
-
-def _guess(background, tokens: list[int], limit: int = 8) -> list[int]:
-    background.start(tokens, limit, REQUEST)
-    return background.collect()
+def _guess(background: StyledDrafter, text: list[int], request: Request = REQUEST) -> list[int]:
+    """What is drafted after a text, given the time for it: it is asked twice."""
+    background.follow(text, 8, request)
+    return background.follow(text, 8, request).tokens
 
 
 @pytest.fixture(scope="module")
-def process():
-    background = ProcessBackground(toy)
+def process() -> Iterator[StyledDrafter]:
+    background = in_process()
     yield background
     background.close()
 
 
-def test_all_kinds_draft_the_same(process) -> None:
-    wanted = toy().propose(TEXT, 8, REQUEST)
-    thread = ThreadBackground(toy())
-    assert _guess(InlineBackground(toy()), TEXT) == wanted
-    assert _guess(thread, TEXT) == wanted
-    assert _guess(process, TEXT) == wanted
+def test_all_kinds_draft_the_same(process: StyledDrafter) -> None:
+    thread = threaded()
+    assert _guess(inline(), TEXT) == _true(TEXT, 4)
+    assert _guess(thread, TEXT) == _true(TEXT, 4)
+    assert _guess(process, TEXT) == _true(TEXT, 4)
     thread.close()
 
 
-def test_a_process_follows_a_text_that_grows_shrinks_and_changes(process) -> None:
+def test_a_process_follows_a_text_that_grows_shrinks_and_changes(process: StyledDrafter) -> None:
     for text in (TEXT, TEXT[:3], [*TEXT[:3], 9, 9], [8], TEXT * 20, TEXT):
-        assert _guess(process, text) == toy().propose(text, 8, REQUEST)
+        assert _guess(process, text)[:4] == _true(text, 4)
 
 
-def test_sampling_parameters_reach_the_process(process) -> None:
+def test_what_holds_of_a_draft_is_kept_and_the_rest_is_dropped() -> None:
+    background = inline()
+    drafted = _guess(background, TEXT)
+    kept = background.follow([*TEXT, *drafted[:2]], 8, REQUEST)
+    assert kept.tokens[:2] == drafted[2:4]
+    assert kept.foreseen is None
+    other = (kept.tokens[0] + 1) % 32
+    dropped = background.follow([*TEXT, *drafted[:2], other], 8, REQUEST)
+    assert dropped.tokens == []
+    assert dropped.foreseen is False
+
+
+def test_forwards_are_told_with_their_times_and_tokens(process: StyledDrafter) -> None:
+    begun = time.perf_counter()
+    process.follow([7, *TEXT], 8, REQUEST)
+    forwards = process.follow([7, *TEXT], 8, REQUEST).forwards
+    assert [token for f in forwards for token in f.tokens][:4] == _true([7, *TEXT], 4)
+    assert all(begun < f.begun and f.seconds > 0 and f.rows >= 1 for f in forwards)
+    assert [f.start for f in forwards][:4] == [9, 10, 11, 12]
+
+
+def test_sampling_parameters_reach_the_process(process: StyledDrafter) -> None:
     warm = Request(SamplingParams(temperature=1.5, seed=3), 2)
-    process.start(TEXT, 8, warm)
-    assert process.collect() == toy().propose(TEXT, 8, warm)
+    assert _guess(process, TEXT, warm)[:4] == _true(TEXT, 4, warm) != _true(TEXT, 4)
+
+
+def test_a_free_draft_goes_ahead_by_itself() -> None:
+    """Nobody waits for it, and it does not wait to be asked again."""
+    background = in_process(toy_ahead, FREE)
+    background.follow(TEXT, 20, REQUEST)
+    deadline = time.monotonic() + 20
+    pending = background.follow(TEXT, 20, REQUEST)
+    while len(pending.tokens) < 20 and time.monotonic() < deadline:
+        time.sleep(0.01)
+        pending = background.follow(TEXT, 20, REQUEST)
+    assert len(pending.tokens) == 20
+    background.close()
 
 
 def test_closing_is_prompt_and_leaves_no_process_and_no_descriptor() -> None:
     before = _resources()
-    background = ProcessBackground(toy)
+    background = in_process()
     assert _guess(background, TEXT)
     assert _resources() > before
     begun = time.monotonic()
@@ -92,59 +118,135 @@ def test_closing_is_prompt_and_leaves_no_process_and_no_descriptor() -> None:
     assert _resources() == before
 
 
+def test_a_thread_ends_with_its_drafter() -> None:
+    before = threading.active_count(), psutil.Process().num_fds()
+    background = threaded()
+    assert _guess(background, TEXT)
+    background.close()
+    assert (threading.active_count(), psutil.Process().num_fds()) == before
+
+
 def test_a_closed_drafter_starts_again_when_it_is_asked() -> None:
-    background = ProcessBackground(toy)
+    background = in_process()
     wanted = _guess(background, TEXT)
     background.close()
-    assert _guess(background, TEXT) == wanted
+    assert _until_it_drafts(background) == wanted
     background.close()
 
 
-def test_a_drafter_that_raises_warns_once_and_answers_nothing() -> None:
-    for background in (ProcessBackground(Failing), ThreadBackground(Failing())):
+def test_a_draft_that_raises_warns_once_and_drafts_nothing() -> None:
+    for background in (in_process(failing), threaded(failing), inline(failing)):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            assert _guess(background, TEXT) == [7]
-            assert [_guess(background, TEXT) for _ in range(3)] == [[], [], []]
+            assert _guess(background, TEXT) == _true(TEXT, 4)
+            for i in range(3):
+                assert _guess(background, [*TEXT, i]) == []
         assert [warning.category for warning in caught] == [DraftWarning]
         assert "out of luck" in str(caught[0].message)
         background.close()
 
 
-def test_a_killed_process_costs_the_draft_and_nothing_else() -> None:
-    background = ProcessBackground(toy)
-    assert _guess(background, TEXT)
-    child = max(psutil.Process().children(), key=psutil.Process.create_time)
-    os.kill(child.pid, signal.SIGKILL)
+def test_a_killed_draft_comes_back_by_itself() -> None:
+    background = in_process()
+    wanted = _guess(background, TEXT)
+    child = _child()
+    child.kill()
+    child.wait()
     with pytest.warns(DraftWarning, match="process ended"):
-        assert _guess(background, TEXT) == []
-    assert _guess(background, TEXT) == []
+        assert background.follow(TEXT, 8, REQUEST).tokens == []
+    assert _until_it_drafts(background) == wanted
+    assert _child().pid != child.pid
     background.close()
     assert not psutil.pid_exists(child.pid)
 
 
-def test_a_drafter_that_cannot_be_built_is_left_out() -> None:
-    background = ProcessBackground(unbuildable)
+def test_a_draft_that_hangs_is_given_up_and_begun_again() -> None:
+    background = in_process(toy, patience=SHORT)
+    wanted = _guess(background, TEXT)
+    child = _child()
+    child.suspend()
+    with pytest.warns(DraftWarning, match="does not answer"):
+        assert _guess(background, [*TEXT, 5]) == []
+    assert _until_it_drafts(background) == wanted
+    background.close()
+    assert not psutil.pid_exists(child.pid)
+
+
+def test_a_free_target_never_waits_for_a_draft_that_hangs() -> None:
+    background = in_process(toy_ahead, FREE, Patience(answer_seconds=0.2))
+    background.follow(TEXT, 8, REQUEST)
+    child = _child()
+    child.suspend()
+    begun = time.monotonic()
+    for i in range(3000):  # more than a socket holds
+        background.follow([*TEXT, *([i % 32] * 40)], 8, REQUEST)
+        if time.monotonic() - begun > 0.15:
+            break
+    assert time.monotonic() - begun < 0.5
+    time.sleep(0.2)
+    with pytest.warns(DraftWarning, match="does not answer"):
+        for i in range(12):
+            background.follow([*TEXT, i], 8, REQUEST)
+    background.close()
+    assert not psutil.pid_exists(child.pid)
+
+
+def test_a_draft_that_cannot_be_built_is_left_out() -> None:
+    background = in_process(unbuildable)
     with pytest.warns(DraftWarning, match="no such model"):
         assert _guess(background, TEXT) == []
     background.close()
 
 
-def test_a_drafter_that_is_forgotten_leaves_no_process() -> None:
-    background = ProcessBackground(toy)
+def test_a_draft_that_is_forgotten_leaves_no_process() -> None:
+    background = in_process()
     assert _guess(background, TEXT)
-    child = max(psutil.Process().children(), key=psutil.Process.create_time)
+    child = _child()
     del background
+    gc.collect()
     assert not psutil.pid_exists(child.pid)
 
 
+def test_an_interrupt_in_the_middle_loses_the_draft_and_nothing_else() -> None:
+    background = in_process()
+    wanted = _guess(background, TEXT)
+
+    def interrupt(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    background.remote._tell = interrupt  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        background.follow([*TEXT, 1], 8, REQUEST)
+    del background.remote._tell  # type: ignore[attr-defined]
+    assert _until_it_drafts(background) == wanted
+    background.close()
+
+
+def test_a_forked_process_leaves_its_parents_draft_alone() -> None:
+    background = in_process()
+    wanted = _guess(background, TEXT)
+    child = _child()
+    pid = os.fork()
+    if pid == 0:  # the fork: its first answer must not disturb the parent's
+        code = 1
+        with contextlib.suppress(BaseException):
+            code = 0 if _until_it_drafts(background) == wanted else 2
+            background.close()
+        os._exit(code)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert child.is_running()
+    assert _guess(background, TEXT)[:4] == wanted
+    background.close()
+
+
 def test_a_process_ends_with_its_parent() -> None:
-    """A parent that is killed closes its pipes; nobody has to tell the child."""
+    """A parent that is killed closes its sockets; nobody has to tell the child."""
     code = (
         "import os, signal, psutil\n"
-        "from tests.test_background import ProcessBackground, TEXT, REQUEST, toy\n"
-        "background = ProcessBackground(toy)\n"
-        "background.start(TEXT, 8, REQUEST); background.collect()\n"
+        "from tests.test_background import REQUEST, TEXT\n"
+        "from tests.drafts import in_process\n"
+        "background = in_process()\n"
+        "background.follow(TEXT, 8, REQUEST)\n"
         "print(psutil.Process().children()[0].pid, flush=True)\n"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
@@ -152,6 +254,49 @@ def test_a_process_ends_with_its_parent() -> None:
     with contextlib.suppress(psutil.NoSuchProcess):
         psutil.Process(int(run.stdout)).wait(5)
     assert not psutil.pid_exists(int(run.stdout))
+
+
+def test_ctrl_c_ends_both_processes() -> None:
+    """The terminal sends it to both; the child leaves it to its parent."""
+    code = (
+        "import psutil, time\n"
+        "from tests.test_background import REQUEST, TEXT\n"
+        "from tests.drafts import in_process, toy_ahead\n"
+        "background = in_process()\n"
+        "background.follow(TEXT, 8, REQUEST)\n"
+        "print(psutil.Process().children()[0].pid, flush=True)\n"
+        "while True: background.follow(TEXT, 8, REQUEST)"
+    )
+    run = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert run.stdout is not None
+    child = int(run.stdout.readline())
+    os.killpg(run.pid, signal.SIGINT)
+    _, said = run.communicate(timeout=10)
+    assert said.count("Traceback") == 1
+    assert "KeyboardInterrupt" in said
+    with contextlib.suppress(psutil.NoSuchProcess):
+        psutil.Process(child).wait(5)
+    assert not psutil.pid_exists(child)
+
+
+def _child() -> psutil.Process:
+    return max(psutil.Process().children(), key=psutil.Process.create_time)
+
+
+def _until_it_drafts(background: StyledDrafter) -> list[int]:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        guess = _guess(background, TEXT)
+        if guess:
+            return guess
+        time.sleep(0.02)
+    return []
 
 
 def _resources() -> tuple[int, int]:

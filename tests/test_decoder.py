@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,9 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from doublespec.errors import ModelError
+from doublespec.models import branches as behind
 from doublespec.models import decoder as decoder_module
+from doublespec.models.base import Branch, can_branch
 from doublespec.models.decoder import Decoder
 from doublespec.models.shapes import KEY_STEP, STRICT, Shapes
 from doublespec.models.weights import open_checkpoint
@@ -169,9 +172,9 @@ def count_forwards(decoder: Decoder) -> list[decoder_module.Block]:
     blocks: list[decoder_module.Block] = []
     forward = decoder._forward
 
-    def noted(block: decoder_module.Block, tokens: list[int]) -> Tensor:
+    def noted(block: decoder_module.Block, *arguments: Any) -> Tensor:
         blocks.append(block)
-        return forward(block, tokens)
+        return forward(block, *arguments)
 
     decoder._forward = noted
     return blocks
@@ -256,6 +259,107 @@ def interrupted(model: Decoder, after: int) -> Callable[..., Tensor]:
         return layer(*arguments)
 
     return run
+
+
+# -- branches --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def fastest(tmp_path_factory: pytest.TempPathFactory) -> Decoder:
+    return load(write_family(tmp_path_factory.mktemp("fastest"), "qwen3"), canonical=False)
+
+
+@st.composite
+def branching_calls(draw: st.DrawFn) -> list[tuple[list[int], int, list[Branch]]]:
+    """Requests (tokens, last, branches): the text grows and is cut back, branches start in what is
+    cached and among the rows of this forward, and several at the same place."""
+    base = random_text(KEY_STEP + 90, seed=draw(st.integers(0, 3)))
+    requests = []
+    for _ in range(draw(st.integers(1, 4))):
+        tokens = base[: draw(st.integers(1, len(base)))]
+        last = draw(st.integers(1, min(9, len(tokens))))
+        starts = st.one_of(
+            st.integers(1, len(tokens)), st.integers(max(1, len(tokens) - last), len(tokens))
+        )
+        runs = st.lists(st.integers(0, 299), min_size=1, max_size=6).map(tuple)
+        branches = draw(st.lists(st.builds(Branch, starts, runs), max_size=6))
+        requests.append((tokens, last, branches))
+    return requests
+
+
+@HEAVY
+@given(requests=branching_calls(), prompt_length=st.sampled_from([1, 40, 10**6]))
+def test_branches_are_texts_of_their_own(
+    fastest: Decoder, requests: list[tuple[list[int], int, list[Branch]]], prompt_length: int
+) -> None:
+    used = fastest.fastest()
+    for tokens, last, branches in requests:
+        rows, ends = used.branch_logits(tokens, last, branches, min(prompt_length, len(tokens)))
+        wanted = fresh(fastest, tokens, 1)
+        torch.testing.assert_close(rows, wanted[-last:], atol=1e-5, rtol=0)
+        assert ends.shape == (len(branches), 300)
+        for branch, end in zip(branches, ends, strict=True):
+            alone = fresh(fastest, [*tokens[: branch.start], *branch.tokens], 1)[-1]
+            torch.testing.assert_close(end, alone, atol=1e-5, rtol=0)
+            assert end.argmax() == alone.argmax()
+        plain = used.logits([*tokens, 7, 8], 3, min(prompt_length, len(tokens)))
+        again = fresh(fastest, [*tokens, 7, 8], 1)[-3:]
+        torch.testing.assert_close(plain, again, atol=1e-5, rtol=0)
+
+
+def test_no_branches_are_just_logits(fastest: Decoder) -> None:
+    tokens = random_text(50)
+    rows, ends = fastest.fastest().branch_logits(tokens, 4, [], 30)
+    assert torch.equal(rows, fastest.fastest().logits(tokens, 4, 30))
+    assert ends.shape == (0, 300)
+
+
+def test_branches_cost_one_forward_and_only_their_own_rows(
+    fastest: Decoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = fastest.fastest()
+    tokens = random_text(60)
+    model.logits(tokens[:58], 1, 40)
+    heads: list[int] = []
+    head = model._head
+    monkeypatch.setattr(model, "_head", lambda hidden: heads.append(len(hidden)) or head(hidden))
+    forwards = count_forwards(model)
+    model.branch_logits(tokens, 1, [Branch(58, (1, 2, 3)), Branch(59, (4,))], 40)
+    assert [(block.start, block.stop) for block in forwards] == [(58, 60)]
+    assert heads == [3]
+
+
+@pytest.mark.parametrize("spare", [0, 1, 2])
+def test_branches_may_end_where_the_context_does(spare: int, tmp_path: Path) -> None:
+    """Their slots lie behind the text, beyond what the context holds; their positions do not."""
+    folder = write_family(tmp_path, "llama2", max_position_embeddings=KEY_STEP)
+    model = load(folder, canonical=False)
+    tokens = random_text(KEY_STEP - spare)
+    branches = [Branch(KEY_STEP - n, (9,) * n) for n in (2, 3, 4)]
+    _, ends = model.branch_logits(tokens, 1, branches, 30)
+    for branch, end in zip(branches, ends, strict=True):
+        alone = fresh(model, [*tokens[: branch.start], *branch.tokens], 30)[-1]
+        torch.testing.assert_close(end, alone, atol=1e-5, rtol=0)
+
+
+def test_branches_are_refused_in_canonical_shapes_and_past_the_context(fastest: Decoder) -> None:
+    canonical = fastest.with_shapes(STRICT)
+    assert can_branch(fastest)
+    assert not can_branch(canonical)
+    with pytest.raises(AssertionError):
+        canonical.branch_logits([1, 2], 1, [Branch(1, (3,))], 1)
+    for branch in (Branch(3, (3,)), Branch(2, (3,) * 2047)):
+        with pytest.raises(AssertionError):
+            fastest.branch_logits([1, 2], 1, [branch], 1)
+
+
+def test_rows_of_branches_stand_and_look_where_their_text_does() -> None:
+    """The table of models/branches.py, one token of the text being cached."""
+    branches = [Branch(2, (8, 9)), Branch(3, (7,))]
+    assert behind.positions(1, 4, branches) == [1, 2, 3, 2, 3, 3]
+    assert behind.final_rows(3, branches) == [4, 5]
+    seen = ["".join("01"[int(not h)] for h in row) for row in behind.hidden(1, 4, branches)]
+    assert seen == ["1100000", "1110000", "1111000", "1100100", "1100110", "1110001"]
 
 
 # -- memory ----------------------------------------------------------------------------------------

@@ -3,8 +3,8 @@
 import pytest
 
 from doublespec.decoding import Step, decode_parallel, decode_serial
-from doublespec.drafting.background import InlineBackground
-from doublespec.drafting.base import NoDrafter
+from doublespec.drafting.background import StyledDrafter
+from doublespec.drafting.base import NoDrafter, Pending
 from doublespec.drafting.lookup import LookupDrafter
 from doublespec.drafting.model import ModelDrafter
 from doublespec.models.toy import ToyModel
@@ -13,6 +13,7 @@ from doublespec.sampling import Request, SamplingParams
 from doublespec.stats import summarise
 from doublespec.stopping import StopRule
 from doublespec.tokens import Tokens
+from tests.drafts import inline, worker
 from tests.reference import answer, naive
 
 PROMPT = [1, 2, 3, 4]
@@ -29,18 +30,28 @@ class Fixed:
         return self._tokens[:limit]
 
 
-class Recording(InlineBackground):
-    """Counts what was started and collected."""
+class Recording:
+    """Counts what it was asked."""
 
-    started = collected = 0
+    def __init__(self, drafter: StyledDrafter) -> None:
+        self._drafter = drafter
+        self.followed = self.rested = 0
 
-    def start(self, tokens: Tokens, limit: int, request: Request) -> None:
-        self.started += 1
-        super().start(tokens, limit, request)
+    def follow(self, tokens: Tokens, limit: int, request: Request) -> Pending:
+        self.followed += 1
+        return self._drafter.follow(tokens, limit, request)
 
-    def collect(self) -> list[int]:
-        self.collected += 1
-        return super().collect()
+    def rest(self) -> None:
+        self.rested += 1
+        self._drafter.rest()
+
+    def close(self) -> None:
+        self._drafter.close()
+
+
+def _background(agreement: float = 1.0, steps: int = 3) -> StyledDrafter:
+    """A lock-step draft of that many forwards a step."""
+    return inline(lambda: worker(ToyModel(agreement=agreement), steps))
 
 
 def _serial(drafter=None, helper=None, max_tokens: int = 50, most: int = 24) -> list[Step]:
@@ -93,21 +104,21 @@ def test_a_step_tells_drafted_from_retrieved_tokens() -> None:
 
 
 def test_parallel_decoding_judges_what_was_drafted_during_the_last_step() -> None:
-    background = Recording(ModelDrafter(ToyModel(), 3, NoDrafter()))
+    background = Recording(_background())
     stop = StopRule(40)
     steps = list(
         decode_parallel(ToyModel(), background, NoDrafter(), PROMPT, REQUEST, stop, most=24)
     )
     assert [len(step.guess) for step in steps[:3]] == [0, 2, 2]
     assert [len(step.new) for step in steps[:4]] == [1, 3, 3, 3]
-    assert background.started == background.collected == len(steps)
+    assert (background.followed, background.rested) == (len(steps), 1)
 
 
 def test_after_a_mismatch_retrieval_fills_the_bubble() -> None:
     """PSD has nothing to judge then; Double's target-side retrieval has."""
 
     def bubbles(helper) -> int:
-        background = InlineBackground(ModelDrafter(ToyModel(agreement=0.6), 3, NoDrafter()))
+        background = _background(agreement=0.6)
         stop = StopRule(400)
         steps = decode_parallel(ToyModel(), background, helper, PROMPT, REQUEST, stop, most=24)
         return sum(not step.guess for step in steps)
@@ -154,26 +165,26 @@ def test_an_answer_goes_on_where_the_draft_cannot() -> None:
     assert answer(_serial(short, max_tokens=60)) == answer(_serial(max_tokens=60))
 
 
-def test_cancelling_collects_the_outstanding_draft() -> None:
-    background = Recording(ModelDrafter(ToyModel(), 3, NoDrafter()))
+def test_cancelling_lets_the_draft_rest() -> None:
+    background = Recording(_background())
     steps = decode_parallel(
         ToyModel(), background, NoDrafter(), PROMPT, REQUEST, StopRule(1000), most=24
     )
     next(steps)
     steps.close()
-    assert background.started == background.collected == 1
+    assert background.rested == 1
 
 
-def test_an_error_in_the_target_collects_the_outstanding_draft() -> None:
+def test_an_error_in_the_target_lets_the_draft_rest() -> None:
     class Broken(ToyModel):
         def logits(self, tokens, last, prompt_length):
             raise MemoryError
 
-    background = Recording(ModelDrafter(ToyModel(), 3, NoDrafter()))
+    background = Recording(_background())
     steps = decode_parallel(Broken(), background, NoDrafter(), PROMPT, REQUEST, StopRule(9), most=4)
     with pytest.raises(MemoryError):
         next(steps)
-    assert background.started == background.collected == 1
+    assert background.rested == 1
 
 
 def test_a_guess_that_is_not_in_the_vocabulary_of_the_prompt_is_only_wrong() -> None:
@@ -188,3 +199,13 @@ def test_ids_that_the_target_does_not_have_end_the_guess() -> None:
     steps = _serial(Fixed([*perfect[:2], 4_000_000, -7]), max_tokens=4)
     assert answer(steps) == perfect
     assert steps[0].num_accepted == 2
+
+
+def test_a_loop_may_begin_in_the_middle_of_an_answer() -> None:
+    """What was settled before counts towards the answer's length."""
+    whole = answer(_serial(max_tokens=30))
+    for loop, drafter in ((decode_serial, NoDrafter()), (decode_parallel, _background())):
+        text = [*PROMPT, *whole[:12]]
+        steps = list(loop(ToyModel(), drafter, NoDrafter(), text, REQUEST, StopRule(30), 24))
+        assert answer(steps) == whole[12:]
+        assert steps[-1].finish == "length"

@@ -8,6 +8,7 @@ import itertools
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -16,7 +17,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from doublespec.config import PRESETS, RetrievalSettings, Settings
-from doublespec.drafting.background import InlineBackground, ThreadBackground
 from doublespec.drafting.base import BackgroundDrafter, Drafter, NoDrafter
 from doublespec.drafting.model import ModelDrafter
 from doublespec.drafting.recipe import make_lookup
@@ -26,17 +26,28 @@ from doublespec.models.base import LanguageModel
 from doublespec.models.toy import ToyModel
 from doublespec.sampling import Request, SamplingParams
 from doublespec.stopping import StopRule
+from doublespec.tokens import Tokens
+from tests.drafts import FREE, inline, threaded, worker
 from tests.reference import answer, naive
 
 TEMPERATURES = (0.0, 0.7, 1.2)
+
+
+class Patient(ToyModel):
+    """Takes its time, so that a free draft in a thread has some, too."""
+
+    def logits(self, tokens: Tokens, last: int, prompt_length: int) -> torch.Tensor:
+        time.sleep(0.001)
+        return super().logits(tokens, last, prompt_length)
 
 
 class ToyParts:
     """Parts made of toys; `agreement` is the draft's with the target."""
 
     def __init__(self, agreement: float, gamma: int, *, threads: bool = False) -> None:
-        self.target: LanguageModel = ToyModel(32)
+        self.target: LanguageModel = Patient(32) if threads else ToyModel(32)
         self.guess_tokens = 24
+        self.clock = time.perf_counter
         self._draft = ToyModel(32, agreement=agreement)
         self._gamma = gamma
         self._threads = threads
@@ -50,8 +61,13 @@ class ToyParts:
         return ModelDrafter(self._draft, self._gamma, helper)
 
     def background(self, *, retrieval: bool) -> BackgroundDrafter:
-        kind = ThreadBackground if self._threads else InlineBackground
-        self._open.append(kind(self.draft(retrieval=retrieval)))
+        helper = self.lookup() if retrieval else NoDrafter()
+        if self._threads:
+            free = worker(self._draft, None, helper, forks=3)
+            self._open.append(threaded(lambda: free, FREE))
+        else:
+            lockstep = worker(self._draft, self._gamma, helper)
+            self._open.append(inline(lambda: lockstep))
         return self._open[-1]
 
     def close(self) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from doublespec.errors import ConfigError
-from doublespec.sampling import Request, SamplingParams, choose, logprobs, noise
+from doublespec.sampling import Ranking, Request, SamplingParams, choose, logprobs, noise, rank
 
 CPU = torch.device("cpu")
 LOGITS = [2.0, 1.0, 0.9, 0.0, -0.3, -1.0, 1.7, -1.2]
@@ -60,7 +60,9 @@ def naive_probabilities(
         score -= params.presence_penalty * (token in answer)
         score -= params.frequency_penalty * answer.count(token)
         scores[token] = score / params.temperature
-    kept = sorted(scores, key=lambda token: -scores[token])[: params.top_k]
+    ordered = sorted(scores, key=lambda token: -scores[token])
+    lowest = scores[ordered[: params.top_k][-1]]
+    kept = [token for token in ordered if scores[token] >= lowest]  # ties are kept
     kept = naive_nucleus(normalised({token: scores[token] for token in kept}), params.top_p)
     floor = params.min_p * max(normalised({token: scores[token] for token in kept}).values())
     probabilities = normalised({token: scores[token] for token in kept})
@@ -279,6 +281,66 @@ def test_rows_chosen_together_are_those_chosen_alone(
     logits, text, start, request = case
     alone = [choose(logits[i : i + 1], text, start + i, request)[0] for i in range(len(logits))]
     assert choose(logits, text, start, request) == alone
+
+
+@settings(max_examples=300, deadline=None)
+@given(rows(), st.integers(1, 40))
+def test_the_best_ranked_token_is_the_one_chosen(
+    case: tuple[Tensor, list[int], int, Request], count: int
+) -> None:
+    logits, text, start, request = case
+    before = logits.clone()
+    ranked = rank(logits, text, start, request, count)
+    assert [ranking.tokens[0] for ranking in ranked] == choose(logits, text, start, request)
+    assert torch.equal(logits, before)
+
+
+@settings(max_examples=300, deadline=None)
+@given(rows(), st.integers(2, 40))
+def test_the_next_in_rank_is_chosen_once_the_best_are_banned(
+    case: tuple[Tensor, list[int], int, Request], count: int
+) -> None:
+    """Without filters, whose thresholds a ban would move."""
+    logits, text, start, request = case
+    request = request_plain(request)
+    (ranking,) = rank(logits[:1], text, start, request, count)
+    for i, token in enumerate(ranking.tokens):
+        banned = {**request.params.logit_bias, **dict.fromkeys(ranking.tokens[:i], -1000.0)}
+        params = replace(request.params, logit_bias=banned)
+        assert choose(logits[:1], text, start, replace(request, params=params)) == [token]
+
+
+@pytest.mark.parametrize(
+    ("values", "kept"),
+    [({"top_k": 3}, {0, 6, 1}), ({"min_p": 0.5}, {0, 6}), ({"temperature": 0.0}, set(range(8)))],
+)
+def test_ranks_hold_what_the_filters_keep_and_nothing_else(
+    values: dict[str, Any], kept: set[int]
+) -> None:
+    (ranking,) = rank(torch.tensor([LOGITS]), [], 0, request_for(**values), 100)
+    assert set(ranking.tokens) == kept
+    assert len(ranking.tokens) == len(kept)
+
+
+def test_ranks_say_how_far_behind_a_token_is() -> None:
+    (ranking,) = rank(torch.tensor([LOGITS]), [], 0, request_for(temperature=0.0), 3)
+    assert ranking.tokens == (0, 6, 1)
+    assert ranking.behind == pytest.approx((0.0, 0.3, 1.0))
+
+
+def test_ranks_include_the_noise() -> None:
+    request = request_for(temperature=0.5, seed=9)
+    (ranking,) = rank(torch.tensor([LOGITS]), [], 4, request, len(LOGITS))
+    scores = (torch.tensor(LOGITS) / 0.5 + noise(9, [4], len(LOGITS), CPU)[0]).tolist()
+    order = sorted(range(len(LOGITS)), key=lambda token: -scores[token])
+    assert ranking.tokens == tuple(order)
+    assert ranking.behind == pytest.approx([max(scores) - scores[t] for t in order], abs=1e-5)
+
+
+def test_ties_rank_by_the_lowest_id_and_banned_tokens_not_at_all() -> None:
+    logits = torch.tensor([[1.0, -math.inf, 3.0, 1.0, 3.0]])
+    (ranking,) = rank(logits, [], 0, request_for(temperature=0.0), 9)
+    assert ranking == Ranking((2, 4, 0, 3), (0.0, 0.0, 2.0, 2.0))
 
 
 @settings(max_examples=200, deadline=None)

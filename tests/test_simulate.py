@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from doublespec.bench.machine import Curve, Machine, parse_curve, read_machine
-from doublespec.bench.replay import Replay
+from doublespec.bench.replay import Counter, Replay
 from doublespec.bench.simulate import Outcome, plans, simulate
 from doublespec.bench.study import Question, ask, recommend, sweep_questions
 from doublespec.bench.traces import (
@@ -21,6 +21,7 @@ from doublespec.bench.traces import (
     write_traces,
 )
 from doublespec.errors import ConfigError
+from doublespec.models.base import Branch, can_branch
 
 MACHINE = Machine(Curve(((1, 0.010),)), Curve(((1, 0.002),)), 0.010)  # c = 5
 
@@ -200,3 +201,20 @@ def test_a_mistake_is_one_sentence(
     assert run.returncode == 2
     assert message in run.stderr
     assert len(run.stderr.strip().splitlines()) == 1
+
+
+def test_a_branch_is_replayed_where_it_is_the_true_text() -> None:
+    counter = Counter()
+    replay = Replay(_trace(length=20))
+    model = replay.draft(counter)
+    text = [*replay.prompt, *replay.answer]
+    wrong = model.vocab_size - 1
+    assert can_branch(model)
+    model.logits(text[:22], 1, 20)
+    guess = [*text[:24], wrong]  # the 25th token is guessed wrong
+    branches = [Branch(24, tuple(text[24:27])), Branch(24, (text[25],)), Branch(25, (text[25],))]
+    counter.take()
+    rows, ends = model.branch_logits(guess, 1, branches, 20)
+    assert rows.argmax(-1).tolist() == [wrong]
+    assert ends.argmax(-1).tolist() == [text[27], wrong, wrong]
+    assert counter.take() == [3 + 5]

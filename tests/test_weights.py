@@ -11,6 +11,7 @@ from torch import Tensor
 
 from doublespec.errors import ConfigError, ModelError
 from doublespec.models import devices, load
+from doublespec.models.base import Branch, can_branch
 from doublespec.models.decoder import Decoder
 from doublespec.models.devices import find_device, find_dtype, usable_cores, use_threads
 from doublespec.models.layers import DecoderConfig, attention, linear, rms_norm, swiglu
@@ -278,6 +279,18 @@ def test_a_draft_is_asked_only_for_tokens_that_the_target_has() -> None:
     assert (common.vocab_size, common.max_length) == (32, draft.max_length)
     assert torch.equal(common.logits([1, 2, 3], 2, 1), draft.logits([1, 2, 3], 2, 1)[:, :32])
     assert CommonVocabulary(ToyModel(20), 32).vocab_size == 20
+
+
+def test_a_draft_with_a_common_vocabulary_branches_if_it_could_before(tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(str(write_family(tmp_path, "llama2")))
+    canonical = Decoder.load(checkpoint, torch.device("cpu"), torch.float32)
+    assert not can_branch(CommonVocabulary(canonical, 32))
+    common = CommonVocabulary(ToyModel(40), 32)
+    assert can_branch(common)
+    rows, ends = common.branch_logits([1, 2, 3], 2, [Branch(1, (7,)), Branch(3, (4, 5))], 1)
+    assert torch.equal(rows, common.logits([1, 2, 3], 2, 1))
+    alone = [common.logits(text, 1, 1) for text in ([1, 7], [1, 2, 3, 4, 5])]
+    assert torch.equal(ends, torch.cat(alone))
 
 
 # -- devices ---------------------------------------------------------------------------------------

@@ -7,6 +7,8 @@ from doublespec.errors import ConfigError
 
 Background = Literal["process", "thread", "inline"]
 BACKGROUNDS = ("process", "thread", "inline")
+Schedule = Literal["free", "lock-step"]
+SCHEDULES = ("free", "lock-step")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +38,46 @@ class RetrievalSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class ForkSettings:
+    """Corrections in advance (`drafting/ahead.py`): how many forks of its own path a draft goes on
+    with in each forward, and the most rows that they may add to it. 0 forks: none."""
+
+    forks: int = 0
+    rows: int = 16
+
+    def __post_init__(self) -> None:
+        _check("forks", self.forks, 0, 64)
+        _check("rows", self.rows, 1, 255)
+
+
+@dataclass(frozen=True, slots=True)
+class DraftStyle:
+    """How a draft works beside the target: which retrieved runs its forwards judge (None: none);
+    whether it makes `gamma` forwards for each step (None: as many as fit in one of the target's)
+    and each waits for the other, or goes ahead as far as is of use; and along which forks."""
+
+    retrieval: RetrievalSettings | None = None
+    lockstep: bool = False
+    gamma: int | None = None
+    forks: ForkSettings = field(default_factory=ForkSettings)
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
-    """How an LLM runs. What is None is found by the program: see docs/architecture.md."""
+    """How an LLM runs. What is None is found by the program: see docs/architecture.md.
+
+    `schedule` is how a draft works beside the target: "free" (it drafts ahead and never waits) or
+    "lock-step" (`gamma` forwards a step, and each waits for the other, as in the paper). `forks`
+    are the corrections that a free draft goes on from in advance. A draft that has said nothing
+    for `draft_timeout` seconds is given up and begun again.
+    """
 
     method: str = "auto"
     gamma: int | None = None
     retrieval: RetrievalSettings = field(default_factory=RetrievalSettings)
+    schedule: Schedule = "free"
+    forks: int | None = None
+    draft_timeout: float = 30.0
     guess_tokens: int = 48
     background: Background = "process"
     target_device: str | None = None
@@ -58,9 +94,13 @@ class Settings:
                 _check(name, value, 2 if name == "max_length" else 1, 1 << 31)
         _check("draft_threads", self.draft_threads, 1, 1024)
         _check("guess_tokens", self.guess_tokens, 1, 255)
-        if self.background not in BACKGROUNDS:
-            known = ", ".join(BACKGROUNDS)
-            raise ConfigError(f"background must be one of {known}, got {self.background!r}")
+        if self.forks is not None:
+            _check("forks", self.forks, 0, 64)
+        _check_choice("background", self.background, BACKGROUNDS)
+        _check_choice("schedule", self.schedule, SCHEDULES)
+        timeout = self.draft_timeout
+        if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout > 0:
+            raise ConfigError(f"draft_timeout must be seconds above 0, got {timeout!r}")
 
 
 def _check(name: str, value: int, low: int, high: int) -> None:
@@ -68,10 +108,28 @@ def _check(name: str, value: int, low: int, high: int) -> None:
         raise ConfigError(f"{name} must be a whole number from {low} to {high}, got {value!r}")
 
 
+def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ConfigError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """Settings that a method's name may carry behind an @; None leaves them as they are."""
+
+    retrieval: RetrievalSettings | None = None
+    schedule: Schedule | None = None
+    forks: int | None = None
+
+
 # The authors' scripts (arXiv 2601.05524): n-grams of 3 down to 1 tokens, 10 retrieved tokens,
 # lock-step, about c = t_T / t_D draft forwards a step (`gamma=None` measures c).
 # "pld": prompt lookup as it is usually run: n-grams of 8 down to 2 tokens, the last match.
+# "lock-step", "free" and "forks" are the three ways of a draft beside the target, to compare them.
 PRESETS: Final = {
-    "paper": RetrievalSettings(ngram=3, tokens=10),
-    "pld": RetrievalSettings(ngram=8, tokens=10, shortest=2, latest=True),
+    "paper": Preset(RetrievalSettings(ngram=3, tokens=10), "lock-step", forks=0),
+    "pld": Preset(RetrievalSettings(ngram=8, tokens=10, shortest=2, latest=True)),
+    "lock-step": Preset(None, "lock-step", forks=0),
+    "free": Preset(None, "free", forks=0),
+    "forks": Preset(None, "free", forks=4),
 }

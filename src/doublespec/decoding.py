@@ -1,19 +1,22 @@
 """The two loops: in which order target and draft work, and when an answer ends.
 
-A loop is handed the parts of a method and yields one Step for each forward of the target. To stop
-early is to stop iterating: the generator's `finally` takes in what is still being drafted.
+A loop is handed the parts of a method and yields one Step for each forward of the target. It may
+begin in the middle of an answer, and to stop early is to stop iterating: the generator's `finally`
+lets the draft rest.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from time import perf_counter
 
-from doublespec.drafting.base import BackgroundDrafter, Drafter
+from doublespec.drafting.base import BackgroundDrafter, Drafter, DraftForward, Pending
 from doublespec.models.base import LanguageModel
 from doublespec.oracle import advance
 from doublespec.sampling import Request, TokenLogprobs
 from doublespec.stopping import Finish, StopRule
-from doublespec.tokens import Tokens, common_prefix, rebase
+from doublespec.tokens import Tokens, common_prefix
+
+Clock = Callable[[], float]  # seconds; virtual ones in simulations
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +26,10 @@ class Step:
     `guess` is what the target was shown; its first `num_drafted` tokens came from the draft, the
     others from retrieval. `new` is what the step settled, cut where the answer ends. Seconds are
     those the loop spent waiting: for retrieval and a serial draft before the forward
-    (`guess_seconds`), for the forward with its choices (`target_seconds`), for the rest of a
-    parallel draft after it (`wait_seconds`), and in all (`seconds`).
+    (`guess_seconds`), for the forward with its choices (`target_seconds`), for a parallel draft
+    after it (`wait_seconds`), and in all (`seconds`), from `begun` on. `foreseen` says, where the
+    step departed from what was drafted, whether the draft had gone on from that correction in
+    advance (None: it did not depart). `forwards` are the draft's, as far as they were heard of.
     """
 
     new: tuple[int, ...]
@@ -35,6 +40,9 @@ class Step:
     target_seconds: float
     wait_seconds: float
     seconds: float
+    begun: float = 0.0
+    foreseen: bool | None = None
+    forwards: tuple[DraftForward, ...] = ()
     logprobs: tuple[TokenLogprobs, ...] = ()
 
     @property
@@ -52,20 +60,21 @@ def decode_serial(
     request: Request,
     stop: StopRule,
     most: int,
+    clock: Clock = perf_counter,
 ) -> Iterator[Step]:
     """Draft, then judge. `most` bounds the tokens shown to the target in one step."""
     tokens = list(prompt)
     finish: Finish | None = None
     while finish is None:
-        begun = perf_counter()
-        room = min(most, stop.max_tokens - (len(tokens) - len(prompt)) - 1)
+        begun = clock()
+        room = _room(tokens, request, stop, most)
         drafted = drafter.propose(tokens, room, request)
         ahead = [*tokens, *drafted]
         guess = [*drafted, *helper.propose(ahead, room - len(drafted), request)]
-        shown = perf_counter()
+        shown = clock()
         settled = advance(target, tokens, guess, request)
-        judged = perf_counter()
-        new, finish = stop.cut(tokens[len(prompt) :], settled.tokens)
+        judged = clock()
+        new, finish = stop.cut(tokens[request.prompt_length :], settled.tokens)
         tokens += new
         yield Step(
             new=tuple(new),
@@ -75,7 +84,8 @@ def decode_serial(
             guess_seconds=shown - begun,
             target_seconds=judged - shown,
             wait_seconds=0.0,
-            seconds=perf_counter() - begun,
+            seconds=clock() - begun,
+            begun=begun,
             logprobs=settled.logprobs[: len(new)],
         )
 
@@ -88,42 +98,50 @@ def decode_parallel(
     request: Request,
     stop: StopRule,
     most: int,
+    clock: Clock = perf_counter,
 ) -> Iterator[Step]:
-    """Draft while the target judges the last guess (PEARL, arXiv 2408.11850; with a `helper` that
-    retrieves, Double, arXiv 2601.05524)."""
+    """Draft while the target judges what was drafted before (PEARL, arXiv 2408.11850; with a
+    `helper` that retrieves, Double, arXiv 2601.05524)."""
     tokens = list(prompt)
-    pending: list[int] = []  # drafted, not judged yet
     finish: Finish | None = None
-    outstanding = False
+    begun = clock()
     try:
+        pending = drafter.follow(tokens, _room(tokens, request, stop, most), request)
         while finish is None:
-            begun = perf_counter()
-            room = min(most, stop.max_tokens - (len(tokens) - len(prompt)) - 1)
-            ahead = [*tokens, *pending]
-            drafter.start(ahead, room - len(pending), request)
-            outstanding = True
-            known = pending[:room]
-            guess = [*known, *helper.propose(ahead, room - len(pending), request)]
-            shown = perf_counter()
+            room = _room(tokens, request, stop, most)
+            drafted = pending.tokens[:room]
+            ahead = [*tokens, *drafted]
+            guess = [*drafted, *helper.propose(ahead, room - len(drafted), request)]
+            shown = clock()
             settled = advance(target, tokens, guess, request)
-            judged = perf_counter()
-            new, finish = stop.cut(tokens[len(prompt) :], settled.tokens)
-            drafted = drafter.collect()
-            outstanding = False
-            pending = rebase([*pending, *drafted], new)
+            judged = clock()
+            new, finish = stop.cut(tokens[request.prompt_length :], settled.tokens)
             tokens += new
-            done = perf_counter()
+            if finish is None:
+                room = _room(tokens, request, stop, most)
+                pending = drafter.follow(tokens, room, request)
+            else:
+                pending = Pending([])
+            done = clock()
             yield Step(
                 new=tuple(new),
                 guess=tuple(guess),
-                num_drafted=len(known),
+                num_drafted=len(drafted),
                 finish=finish,
                 guess_seconds=shown - begun,
                 target_seconds=judged - shown,
                 wait_seconds=done - judged,
                 seconds=done - begun,
+                begun=begun,
+                foreseen=pending.foreseen,
+                forwards=pending.forwards,
                 logprobs=settled.logprobs[: len(new)],
             )
+            begun = clock()
     finally:
-        if outstanding:
-            drafter.collect()
+        drafter.rest()
+
+
+def _room(tokens: list[int], request: Request, stop: StopRule, most: int) -> int:
+    """How many tokens the target may be shown: one of a step is its own."""
+    return min(most, stop.max_tokens - (len(tokens) - request.prompt_length) - 1)

@@ -4,13 +4,22 @@ Builds the parts that methods are made of, each when it is first needed, and clo
 """
 
 import threading
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from time import perf_counter
 
-from doublespec.config import PRESETS, RetrievalSettings, Settings
-from doublespec.decoding import Step
-from doublespec.drafting.background import InlineBackground, ProcessBackground, ThreadBackground
+from doublespec.config import (
+    PRESETS,
+    DraftStyle,
+    ForkSettings,
+    Preset,
+    RetrievalSettings,
+    Settings,
+)
+from doublespec.decoding import Clock, Step
+from doublespec.drafting.background import Link, Patience, RemoteDrafter, StyledDrafter
 from doublespec.drafting.base import BackgroundDrafter, Drafter
+from doublespec.drafting.links import InlineLink, ProcessLink, ThreadLink
 from doublespec.drafting.recipe import DraftRecipe, make_lookup
 from doublespec.errors import ConfigError
 from doublespec.methods import DRAFTLESS, METHODS, split_name
@@ -39,7 +48,8 @@ class Engine:
         self._row_cost = row_cost
         self._lock = threading.Lock()
         self._draft_model: LanguageModel | None = None
-        self._parts: dict[RetrievalSettings, _Parts] = {}
+        self._parts: dict[_Choice, _Parts] = {}
+        self._background: RemoteDrafter | None = None
 
     def decode(
         self, prompt: Tokens, request: Request, stop: StopRule, method: str
@@ -48,45 +58,57 @@ class Engine:
         name, preset = split_name(method)
         if name not in DRAFTLESS and self._recipe is None:
             raise ConfigError(f"method {name!r} needs a draft model; give one, or use lookup")
-        retrieval = PRESETS[preset] if preset else self._settings.retrieval
-        if retrieval.row_cost is None:
-            retrieval = replace(retrieval, row_cost=self._row_cost)
+        choice = self._choice(PRESETS[preset] if preset else Preset())
         with self._lock:
-            parts = self._parts.setdefault(retrieval, _Parts(self, self._target, retrieval))
+            parts = self._parts.setdefault(choice, _Parts(self, self._target, choice))
         use_threads(self._settings.threads)
         return self._locked(METHODS[name](parts, prompt, request, stop))
 
     def close(self) -> None:
         """Ends background drafters; what is asked for later starts them again."""
         with self._lock:
-            parts, self._parts = list(self._parts.values()), {}
-        for part in parts:
-            part.close()
+            if self._background is not None:
+                self._background.close()
 
     def draft_model(self) -> LanguageModel:
         """The draft model in this process, read when it is first needed."""
+        assert self._recipe is not None
         if self._draft_model is None:
-            self._draft_model = self.recipe(None, retrieval=False).load()
+            self._draft_model = self._recipe.load()
         return self._draft_model
 
-    def recipe(
-        self, retrieval_settings: RetrievalSettings | None, *, retrieval: bool
-    ) -> DraftRecipe:
+    def drafter(self, retrieval: RetrievalSettings | None) -> Drafter:
+        """A draft before the target."""
         assert self._recipe is not None
-        return replace(self._recipe, retrieval=retrieval_settings if retrieval else None)
+        return self._recipe.drafter(self.draft_model(), retrieval)
 
-    def make_background(self, recipe: DraftRecipe) -> BackgroundDrafter:
-        """A background drafter of the kind that the settings name."""
+    def background(self) -> RemoteDrafter:
+        """The draft beside the target, of the kind that the settings name; one for all methods."""
+        assert self._recipe is not None
+        if self._background is None:
+            patience = Patience(answer_seconds=self._settings.draft_timeout)
+            self._background = RemoteDrafter(self._link(self._recipe), patience)
+        return self._background
+
+    def _link(self, recipe: DraftRecipe) -> Callable[[], Link]:
         if self._settings.background == "process":
-            return ProcessBackground(recipe, self._settings.draft_threads)
-        drafter = recipe()
-        if self._settings.background == "thread":
-            return ThreadBackground(drafter)
-        return InlineBackground(drafter)
+            return lambda: ProcessLink(recipe, self._settings.draft_threads)
+        kind = ThreadLink if self._settings.background == "thread" else InlineLink
+        return lambda: kind(recipe)
 
     @property
     def guess_tokens(self) -> int:
         return self._settings.guess_tokens
+
+    def _choice(self, preset: Preset) -> "_Choice":
+        retrieval = preset.retrieval or self._settings.retrieval
+        if retrieval.row_cost is None:
+            retrieval = replace(retrieval, row_cost=self._row_cost)
+        lockstep = (preset.schedule or self._settings.schedule) == "lock-step"
+        forks = self._settings.forks if preset.forks is None else preset.forks
+        if self._settings.background == "inline":  # it drafts only when it is waited for
+            lockstep = True
+        return _Choice(retrieval, lockstep, ForkSettings(0 if lockstep else forks or 0))
 
     def _locked(self, steps: Iterator[Step]) -> Iterator[Step]:
         try:
@@ -101,36 +123,41 @@ class Engine:
                 steps.close()  # type: ignore[attr-defined]
 
 
-class _Parts:
-    """The parts with one choice of retrieval settings."""
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """Settings that parts are made with."""
 
-    def __init__(self, engine: Engine, target: LanguageModel, retrieval: RetrievalSettings) -> None:
+    retrieval: RetrievalSettings
+    lockstep: bool
+    forks: ForkSettings
+
+
+class _Parts:
+    """The parts with one choice of settings."""
+
+    def __init__(self, engine: Engine, target: LanguageModel, choice: _Choice) -> None:
         self.target = target
         self.guess_tokens = engine.guess_tokens
+        self.clock: Clock = perf_counter
         self._engine = engine
-        self._retrieval = retrieval
+        self._choice = choice
         self._lookup: Drafter | None = None
         self._drafts: dict[bool, Drafter] = {}
-        self._backgrounds: dict[bool, BackgroundDrafter] = {}
 
     def lookup(self) -> Drafter:
         if self._lookup is None:
-            self._lookup = make_lookup(self._retrieval)
+            self._lookup = make_lookup(self._choice.retrieval)
         return self._lookup
 
     def draft(self, *, retrieval: bool) -> Drafter:
         if retrieval not in self._drafts:
-            recipe = self._engine.recipe(self._retrieval, retrieval=retrieval)
-            self._drafts[retrieval] = recipe.drafter(self._engine.draft_model())
+            self._drafts[retrieval] = self._engine.drafter(self._retrieval(retrieval))
         return self._drafts[retrieval]
 
     def background(self, *, retrieval: bool) -> BackgroundDrafter:
-        if retrieval not in self._backgrounds:
-            recipe = self._engine.recipe(self._retrieval, retrieval=retrieval)
-            self._backgrounds[retrieval] = self._engine.make_background(recipe)
-        return self._backgrounds[retrieval]
+        choice = self._choice
+        style = DraftStyle(self._retrieval(retrieval), choice.lockstep, None, choice.forks)
+        return StyledDrafter(self._engine.background(), style)
 
-    def close(self) -> None:
-        for background in self._backgrounds.values():
-            background.close()
-        self._backgrounds = {}
+    def _retrieval(self, wanted: bool) -> RetrievalSettings | None:
+        return self._choice.retrieval if wanted else None

@@ -218,9 +218,8 @@ class LLM:
             dtype=self.settings.dtype,
             vocab_size=self.target.vocab_size,
             max_length=self.target.max_length,
-            steps=self.settings.gamma,
+            gamma=self.settings.gamma,
             target_seconds=target_seconds,
-            retrieval=self.settings.retrieval,
         )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from doublespec.config import PRESETS
-from doublespec.decoding import Step, decode_parallel, decode_serial
+from doublespec.decoding import Clock, Step, decode_parallel, decode_serial
 from doublespec.drafting.base import BackgroundDrafter, Drafter, NoDrafter
 from doublespec.errors import ConfigError
 from doublespec.models.base import LanguageModel
@@ -21,6 +21,7 @@ class Parts(Protocol):
 
     target: LanguageModel
     guess_tokens: int
+    clock: Clock
 
     def lookup(self) -> Drafter:
         """Retrieval in the text so far."""
@@ -118,7 +119,9 @@ def _serial(
     request: Request,
     stop: StopRule,
 ) -> Iterator[Step]:
-    return decode_serial(parts.target, drafter, helper, prompt, request, stop, parts.guess_tokens)
+    return decode_serial(
+        parts.target, drafter, helper, prompt, request, stop, parts.guess_tokens, parts.clock
+    )
 
 
 def _parallel(
@@ -129,4 +132,6 @@ def _parallel(
     request: Request,
     stop: StopRule,
 ) -> Iterator[Step]:
-    return decode_parallel(parts.target, drafter, helper, prompt, request, stop, parts.guess_tokens)
+    return decode_parallel(
+        parts.target, drafter, helper, prompt, request, stop, parts.guess_tokens, parts.clock
+    )

@@ -1,12 +1,11 @@
 """A machine in numbers: how long forwards take by row count, and what a step takes then."""
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from doublespec.decoding import Step
 from doublespec.errors import ConfigError
 
 
@@ -55,21 +54,6 @@ class Machine:
     def row_cost(self) -> float:
         """What each of 32 more rows adds to a forward of the target, as a share of it."""
         return (self.target(33) / self.target(1) - 1) / 32
-
-    def timed(self, step: Step, serial: Sequence[int], background: Sequence[int]) -> Step:
-        """A step in virtual time. `serial` and `background` are the rows of the draft's forwards
-        before and while the target judged."""
-        before = sum(map(self.draft, serial)) + self.overhead_seconds
-        target = self.target(len(step.guess) + 1)
-        beside = sum(map(self.draft, background)) + (self.pipe_seconds if background else 0.0)
-        wait = max(0.0, beside - target) if self.devices > 1 else beside
-        return replace(
-            step,
-            guess_seconds=before,
-            target_seconds=target,
-            wait_seconds=wait,
-            seconds=before + target + wait,
-        )
 
 
 def read_machine(path: Path) -> Machine:

@@ -6,11 +6,14 @@ from time import perf_counter
 
 from torch import Tensor
 
-from doublespec.config import RetrievalSettings
+from doublespec.config import DraftStyle, ForkSettings, RetrievalSettings
 from doublespec.decoding import Step, decode_parallel, decode_serial
-from doublespec.drafting.background import InlineBackground
+from doublespec.drafting.ahead import DraftAhead
+from doublespec.drafting.background import RemoteDrafter, StyledDrafter
+from doublespec.drafting.links import InlineLink
 from doublespec.drafting.model import ModelDrafter
 from doublespec.drafting.recipe import make_lookup
+from doublespec.drafting.worker import Draft, Worker
 from doublespec.models.toy import ToyModel
 from doublespec.sampling import Request, SamplingParams
 from doublespec.stopping import StopRule
@@ -55,14 +58,16 @@ def measure_overhead(contexts: tuple[int, ...], steps: int) -> list[Overhead]:
 def _step_seconds(loop: str, context: int, steps: int) -> float:
     target, draft = _Timed(ToyModel(512)), _Timed(ToyModel(512, agreement=0.8))
     retrieval = RetrievalSettings()
-    drafter = ModelDrafter(draft, 1, make_lookup(retrieval))
     helper = make_lookup(retrieval)
     prompt = [(i * i + i // 7) % 512 for i in range(context)]
     request, stop = Request(SamplingParams(), context), StopRule(8 * steps)
     if loop == "double":
-        background = InlineBackground(drafter)
+        one = Draft(DraftAhead(draft, make_lookup(retrieval), ForkSettings()), 1)
+        remote = RemoteDrafter(lambda: InlineLink(lambda: Worker(lambda style: one)))
+        background = StyledDrafter(remote, DraftStyle(lockstep=True))
         events = decode_parallel(target, background, helper, prompt, request, stop, 48)
     else:
+        drafter = ModelDrafter(draft, 1, make_lookup(retrieval))
         events = decode_serial(target, drafter, helper, prompt, request, stop, 48)
     times = []
     for _ in range(steps):

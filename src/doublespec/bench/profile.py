@@ -6,10 +6,15 @@ from pathlib import Path
 from statistics import median
 from time import perf_counter
 
-from doublespec.drafting.background import ProcessBackground
-from doublespec.drafting.base import Drafter, NoDrafter
+from doublespec.config import DraftStyle, ForkSettings
+from doublespec.drafting.ahead import DraftAhead
+from doublespec.drafting.background import RemoteDrafter, StyledDrafter
+from doublespec.drafting.base import NoDrafter
+from doublespec.drafting.links import ProcessLink
+from doublespec.drafting.worker import Draft, Worker
 from doublespec.models.base import LanguageModel
 from doublespec.models.load import forward_seconds
+from doublespec.models.toy import ToyModel
 from doublespec.sampling import Request, SamplingParams
 
 ROW_COUNTS = (1, 2, 4, 8, 16, 32)
@@ -49,28 +54,30 @@ def measure_forwards(model: LanguageModel, context: int) -> ForwardTimes:
 
 
 def measure_pipe(context: int = 400, repeats: int = 200) -> float:
-    """The median round trip of a step's messages to a draft process that drafts nothing."""
-    background = ProcessBackground(_Silent())
+    """The median round trip of a step's messages to a draft process whose model takes no time."""
+    remote = RemoteDrafter(lambda: ProcessLink(_ToyDraft(), 1))
+    background = StyledDrafter(remote, DraftStyle(lockstep=True))
     request = Request(SamplingParams(), 1)
     tokens = list(range(context))
     times = []
     try:
+        background.follow(tokens, 8, request)
         for token in range(repeats):
             tokens.append(token)
             begun = perf_counter()
-            background.start(tokens, 8, request)
-            background.collect()
+            background.follow(tokens, 0, request)
             times.append(perf_counter() - begun)
     finally:
         background.close()
-    return median(times[1:])
+    return median(times)
 
 
-class _Silent:
+class _ToyDraft:
     """A recipe that can be sent to a process."""
 
-    def __call__(self) -> Drafter:
-        return NoDrafter()
+    def __call__(self) -> Worker:
+        draft = Draft(DraftAhead(ToyModel(), NoDrafter(), ForkSettings()), 1)
+        return Worker(lambda style: draft)
 
 
 def save_profile(profile: Profile, path: Path) -> None:

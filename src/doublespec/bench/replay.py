@@ -5,12 +5,14 @@ A replayed model's logits are one-hot rows over the few tokens of its own trace 
 is never right), so that a forward costs microseconds and choosing is the same code as ever.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from doublespec.bench.traces import Trace
+from doublespec.models.base import Branch
 from doublespec.tokens import Tokens, common_prefix
 
 
@@ -74,6 +76,25 @@ class ReplayedModel:
         if self._true < start:
             return self._wrong.expand(last, -1)
         return self._choices[start - self._first : len(tokens) + 1 - self._first]
+
+    @property
+    def can_branch(self) -> bool:
+        return True
+
+    def branch_logits(
+        self, tokens: Tokens, last: int, branches: Sequence[Branch], prompt_length: int
+    ) -> tuple[Tensor, Tensor]:
+        """A branch is right where its whole text is the true one; its rows count."""
+        rows = self.logits(tokens, last, prompt_length)
+        self._counter.rows[-1] += sum(len(branch.tokens) for branch in branches)
+        ends = [self._branch_row(branch) for branch in branches]
+        return rows, torch.cat(ends) if ends else rows[:0]
+
+    def _branch_row(self, branch: Branch) -> Tensor:
+        is_true = branch.start <= self._true and self._first <= branch.stop < len(self._text)
+        if not is_true or self._text[branch.start : branch.stop] != list(branch.tokens):
+            return self._wrong
+        return self._choices[branch.stop - self._first][None]
 
     def _follow(self, tokens: list[int], last: int) -> None:
         """Takes over a text: how much of it is the true one, and how many rows it costs (what the

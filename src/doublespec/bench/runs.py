@@ -13,6 +13,7 @@ from typing import Any
 
 from doublespec.bench.race import Run
 from doublespec.decoding import Step
+from doublespec.drafting.base import DraftForward
 from doublespec.errors import ConfigError
 from doublespec.llm import Completion
 from doublespec.stats import summarise
@@ -84,4 +85,8 @@ def _as_run(line: str, place: str) -> Run:
 
 def _as_step(record: dict[str, Any]) -> Step:
     record["new"], record["guess"] = tuple(record["new"]), tuple(record["guess"])
-    return Step(**{**record, "logprobs": ()})
+    forwards = tuple(
+        DraftForward(**{**forward, "tokens": tuple(forward["tokens"])})
+        for forward in record.get("forwards", ())
+    )
+    return Step(**{**record, "forwards": forwards, "logprobs": ()})

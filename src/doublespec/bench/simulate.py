@@ -4,13 +4,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from doublespec.bench.machine import Machine
-from doublespec.bench.replay import Counter, Replay
-from doublespec.config import PRESETS, RetrievalSettings
-from doublespec.decoding import Step
-from doublespec.drafting.background import InlineBackground
+from doublespec.bench.replay import Replay
+from doublespec.bench.virtual import TimedModel, VirtualClock, VirtualLink
+from doublespec.config import PRESETS, DraftStyle, ForkSettings, Preset, RetrievalSettings, Schedule
+from doublespec.decoding import Clock, Step
+from doublespec.drafting.ahead import DraftAhead
+from doublespec.drafting.background import Patience, RemoteDrafter, StyledDrafter
 from doublespec.drafting.base import BackgroundDrafter, Drafter, NoDrafter
 from doublespec.drafting.model import ModelDrafter
+from doublespec.drafting.odds import Odds
 from doublespec.drafting.recipe import make_lookup
+from doublespec.drafting.worker import Draft, Worker
 from doublespec.errors import ConfigError
 from doublespec.methods import METHODS, split_name
 from doublespec.models.base import LanguageModel
@@ -21,6 +25,7 @@ from doublespec.tokens import Tokens
 
 BEST = "best"  # the project's own settings, by the method that suits the devices
 SERIAL_GAMMAS = (3, 5, 8)  # what is tried for a draft that the target waits for
+DEFAULT_FORKS = 4
 _SERIAL_DRAFTS = ("sd", "double-serial")
 
 
@@ -32,6 +37,8 @@ class Plan:
     gamma: int
     retrieval: RetrievalSettings
     guess_tokens: int
+    schedule: Schedule = "free"
+    forks: int = DEFAULT_FORKS
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +47,7 @@ class Outcome:
 
     `speedup` is over plain decoding in its fastest shape; a bubble is a step that had no drafted
     token to judge; `draft_tokens_per_forward` is 1 + h_D, and the ceiling is c times that.
+    `foreseen` is the share of the draft's mistakes whose correction it had gone on from.
     """
 
     gamma: int
@@ -49,6 +57,7 @@ class Outcome:
     draft_tokens_per_forward: float
     ceiling: float
     rows_per_token: float
+    foreseen: float
     tokens: int
     steps: int
 
@@ -64,7 +73,8 @@ def plans(
     ConfigError on unknown names."""
     method, preset = _split(name, machine)
     ours = RetrievalSettings(tokens=guess_tokens, row_cost=min(1.0, machine.row_cost))
-    retrieval = PRESETS[preset] if preset else ours
+    chosen = PRESETS[preset] if preset else Preset()
+    retrieval = chosen.retrieval or ours
     if run_length is not None:
         retrieval = replace(retrieval, tokens=run_length)
     if gamma is not None:
@@ -73,15 +83,17 @@ def plans(
         gammas = SERIAL_GAMMAS
     else:
         gammas = (max(1, round(machine.ratio)),)
-    return [Plan(method, steps, retrieval, guess_tokens) for steps in gammas]
+    schedule = chosen.schedule or "free"
+    forks = DEFAULT_FORKS if chosen.forks is None else chosen.forks
+    return [Plan(method, n, retrieval, guess_tokens, schedule, forks) for n in gammas]
 
 
 def simulate(plan: Plan, machine: Machine, traces: Sequence[Replay]) -> Outcome:
     """Answers every trace with a plan. The same arguments give the same outcome, to the bit."""
-    lookups = {side: make_lookup(plan.retrieval) for side in ("target", "draft")}
-    tally = _Tally()
-    steps = [step for trace in traces for step in _answer(plan, machine, trace, lookups, tally)]
-    return _outcome(plan, machine, steps, tally)
+    kept = _Kept({side: make_lookup(plan.retrieval) for side in ("target", "draft")}, Odds())
+    answers = [_Parts(plan, machine, trace, kept) for trace in traces]
+    steps = [step for parts in answers for step in parts.answer()]
+    return _outcome(plan, machine, steps, answers)
 
 
 def mean_speedup(outcomes: Mapping[str, Outcome]) -> float:
@@ -101,75 +113,100 @@ def _split(name: str, machine: Machine) -> tuple[str, str | None]:
         ) from error
 
 
-@dataclass(slots=True)
-class _Tally:
-    """The draft's forwards, and the tokens they made."""
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """What is kept from one answer to the next: indexes by side, and what was learnt."""
 
-    forwards: int = 0
-    tokens: int = 0
-
-
-def _answer(
-    plan: Plan, machine: Machine, trace: Replay, lookups: Mapping[str, Drafter], tally: _Tally
-) -> Iterator[Step]:
-    """The timed Steps of one answer."""
-    parts = _Parts(plan, trace, lookups, tally)
-    stop = StopRule(len(trace.answer))
-    request = Request(SamplingParams(max_tokens=len(trace.answer)), len(trace.prompt))
-    settled: list[int] = []
-    for step in METHODS[plan.method](parts, trace.prompt, request, stop):
-        settled += step.new
-        serial, beside = parts.serial.take(), parts.beside.take()
-        tally.forwards += len(serial) + len(beside)
-        yield machine.timed(step, serial, beside)
-    assert settled == trace.answer
-
-
-class _Counted:
-    """A drafter whose tokens are counted."""
-
-    def __init__(self, drafter: Drafter, tally: _Tally) -> None:
-        self._drafter = drafter
-        self._tally = tally
-
-    def propose(self, tokens: Tokens, limit: int, request: Request) -> list[int]:
-        drafted = self._drafter.propose(tokens, limit, request)
-        self._tally.tokens += len(drafted)
-        return drafted
+    lookups: Mapping[str, Drafter]
+    odds: Odds
 
 
 class _Parts:
     """What methods are made of, around the models that replay one trace."""
 
-    def __init__(
-        self, plan: Plan, trace: Replay, lookups: Mapping[str, Drafter], tally: _Tally
-    ) -> None:
-        self.target: LanguageModel = trace.target()
-        self.guess_tokens = plan.guess_tokens
-        self.serial, self.beside = Counter(), Counter()
+    def __init__(self, plan: Plan, machine: Machine, trace: Replay, kept: _Kept) -> None:
         self._plan = plan
+        self._machine = machine
         self._trace = trace
-        self._lookups = lookups
-        self._tally = tally
+        self._kept = kept
+        self._now = VirtualClock()
+        self._link: VirtualLink | None = None
+        self.clock: Clock = self._now
+        self.guess_tokens = plan.guess_tokens
+        self.target: LanguageModel = TimedModel(
+            trace.target(), self._target_seconds, self._now, self._share
+        )
+        self.drafts: list[TimedModel] = []
+        self.drafted = 0
+
+    def answer(self) -> Iterator[Step]:
+        """The Steps of the answer, in virtual time."""
+        trace = self._trace
+        stop = StopRule(len(trace.answer))
+        request = Request(SamplingParams(max_tokens=len(trace.answer)), len(trace.prompt))
+        settled: list[int] = []
+        for step in METHODS[self._plan.method](self, trace.prompt, request, stop):
+            settled += step.new
+            self.drafted += sum(len(forward.tokens) for forward in step.forwards)
+            yield step
+        assert settled == trace.answer
 
     def lookup(self) -> Drafter:
-        return self._lookups["target"]
+        return self._kept.lookups["target"]
 
     def draft(self, *, retrieval: bool) -> Drafter:
-        return self._drafter(retrieval, self.serial)
+        drafter = ModelDrafter(self._draft(self._now), self._plan.gamma, self._helper(retrieval))
+        return _Counted(drafter, self)
 
     def background(self, *, retrieval: bool) -> BackgroundDrafter:
-        return InlineBackground(self._drafter(retrieval, self.beside))
+        lockstep = self._plan.schedule == "lock-step"
+        beside = VirtualClock()
+        forks = ForkSettings(0 if lockstep else self._plan.forks)
+        model, odds = self._draft(beside), self._kept.odds
+        ahead = DraftAhead(model, self._helper(retrieval), forks, odds)
+        draft = Draft(ahead, self._plan.gamma if lockstep else None)
+        worker = Worker(lambda style: draft, beside)
+        delay = self._machine.pipe_seconds / 2
+        self._link = link = VirtualLink(worker, self._now, beside, delay)
+        remote = RemoteDrafter(lambda: link, Patience(), self._now)
+        return StyledDrafter(remote, DraftStyle(lockstep=lockstep))
 
-    def _drafter(self, retrieval: bool, counter: Counter) -> Drafter:
-        helper = self._lookups["draft"] if retrieval else NoDrafter()
-        drafter = ModelDrafter(self._trace.draft(counter), self._plan.gamma, helper)
-        return _Counted(drafter, self._tally)
+    def _draft(self, clock: VirtualClock) -> TimedModel:
+        self.drafts.append(TimedModel(self._trace.draft(), self._machine.draft, clock))
+        return self.drafts[-1]
+
+    def _helper(self, retrieval: bool) -> Drafter:
+        return self._kept.lookups["draft"] if retrieval else NoDrafter()
+
+    def _target_seconds(self, rows: int) -> float:
+        return self._machine.target(rows) + self._machine.overhead_seconds
+
+    def _share(self, begun: float) -> None:
+        """On one device, what the draft does while the target computes delays the target."""
+        if self._link is not None and self._machine.devices == 1:
+            self._now.now += self._link.run_until(self._now.now)
 
 
-def _outcome(plan: Plan, machine: Machine, steps: Sequence[Step], tally: _Tally) -> Outcome:
+class _Counted:
+    """A drafter whose tokens are counted."""
+
+    def __init__(self, drafter: Drafter, parts: _Parts) -> None:
+        self._drafter = drafter
+        self._parts = parts
+
+    def propose(self, tokens: Tokens, limit: int, request: Request) -> list[int]:
+        drafted = self._drafter.propose(tokens, limit, request)
+        self._parts.drafted += len(drafted)
+        return drafted
+
+
+def _outcome(
+    plan: Plan, machine: Machine, steps: Sequence[Step], answers: Sequence[_Parts]
+) -> Outcome:
     stats = summarise(steps)
-    per_forward = tally.tokens / tally.forwards if tally.forwards else 1.0
+    forwards = sum(model.forwards for parts in answers for model in parts.drafts)
+    per_forward = sum(parts.drafted for parts in answers) / forwards if forwards else 1.0
+    departed = [step.foreseen for step in steps if step.foreseen is not None]
     return Outcome(
         gamma=plan.gamma,
         speedup=stats.tokens * machine.baseline_seconds / stats.seconds,
@@ -178,6 +215,7 @@ def _outcome(plan: Plan, machine: Machine, steps: Sequence[Step], tally: _Tally)
         draft_tokens_per_forward=per_forward,
         ceiling=machine.ratio * per_forward,
         rows_per_token=stats.rows_per_token,
+        foreseen=sum(departed) / len(departed) if departed else 0.0,
         tokens=stats.tokens,
         steps=stats.steps,
     )

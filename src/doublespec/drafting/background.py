@@ -1,256 +1,285 @@
-"""Drafters that work while the target does: inline (for tests), in a thread, in a process.
+"""The draft beside the target: what it has drafted so far, and what becomes of it when it fails.
 
-The only file that knows processes and pipes. What crosses a pipe are token ids with absolute
-positions, never tensors; a child process builds its own drafter from a recipe, and ends when its
-pipe closes, so that it cannot outlive its parent. A drafter that fails answers "nothing".
+`RemoteDrafter` speaks with a `Worker` over a link: one in a process (`links.py`), in a thread, in
+this very call, or in virtual time. It never waits for a draft that may not answer: a draft that is
+lost is left out and begun again behind the scenes, and the answer's tokens stay the same.
 """
 
-import contextlib
 import os
-import signal
-import subprocess
-import sys
 import warnings
-import weakref
+from array import array
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import Pipe
-from multiprocessing.connection import Connection
+from time import perf_counter
+from typing import Protocol
 
-import torch
-
-from doublespec.drafting.base import Drafter
+from doublespec.config import DraftStyle
+from doublespec.drafting.base import DraftForward, Pending
+from doublespec.drafting.channel import ChannelLost
+from doublespec.drafting.messages import (
+    Begin,
+    Drafted,
+    FromDraft,
+    Lost,
+    Ready,
+    Rest,
+    Settled,
+    ToDraft,
+)
+from doublespec.drafting.tree import DraftTree
 from doublespec.sampling import Request
-from doublespec.tokens import Tokens, common_prefix
+from doublespec.tokens import Tokens
 
-Recipe = Callable[[], Drafter]  # builds a drafter; importable by name, so that a child can have it
-
-_START_SECONDS = 600.0  # to load a large draft model from a slow disk
-_ANSWER_SECONDS = 30.0  # for one guess: far beyond the slowest draft in use
-_CLOSE_SECONDS = 0.5
+_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.1, 60.0  # before a lost draft is begun again
+_SILENT_CALLS = 8  # besides the time: a target may be slow, too
 
 
 class DraftWarning(UserWarning):
     """The draft failed; the answer goes on without it, slower and the same."""
 
 
-# -- messages ------------------------------------------------------------------------------------
+class Link(Protocol):
+    """The way to a worker. `send` and `receive` raise ChannelLost when it is gone."""
 
+    def send(self, message: ToDraft) -> None:
+        """Never waits."""
+        ...
 
-@dataclass(frozen=True, slots=True)
-class Begin:
-    """The text is its old first `keep` tokens and then `tail`; draft up to `limit` tokens."""
-
-    number: int
-    keep: int
-    tail: tuple[int, ...]
-    limit: int
-    request: Request
-
-
-@dataclass(frozen=True, slots=True)
-class Drafted:
-    """The answer to the Begin of that number."""
-
-    number: int
-    tokens: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Ready:
-    """The child has built its drafter."""
-
-
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """The child cannot go on; `text` says why."""
-
-    text: str
-
-
-_Reply = Ready | Drafted | Failed
-
-
-# -- drafters ------------------------------------------------------------------------------------
-
-
-class InlineBackground:
-    """Drafts when asked to `collect`: no concurrency, for tests and for the simulator."""
-
-    def __init__(self, drafter: Drafter) -> None:
-        self._drafter = drafter
-        self._work: Callable[[], list[int]] = list
-
-    def start(self, tokens: Tokens, limit: int, request: Request) -> None:
-        text = list(tokens)
-        self._work = lambda: self._drafter.propose(text, limit, request)
-
-    def collect(self) -> list[int]:
-        return self._work()
+    def receive(self, seconds: float) -> list[FromDraft]:
+        """What has come; if nothing has, waits that long for the first."""
+        ...
 
     def close(self) -> None:
-        self._work = list
+        """Ends the worker; may be called again."""
+        ...
 
 
-class ThreadBackground:
-    """Drafts in a thread of this process: for a draft on another device, whose work is not
-    Python's."""
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a draft is waited for: at the very first, to be loaded; and to say anything at all,
+    before it is given up and begun again."""
 
-    def __init__(self, drafter: Drafter) -> None:
-        self._drafter = drafter
-        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="doublespec-draft")
-        self._future: Future[list[int]] | None = None
-        self._warn = _WarnOnce()
-
-    def start(self, tokens: Tokens, limit: int, request: Request) -> None:
-        self._future = self._pool.submit(self._drafter.propose, list(tokens), limit, request)
-
-    def collect(self) -> list[int]:
-        if self._future is None:
-            return []
-        future, self._future = self._future, None
-        error = future.exception()
-        if error is not None:
-            self._warn(f"{type(error).__name__}: {error}")
-            return []
-        return future.result()
-
-    def close(self) -> None:
-        self._future = None
-        self._pool.shutdown(wait=True, cancel_futures=True)
+    start_seconds: float = 60.0
+    answer_seconds: float = 30.0
 
 
-class ProcessBackground:
-    """Drafts in a process of its own, which builds its drafter from `recipe`.
+class RemoteDrafter:
+    """A draft at the other end of a link, for all styles of drafting; `StyledDrafter` gives it one.
 
-    The child starts at the first `start`. If it fails, dies or does not answer in time, the user
-    is warned once and every later guess is empty.
-    """
+    In a style of lock-step it is waited for in every step until it has made its forwards, as the
+    paper does; else what is there is taken."""
 
-    def __init__(self, recipe: Recipe, threads: int = 1) -> None:
-        self._recipe = recipe
-        self._threads = threads
-        self._end: Callable[[], object] | None = None  # also called when this object is lost
-        self._pipe: Connection | None = None
-        self._sent: list[int] = []  # the text as the child has it
-        self._number = 0
-        self._failed = False
-        self._warn = _WarnOnce()
-
-    def launch(self) -> None:
-        """Starts the child and waits until it has built its drafter."""
-        if self._pipe is not None or self._failed:
-            return
-        self._pipe, theirs = Pipe()
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-        with theirs:
-            child = subprocess.Popen(
-                [sys.executable, "-c", f"from {__name__} import main; main({theirs.fileno()})"],
-                pass_fds=[theirs.fileno()],
-                env=environment,
-                stdin=subprocess.DEVNULL,
-            )
-        self._end = weakref.finalize(self, _end, self._pipe, child)
-        self._send((self._recipe, self._threads))
-        self._receive(_START_SECONDS)
-
-    def start(self, tokens: Tokens, limit: int, request: Request) -> None:
-        self.launch()
-        text = list(tokens)
-        keep = common_prefix(self._sent, text)
-        self._number += 1
-        self._send(Begin(self._number, keep, tuple(text[keep:]), limit, request))
-        self._sent = text
-
-    def collect(self) -> list[int]:
-        while True:
-            message = self._receive(_ANSWER_SECONDS)
-            if not isinstance(message, Drafted):
-                return []
-            if message.number == self._number:
-                return list(message.tokens)
-
-    def close(self) -> None:
-        self._pipe = None
-        self._sent = []
-        if self._end is not None:
-            self._end()
-
-    def _send(self, message: object) -> None:
-        if self._pipe is None:
-            return
-        try:
-            self._pipe.send(message)
-        except OSError:
-            self._fail("its process ended")
-
-    def _receive(self, seconds: float) -> Ready | Drafted | None:
-        """The next message; None if there is no child, or none that answers."""
-        if self._pipe is None:
-            return None
-        try:
-            answers = self._pipe.poll(seconds)
-            message: _Reply = self._pipe.recv() if answers else Failed("it does not answer")
-        except (EOFError, OSError):
-            message = Failed("its process ended")
-        if isinstance(message, Failed):
-            self._fail(message.text)
-            return None
-        return message
-
-    def _fail(self, reason: str) -> None:
-        """Gives the child up."""
-        self._failed = True
-        self.close()
-        self._warn(reason)
-
-
-def _end(pipe: Connection, child: subprocess.Popen[bytes]) -> None:
-    """Ends a child: it goes by itself when its pipe closes, and is killed if it does not."""
-    pipe.close()
-    try:
-        child.wait(_CLOSE_SECONDS)
-    except subprocess.TimeoutExpired:
-        child.kill()
-        child.wait()
-
-
-class _WarnOnce:
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        open_link: Callable[[], Link],
+        patience: Patience | None = None,
+        clock: Callable[[], float] = perf_counter,
+    ) -> None:
+        self._open_link = open_link
+        self._patience = patience or Patience()
+        self._clock = clock
+        self._link: Link | None = None
+        self._owner = os.getpid()
+        self._ready = self._waited = False
+        self._text: list[int] = []  # as the worker was told last, and as the tree follows
+        self._text_number = 0
+        self._order: _Order | None = None
+        self._limit = 0
+        self._told = 0  # number of the last message, and
+        self._answered = 0  # of the last one that the worker took in,
+        self._done = 0  # and of the last one for which it has made its forwards
+        self._told_at = 0.0
+        self._silent_calls = 0
+        self._tree = DraftTree()
+        self._forwards: list[DraftForward] = []
+        self._pause = 0.0
+        self._retry_at = 0.0
         self._warned = False
 
-    def __call__(self, reason: str) -> None:
+    # -- what the loops ask ----------------------------------------------------------------------
+
+    def launch(self) -> None:
+        """Begins the draft, so that it is loaded when it is needed."""
+        self._drop_if_forked()
+        if self._link is None and self._clock() >= self._retry_at:
+            self._guarded(self._open)
+
+    def wait_until_ready(self) -> None:
+        """Waits until the draft is loaded, has failed, or has taken too long."""
+        self.launch()
+        stop = self._clock() + self._patience.start_seconds
+        while self._link is not None and not self._ready and self._clock() < stop:
+            self._guarded(lambda: self._hear(stop - self._clock()))
+
+    def follow(self, tokens: Tokens, limit: int, request: Request, style: DraftStyle) -> Pending:
+        """As `BackgroundDrafter.follow`."""
+        try:
+            return self._follow(list(tokens), limit, _Order(request, style))
+        except BaseException:  # an interrupt, anywhere: what was said is not known any more
+            self.close()
+            raise
+
+    def _follow(self, tokens: list[int], limit: int, order: "_Order") -> Pending:
+        if not self._waited:
+            self._waited = True
+            self.wait_until_ready()
+        self.launch()
+        if order.style.lockstep:
+            self._await_forwards()
+        self._guarded(lambda: self._hear(0.0))
+        foreseen = self._tell(tokens, limit, order)
+        self._guarded(self._check_silence)
+        forwards, self._forwards = tuple(self._forwards), []
+        return Pending(self._tree.best(limit), foreseen, forwards)
+
+    def rest(self) -> None:
+        if self._link is not None and self._ready:
+            self._guarded(lambda: self._send(Rest()))
+
+    def close(self) -> None:
+        """Ends the worker; the next `follow` begins another one."""
+        link, self._link = self._link, None
+        self._ready = False
+        self._tree.clear()
+        self._order = None  # what is told next begins a text
+        self._answered = self._done = self._told
+        if link is not None:
+            link.close()
+
+    # -- telling ---------------------------------------------------------------------------------
+
+    def _tell(self, tokens: list[int], limit: int, order: "_Order") -> bool | None:
+        """Tells the worker what the text has become; whether it had foreseen a correction."""
+        start = len(self._text)
+        goes_on = order == self._order and tokens[:start] == self._text
+        foreseen = None
+        if goes_on:
+            foreseen = self._tree.settle(tokens[start:])
+        else:
+            self._tree.clear()
+            self._text_number += 1
+        self._text, self._order = tokens, order
+        self._guarded(lambda: self._send_text(start if goes_on else 0, limit))
+        return foreseen
+
+    def _send_text(self, start: int, limit: int) -> None:
+        """The text from `start` on, or all of it."""
+        if not self._ready or self._order is None:
+            return
+        self._told += 1
+        number, text = self._told, self._text_number
+        if start:
+            self._send(Settled(number, text, start, tuple(self._text[start:]), limit))
+        else:
+            whole = array("i", self._text).tobytes()
+            request, style = self._order.request, self._order.style
+            self._send(Begin(number, text, whole, limit, request, style))
+        self._limit = limit
+        if self._answered == number - 1:
+            self._told_at, self._silent_calls = self._clock(), 0
+
+    def _send(self, message: ToDraft) -> None:
+        if self._link is not None:
+            self._link.send(message)
+
+    # -- hearing ---------------------------------------------------------------------------------
+
+    def _hear(self, seconds: float) -> None:
+        """Takes in what has come; waits that long for it if nothing has."""
+        if self._link is not None:
+            for message in self._link.receive(max(seconds, 0.0)):
+                self._take(message)
+
+    def _take(self, message: FromDraft) -> None:
+        if isinstance(message, Drafted):
+            self._answered = max(self._answered, message.number)
+            self._done = max(self._done, message.number if message.done else 0)
+            self._pause = 0.0
+            if message.forward is not None:
+                self._forwards.append(message.forward)
+            if message.text == self._text_number:
+                self._add(message)
+        elif isinstance(message, Lost):
+            if message.number == self._told:
+                self._send_text(0, self._limit)
+        elif isinstance(message, Ready):
+            self._ready, self._order = True, None
+        else:
+            raise ChannelLost(message.reason)
+
+    def _add(self, message: Drafted) -> None:
+        """Takes in paths after the text as the worker had it, as far as they hold now."""
+        since = self._text[message.start :]
+        for path in message.paths:
+            if path[: len(since)] == tuple(since):
+                self._tree.add(path[len(since) :])
+
+    def _await_forwards(self) -> None:
+        """Lock-step: waits until the worker has made the forwards that it was told to."""
+        stop = self._clock() + self._patience.answer_seconds
+        while self._link is not None and self._ready and self._done < self._told:
+            if self._clock() >= stop:
+                self._fail("it does not answer")
+            else:
+                self._guarded(lambda: self._hear(stop - self._clock()))
+
+    def _check_silence(self) -> None:
+        """Gives up a worker that has not answered for long."""
+        if self._link is None or not self._ready or self._answered >= self._told:
+            return
+        self._silent_calls += 1
+        silent = self._clock() - self._told_at > self._patience.answer_seconds
+        if silent and self._silent_calls > _SILENT_CALLS:
+            raise ChannelLost("it does not answer")
+
+    # -- failing ---------------------------------------------------------------------------------
+
+    def _open(self) -> None:
+        self._owner = os.getpid()
+        self._link = self._open_link()
+
+    def _guarded(self, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except (ChannelLost, OSError) as error:
+            self._fail(str(error))
+
+    def _fail(self, reason: str) -> None:
+        """Leaves the draft out for now; warns the first time."""
+        self.close()
+        self._pause = min(max(2 * self._pause, _FIRST_PAUSE_SECONDS), _LONGEST_PAUSE_SECONDS)
+        self._retry_at = self._clock() + self._pause
         if not self._warned:
             self._warned = True
-            text = f"the draft failed and is left out ({reason}); the answer stays the same"
-            warnings.warn(text, DraftWarning, stacklevel=3)
+            text = f"the draft failed and is left out for now ({reason}); the answer stays the same"
+            warnings.warn(text, DraftWarning, stacklevel=5)
+
+    def _drop_if_forked(self) -> None:
+        """A process that was forked leaves the worker to its parent and begins one of its own."""
+        if self._link is not None and self._owner != os.getpid():
+            self.close()
 
 
-# -- the child -----------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """What makes a text another one, besides its tokens."""
+
+    request: Request
+    style: DraftStyle
 
 
-def main(fileno: int) -> None:
-    """Serves an inherited pipe until it closes; Ctrl-C is the parent's business."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with contextlib.suppress(OSError), Connection(fileno) as pipe:
-        try:
-            _serve(pipe)
-        except EOFError:
-            return  # the parent has gone, or wants no more
-        except Exception as error:
-            pipe.send(Failed(f"{type(error).__name__}: {error}"))
+@dataclass(frozen=True, slots=True)
+class StyledDrafter:
+    """A background drafter (`drafting/base.py`): a remote one in a style."""
 
+    remote: RemoteDrafter
+    style: DraftStyle
 
-def _serve(pipe: Connection) -> None:
-    """Builds the drafter and answers every Begin."""
-    recipe, threads = pipe.recv()
-    torch.set_num_threads(threads)
-    drafter = recipe()
-    pipe.send(Ready())
-    text: list[int] = []
-    while True:
-        message = pipe.recv()
-        text = [*text[: message.keep], *message.tail]
-        drafted = drafter.propose(text, message.limit, message.request)
-        pipe.send(Drafted(message.number, tuple(drafted)))
+    def follow(self, tokens: Tokens, limit: int, request: Request) -> Pending:
+        return self.remote.follow(tokens, limit, request, self.style)
+
+    def rest(self) -> None:
+        self.remote.rest()
+
+    def close(self) -> None:
+        self.remote.close()

@@ -1,5 +1,6 @@
 """What the loops ask of a drafter. A wrong guess costs time, never correctness."""
 
+from dataclasses import dataclass
 from typing import Protocol
 
 from doublespec.sampling import Request
@@ -14,15 +15,47 @@ class Drafter(Protocol):
         ...
 
 
-class BackgroundDrafter(Protocol):
-    """Makes guesses while something else runs; each `start` is followed by one `collect`."""
+@dataclass(frozen=True, slots=True)
+class DraftForward:
+    """One forward of a draft that runs beside the target, for figures and timelines.
 
-    def start(self, tokens: Tokens, limit: int, request: Request) -> None:
-        """Begins a guess at what follows `tokens`."""
+    It began at `begun` (seconds, on the clock of the Steps) and computed `rows` rows; `tokens` is
+    what it added to the draft at position `start`, `branches` how many corrections it drafted on.
+    """
+
+    begun: float
+    seconds: float
+    rows: int
+    start: int
+    tokens: tuple[int, ...]
+    branches: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """What is drafted after a text and not judged yet.
+
+    `foreseen` says, where the text has departed from what was drafted, whether the draft had gone
+    on from that very correction in advance (None: it has not departed). `forwards` are those that
+    were heard of since the last time.
+    """
+
+    tokens: list[int]
+    foreseen: bool | None = None
+    forwards: tuple[DraftForward, ...] = ()
+
+
+class BackgroundDrafter(Protocol):
+    """Drafts while something else runs. It is handed the whole text each time and finds out itself
+    what changed; what it has drafted for another text it drops."""
+
+    def follow(self, tokens: Tokens, limit: int, request: Request) -> Pending:
+        """Says what the text has become, and asks for what is drafted after it: at most `limit`
+        tokens, nothing if the draft failed. Drafting goes on after that."""
         ...
 
-    def collect(self) -> list[int]:
-        """The guess begun last; nothing if the drafter failed."""
+    def rest(self) -> None:
+        """The answer is over: nothing need be drafted until the next `follow`."""
         ...
 
     def close(self) -> None:

@@ -3,10 +3,12 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from doublespec.config import RetrievalSettings
+from doublespec.config import DraftStyle, RetrievalSettings
+from doublespec.drafting.ahead import DraftAhead
 from doublespec.drafting.base import Drafter, NoDrafter
 from doublespec.drafting.lookup import LookupDrafter
 from doublespec.drafting.model import ModelDrafter
+from doublespec.drafting.worker import Draft, Worker
 from doublespec.models.base import LanguageModel
 from doublespec.models.devices import find_device, find_dtype
 from doublespec.models.load import forward_seconds, load_model
@@ -23,20 +25,16 @@ _MOST_STEPS = 16
 
 @dataclass(frozen=True, slots=True)
 class DraftRecipe:
-    """A draft model: where it is, where it runs, and how many forwards it makes a guess.
-
-    `steps` None means as many as fit in one forward of the target, `target_seconds`; `retrieval`
-    None leaves draft-side retrieval out.
-    """
+    """A draft model: where it is, and where it runs. `target_seconds` is the time of one forward
+    of the target, `gamma` the number of draft forwards in it (None: to be measured)."""
 
     name: str
     device: str | None
     dtype: str | None
     vocab_size: int
     max_length: int
-    steps: int | None
+    gamma: int | None
     target_seconds: float
-    retrieval: RetrievalSettings | None
 
     def load(self) -> LanguageModel:
         checkpoint = open_checkpoint(self.name)
@@ -45,17 +43,30 @@ class DraftRecipe:
         model = load_model(checkpoint, device, dtype, canonical=False, max_length=self.max_length)
         return CommonVocabulary(model, self.vocab_size)
 
-    def __call__(self) -> Drafter:
-        return self.drafter(self.load())
+    def __call__(self) -> Worker:
+        """The draft beside the target."""
+        model = self.load()
 
-    def drafter(self, model: LanguageModel) -> Drafter:
-        """The drafter around a model that is loaded already."""
-        helper = NoDrafter() if self.retrieval is None else make_lookup(self.retrieval)
-        return ModelDrafter(model, self.steps or self._measured_steps(model), helper)
+        def make(style: DraftStyle) -> Draft:
+            ahead = DraftAhead(model, _helper(style.retrieval), style.forks)
+            return Draft(ahead, style.gamma or self._steps(model) if style.lockstep else None)
+
+        return Worker(make)
+
+    def drafter(self, model: LanguageModel, retrieval: RetrievalSettings | None) -> Drafter:
+        """The draft before the target, around a model that is loaded already."""
+        return ModelDrafter(model, self._steps(model), _helper(retrieval))
+
+    def _steps(self, model: LanguageModel) -> int:
+        return self.gamma or self._measured_steps(model)
 
     def _measured_steps(self, model: LanguageModel) -> int:
         ratio = self.target_seconds / forward_seconds(model)
         return max(1, min(round(ratio), _MOST_STEPS))
+
+
+def _helper(retrieval: RetrievalSettings | None) -> Drafter:
+    return NoDrafter() if retrieval is None else make_lookup(retrieval)
 
 
 def make_index(settings: RetrievalSettings) -> TokenIndex:

@@ -1,6 +1,8 @@
 """What the rest of the program asks of a model: logits for a text."""
 
-from typing import Protocol
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeGuard
 
 from torch import Tensor
 
@@ -24,3 +26,41 @@ class LanguageModel(Protocol):
         next. Tokens before `prompt_length` are the prompt, the others an answer to it (the two
         may be computed in different shapes, see `models/shapes.py`)."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """Another continuation of a text: its first `start` tokens, then `tokens`."""
+
+    start: int
+    tokens: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        assert self.start > 0
+        assert self.tokens
+
+    @property
+    def stop(self) -> int:
+        """The length of the whole text that it stands for."""
+        return self.start + len(self.tokens)
+
+
+class BranchingModel(LanguageModel, Protocol):
+    """A language model that can read several continuations of a text at once."""
+
+    @property
+    def can_branch(self) -> bool:
+        """Whether it can as it was loaded: in canonical shapes it cannot."""
+        ...
+
+    def branch_logits(
+        self, tokens: Tokens, last: int, branches: Sequence[Branch], prompt_length: int
+    ) -> tuple[Tensor, Tensor]:
+        """As `logits`, and in the same forward a row (len(branches), V) for each branch: what
+        follows its whole text. Branches start within `tokens`, end within `max_length`, and are
+        forgotten afterwards."""
+        ...
+
+
+def can_branch(model: LanguageModel) -> TypeGuard[BranchingModel]:
+    return bool(getattr(model, "can_branch", False))

@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from doublespec.errors import ModelError
+from doublespec.models import branches as behind
+from doublespec.models.base import Branch
 from doublespec.models.devices import available_memory, gigabytes
 from doublespec.models.kernels import KernelProbe
 from doublespec.models.layers import (
@@ -29,6 +31,7 @@ from doublespec.models.shapes import (
     KEY_STEP,
     Block,
     Shapes,
+    Span,
     find_shapes,
     key_lengths,
     pad,
@@ -127,21 +130,43 @@ class Decoder:
     def dtype(self) -> torch.dtype:
         return self._weights.embedding.dtype
 
+    @property
+    def can_branch(self) -> bool:
+        return not self.shapes.is_canonical()
+
     @torch.inference_mode()
     def logits(self, tokens: Tokens, last: int, prompt_length: int) -> Tensor:
+        return self._logits(tokens, last, (), prompt_length)
+
+    @torch.inference_mode()
+    def branch_logits(
+        self, tokens: Tokens, last: int, branches: Sequence[Branch], prompt_length: int
+    ) -> tuple[Tensor, Tensor]:
+        """See `models/base.py`. Not in canonical shapes: branches would change a row's bits."""
+        assert self.can_branch
+        assert all(b.start <= len(tokens) and b.stop <= self._max_length for b in branches)
+        rows = self._logits(tokens, last, branches, prompt_length)
+        return rows[:last], rows[last:]
+
+    def _logits(
+        self, tokens: Tokens, last: int, branches: Sequence[Branch], prompt_length: int
+    ) -> Tensor:
+        """Logits of the last positions, then of each branch."""
         tokens = tokens if isinstance(tokens, list) else list(tokens)
         assert 0 < last <= len(tokens) <= self._max_length
         wanted = len(tokens) - last
         start = min(self._kept(tokens, prompt_length), wanted)
-        self._reserve(len(tokens))
+        self._reserve(len(tokens) + sum(len(branch.tokens) for branch in branches))
         self._cached = tokens[:start]  # the rest is being overwritten: an interrupt leaves no lie
         self._cached_prompt_length = prompt_length
         parts = []
         for block in plan(start, len(tokens), prompt_length, self.shapes):
-            hidden = self._forward(block, tokens[block.start : block.stop])
+            ahead = branches if block.stop == len(tokens) else ()
+            hidden = self._forward(block, tokens[block.start : block.stop], ahead)
             if block.stop > wanted:
-                first = max(wanted - block.start, 0)
-                parts.append(self._head(hidden[first : block.stop - block.start]))
+                first, size = max(wanted - block.start, 0), block.stop - block.start
+                rows = [*range(first, size), *behind.final_rows(size, ahead)]
+                parts.append(self._head(hidden[rows] if ahead else hidden[first:size]))
         self._cached = list(tokens)
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
@@ -156,7 +181,7 @@ class Decoder:
         never written is zero, so that masked keys add nothing."""
         if length <= self._capacity:
             return
-        wanted = min(max(length, 2 * self._capacity), self._max_length)
+        wanted = max(length, min(2 * self._capacity, self._max_length))
         capacity = -(-wanted // KEY_STEP) * KEY_STEP
         self._check_memory(capacity)
         old: Sequence[Cache | None] = self._caches or [None] * self.config.num_layers
@@ -194,11 +219,15 @@ class Decoder:
 
     # -- the forward pass ------------------------------------------------------------------------
 
-    def _forward(self, block: Block, tokens: Sequence[int]) -> Tensor:
-        """Hidden states (rows, D) of a block; writes its keys and values to the cache."""
+    def _forward(
+        self, block: Block, tokens: Sequence[int], branches: Sequence[Branch] = ()
+    ) -> Tensor:
+        """Hidden states (rows, D) of a block and of the branches behind it; writes their keys and
+        values to the cache."""
         padding = [tokens[-1]] * (block.rows - len(tokens))
-        ids = torch.tensor([*tokens, *padding], device=self.device)
-        rows = self._rows(block)
+        more = [token for branch in branches for token in branch.tokens]
+        ids = torch.tensor([*tokens, *padding, *more], device=self.device)
+        rows = self._branching_rows(block, branches) if branches else self._rows(block)
         hidden = F.embedding(ids, self._weights.embedding)
         for layer, cache in zip(self._weights.layers, self._caches, strict=True):
             hidden = self._layer(layer, cache, rows, hidden)
@@ -210,12 +239,25 @@ class Decoder:
         masks = tuple(self._mask(positions, span.keys, block) for span in block.spans)
         return _Rows(block, self._cos[positions], self._sin[positions], masks)
 
+    def _branching_rows(self, block: Block, branches: Sequence[Branch]) -> _Rows:
+        """The block's rows, which are not padded, and those of the branches, as one block."""
+        standing = behind.positions(block.start, block.stop, branches)
+        hidden = torch.from_numpy(behind.hidden(block.start, block.stop, branches))
+        keys = block.start + len(standing)
+        whole = Block(block.start, keys, len(standing), (Span(0, len(standing), keys),))
+        positions = torch.tensor(standing, device=self.device)
+        mask = self._as_mask(hidden.to(self.device))
+        return _Rows(whole, self._cos[positions], self._sin[positions], (mask,))
+
     def _mask(self, positions: Tensor, keys: int, block: Block) -> Tensor | None:
-        """0 where a row may look, minus infinity elsewhere, once for each head of a group; None
-        for a lone row that sees all, if no other row's bits must equal its own."""
+        """What each row sees; None for a lone row that sees all, if no other row's bits must equal
+        its own."""
         if block.rows == 1 and keys == block.stop and not self.shapes.is_canonical():
             return None
-        hidden = torch.arange(keys, device=self.device) > positions[:, None]
+        return self._as_mask(torch.arange(keys, device=self.device) > positions[:, None])
+
+    def _as_mask(self, hidden: Tensor) -> Tensor:
+        """Minus infinity where a row must not look, 0 elsewhere, once for each head of a group."""
         mask = torch.zeros(hidden.shape, dtype=self.dtype, device=self.device)
         group = self.config.num_heads // self.config.num_kv_heads
         return mask.masked_fill_(hidden, float("-inf")).repeat(group, 1)

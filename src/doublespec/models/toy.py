@@ -4,11 +4,13 @@ A toy's logits depend on the last two tokens through a fixed random table, so th
 statistics that matter here: it repeats now and then, and near-ties occur.
 """
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
+from doublespec.models.base import Branch
 from doublespec.tokens import Tokens
 
 _ROWS = 1009
@@ -47,5 +49,20 @@ class ToyModel:
         assert 0 < last <= len(tokens) <= self._max_length
         self.forwards += 1
         recent = [0, *tokens[max(len(tokens) - last - 1, 0) :]][-last - 1 :]
-        rows = [(before * 613 + token * 31) % _ROWS for before, token in pairwise(recent)]
-        return self._table[rows]
+        return self._table[[_row(before, token) for before, token in pairwise(recent)]]
+
+    @property
+    def can_branch(self) -> bool:
+        return True
+
+    def branch_logits(
+        self, tokens: Tokens, last: int, branches: Sequence[Branch], prompt_length: int
+    ) -> tuple[Tensor, Tensor]:
+        assert all(b.start <= len(tokens) and b.stop <= self._max_length for b in branches)
+        ends = [[tokens[branch.start - 1], *branch.tokens][-2:] for branch in branches]
+        rows = [_row(before, token) for before, token in ends]
+        return self.logits(tokens, last, prompt_length), self._table[rows]
+
+
+def _row(before: int, token: int) -> int:
+    return (before * 613 + token * 31) % _ROWS

@@ -1,11 +1,11 @@
 """A draft and a target must speak the same tokens, whatever size their output is padded to."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
 from doublespec.errors import ModelError
-from doublespec.models.base import LanguageModel
+from doublespec.models.base import Branch, LanguageModel, can_branch
 from doublespec.tokens import Tokens
 
 
@@ -41,3 +41,14 @@ class CommonVocabulary:
 
     def logits(self, tokens: Tokens, last: int, prompt_length: int) -> Tensor:
         return self._model.logits(tokens, last, prompt_length)[:, : self._size]
+
+    @property
+    def can_branch(self) -> bool:
+        return can_branch(self._model)
+
+    def branch_logits(
+        self, tokens: Tokens, last: int, branches: Sequence[Branch], prompt_length: int
+    ) -> tuple[Tensor, Tensor]:
+        assert can_branch(self._model)
+        rows, ends = self._model.branch_logits(tokens, last, branches, prompt_length)
+        return rows[:, : self._size], ends[:, : self._size]

@@ -1,0 +1,81 @@
+"""What crosses between a target and its draft: token ids with absolute positions, never tensors.
+
+Every message says for itself what it is about, so that one that is lost, late, repeated or out of
+order costs speed and nothing else:
+
+    Begin     text number t is this; draft after it                  } answered by at least one
+    Settled   text number t goes on from position p with these       } Drafted of the same number
+    Rest      nothing need be drafted for now
+    Drafted   after the first p tokens of text t: these paths
+    Lost      text t is unknown, or what stands before position p: begin again
+"""
+
+from dataclasses import dataclass
+
+from doublespec.config import DraftStyle
+from doublespec.drafting.base import DraftForward
+from doublespec.sampling import Request
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """A whole text (`tokens` as int32), how many tokens after it are of use, and how to draft."""
+
+    number: int
+    text: int
+    tokens: bytes
+    limit: int
+    request: Request
+    style: DraftStyle
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """A text that goes on with `tokens` from position `start`."""
+
+    number: int
+    text: int
+    start: int
+    tokens: tuple[int, ...]
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """Nothing need be drafted until the next message."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drafted:
+    """Continuations of the first `start` tokens of a text, the draft's own choices first; and
+    whether nothing more is to come for message `number`."""
+
+    number: int
+    text: int
+    start: int
+    paths: tuple[tuple[int, ...], ...]
+    forward: DraftForward | None
+    done: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """Message `number` could not be understood: something before it is missing."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The draft is loaded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The draft cannot go on; `reason` says why."""
+
+    reason: str
+
+
+ToDraft = Begin | Settled | Rest
+FromDraft = Ready | Drafted | Lost | Failed
