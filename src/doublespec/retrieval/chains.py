@@ -1,7 +1,7 @@
 """A text whose places are chained by the n-gram that ends there, as in zlib's hash chains.
 
-Knows how to grow, to be cut at both ends, and where the longest suffix of a given text occurs in
-it; not whose text it is, nor which of several places is the best.
+Knows how to grow, to be cut back, and where the longest suffix of the text occurs in it before; not
+which of several places is the best.
 """
 
 from array import array
@@ -11,7 +11,6 @@ from doublespec.tokens import Tokens
 
 OPEN_SIZES = (8, 4)  # n-grams whose match may be longer: each place has to be measured
 SIZES = (*OPEN_SIZES, 3, 2, 1)  # without a gap up to 4, so that those below are just as long
-BORDER = -1  # between texts that are chained together: no match ends at one or crosses it
 MOST_VISITS = 1000  # places looked at for the longest match: a bound for text in a loop
 MOST_PLACES = 4  # more choose no better: see docs/retrieval.md
 
@@ -45,17 +44,6 @@ class Chains:
         self.tokens: list[int] = []
         self._mask, self._levels = _empty_levels(bits)
 
-    @property
-    def num_bytes(self) -> int:
-        """Memory in use, token objects counted as if nobody else held them."""
-        return self.bytes_with(0)
-
-    def bytes_with(self, new: int) -> int:
-        """Memory in use after `new` more tokens."""
-        length = len(self.tokens) + new
-        table = self._mask + 1 if length <= self._mask else 2 << length.bit_length()
-        return len(SIZES) * 4 * (table + length) + (8 + 32) * length
-
     def extend(self, new: Tokens) -> None:
         """Append tokens to the text."""
         first = len(self.tokens)
@@ -88,80 +76,55 @@ class Chains:
 
     def earlier(self, stop: int) -> Places:
         """Where the longest suffix of the text's first `stop` tokens occurs before."""
-        tokens = self.tokens
         for level in self._levels:
-            place = level.before[stop]
-            if place:
-                found = _found(level, place, tokens, tokens, stop)
-                if found.stops:
-                    return found
-        return NOWHERE
-
-    def longest(self, text: list[int]) -> Places:
-        """Where the longest suffix of another text occurs."""
-        stop = len(text)
-        for level in self._levels:
-            ngram = text[max(0, stop - level.size) :]
-            place = level.last[hash(tuple(ngram)) & self._mask] if stop >= level.size else 0
-            if place == len(self.tokens):  # no token follows there
-                place = level.before[place]
-            if place:
-                found = _found(level, place, self.tokens, text, stop)
+            if level.before[stop]:
+                measured = _deepest if level.size in OPEN_SIZES else _latest
+                found = measured(level, self.tokens, stop)
                 if found.stops:
                     return found
         return NOWHERE
 
 
-def _found(level: Level, place: int, tokens: list[int], text: list[int], stop: int) -> Places:
-    """The places of the chain that begins at `place` where the longest suffix of `text[:stop]`
-    occurs in `tokens`; none if it is shorter than the level's n-grams."""
-    if level.size in OPEN_SIZES:
-        return _deepest(level, place, tokens, text, stop)
-    return _latest(level, place, tokens, text[max(0, stop - level.size) : stop])
-
-
-def _latest(level: Level, place: int, tokens: list[int], ngram: list[int]) -> Places:
-    """The latest places after `ngram`."""
+def _latest(level: Level, tokens: list[int], stop: int) -> Places:
+    """The latest places of the n-gram that ends at `stop`."""
     size, _, before = level
+    ngram, place = tokens[max(0, stop - size) : stop], before[stop]
     stops: list[int] = []
     while place and len(stops) < MOST_PLACES:
-        if tokens[place - size : place] == ngram and tokens[place] != BORDER:
+        if tokens[place - size : place] == ngram:
             stops.append(place)
         place = before[place]
     return Places(stops, size)
 
 
-def _deepest(level: Level, place: int, tokens: list[int], text: list[int], stop: int) -> Places:
-    """The places that share the longest suffix with the text."""
+def _deepest(level: Level, tokens: list[int], stop: int) -> Places:
+    """The places that share the longest suffix with `tokens[:stop]`; none if it is shorter than
+    the level's n-grams."""
     depth, _, before = level
-    stops: list[int] = []
+    place, stops = before[stop], list[int]()
     wanted = depth  # tokens that a place must share to be worth measuring
     for _ in range(MOST_VISITS):
-        if place >= wanted and tokens[place - wanted] == text[stop - wanted]:
-            common = common_suffix(tokens, place, text, stop)
-            if common >= depth and tokens[place] != BORDER:
+        if place >= wanted and tokens[place - wanted] == tokens[stop - wanted]:
+            common = common_suffix(tokens, place, stop)
+            if common >= depth:
                 stops = [place] if common > depth else [*stops, place]
                 depth = common
                 wanted = depth + (len(stops) == MOST_PLACES)
-                if wanted > stop:
-                    break  # nothing is deeper
         place = before[place]
         if place == 0:
             break
     return Places(stops, depth)
 
 
-def common_suffix(a: list[int], a_stop: int, b: list[int], b_stop: int) -> int:
-    """The number of tokens that `a[:a_stop]` and `b[:b_stop]` share at their ends.
+def common_suffix(tokens: list[int], a: int, b: int) -> int:
+    """The number of tokens that `tokens[:a]` and `tokens[:b]` share at their ends, `a` before `b`.
 
     Compares blocks that double while they agree and are halved where they do not.
     """
-    length, most, block, grows = 0, min(a_stop, b_stop), 4, True
+    length, block, grows = 0, 4, True
     while block:
         longer = length + block
-        if longer <= most and (
-            a[a_stop - longer : a_stop - length] == b[b_stop - longer : b_stop - length]
-        ):
+        if longer <= a and tokens[a - longer : a - length] == tokens[b - longer : b - length]:
             length = longer
         else:
             grows = False
