@@ -25,6 +25,7 @@ from doublespec.errors import ConfigError
 from doublespec.methods import DRAFTLESS, METHODS, split_name
 from doublespec.models.base import LanguageModel
 from doublespec.models.devices import use_threads
+from doublespec.retrieval.history import History
 from doublespec.sampling import Request
 from doublespec.stopping import StopRule
 from doublespec.tokens import Tokens
@@ -43,8 +44,11 @@ class Engine:
     ) -> None:
         """`row_cost` is used where the settings leave it open."""
         self._target = target
-        self._recipe = recipe
         self._settings = settings
+        self.history = History(settings.history_bytes) if settings.history_bytes else None
+        if recipe is not None and self.history is not None:
+            recipe = replace(recipe, history=self.history.descriptor)
+        self._recipe = recipe
         self._row_cost = row_cost
         self._lock = threading.Lock()
         self._draft_model: LanguageModel | None = None
@@ -52,9 +56,10 @@ class Engine:
         self._background: RemoteDrafter | None = None
 
     def decode(
-        self, prompt: Tokens, request: Request, stop: StopRule, method: str
+        self, prompt: Tokens, request: Request, stop: StopRule, method: str, tenant: str = ""
     ) -> Iterator[Step]:
-        """Yields the Steps of one answer. Raises ConfigError if the method cannot run here."""
+        """Yields the Steps of one answer, which later ones of the same tenant may be guessed from.
+        Raises ConfigError if the method cannot run here."""
         name, preset = split_name(method)
         if name not in DRAFTLESS and self._recipe is None:
             raise ConfigError(f"method {name!r} needs a draft model; give one, or use lookup")
@@ -62,13 +67,21 @@ class Engine:
         with self._lock:
             parts = self._parts.setdefault(choice, _Parts(self, self._target, choice))
         use_threads(self._settings.threads)
-        return self._locked(METHODS[name](parts, prompt, request, stop))
+        if self.history is None:
+            return self._locked(METHODS[name](parts, prompt, request, stop))
+        request = replace(request, tenant=self.history.number_of(tenant))
+        steps = self._locked(METHODS[name](parts, prompt, request, stop))
+        return _kept(steps, self.history, prompt if self._settings.history_prompts else (), tenant)
 
     def close(self) -> None:
         """Ends background drafters; what is asked for later starts them again."""
         with self._lock:
             if self._background is not None:
                 self._background.close()
+
+    def lookup(self, retrieval: RetrievalSettings) -> Drafter:
+        """Retrieval on the target's side."""
+        return make_lookup(retrieval, None if self.history is None else self.history.index_of)
 
     def draft_model(self) -> LanguageModel:
         """The draft model in this process, read when it is first needed."""
@@ -123,6 +136,18 @@ class Engine:
                 steps.close()  # type: ignore[attr-defined]
 
 
+def _kept(steps: Iterator[Step], history: History, prompt: Tokens, tenant: str) -> Iterator[Step]:
+    """The steps of an answer, which is kept when it ends or is cancelled."""
+    text = list(prompt)
+    try:
+        for step in steps:
+            text += step.new
+            yield step
+    finally:
+        steps.close()  # type: ignore[attr-defined]
+        history.add(text, tenant)
+
+
 @dataclass(frozen=True, slots=True)
 class _Choice:
     """Settings that parts are made with."""
@@ -146,7 +171,7 @@ class _Parts:
 
     def lookup(self) -> Drafter:
         if self._lookup is None:
-            self._lookup = make_lookup(self._choice.retrieval)
+            self._lookup = self._engine.lookup(self._choice.retrieval)
         return self._lookup
 
     def draft(self, *, retrieval: bool) -> Drafter:

@@ -103,6 +103,7 @@ def bench(
         "draft_device": draft_device,
         "dtype": dtype,
         "threads": threads,
+        "history_bytes": 0,  # answers of earlier rounds would flatter
     }
     with options.loaded(target, draft, **settings) as llm:
         items = as_items(llm, questions, params)

@@ -35,6 +35,7 @@ def lossless(
         "draft_device": draft_device,
         "dtype": dtype,
         "threads": threads,
+        "history_bytes": 0,
     }
     heats = _numbers(temperatures)
     with options.loaded(target, draft, **settings) as llm:

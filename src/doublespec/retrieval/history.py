@@ -1,6 +1,7 @@
 """What was answered before in this process, as a source of runs. Knows tenants, not models."""
 
 import json
+import os
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from doublespec.retrieval.shared import MOST_DEPTH, SharedTexts
 from doublespec.tokens import Tokens
 
 FORMAT = "doublespec history 1"
+NOBODY = -1  # a tenant without texts
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,7 @@ class History:
     def __init__(self, most_bytes: int = 64 << 20) -> None:
         self._texts = SharedTexts(most_bytes)
         self._lock = threading.Lock()
+        self._writer = os.getpid()  # a process forked from it adds nothing and names nobody
         self._numbers = {"": 0}  # of tenants
         self._next = 1
 
@@ -45,7 +48,7 @@ class History:
 
     def add(self, tokens: Tokens, tenant: str = "") -> None:
         """Keep a text for the lookups of `tenant`. One larger than half the bytes is not kept."""
-        if not tokens:
+        if not tokens or os.getpid() != self._writer:
             return
         with self._lock:
             if self._texts.add(list(tokens), self._number(tenant)):
@@ -54,7 +57,11 @@ class History:
 
     def index(self, tenant: str = "") -> "TenantIndex":
         """The texts of one tenant, those that are still to come included."""
-        return TenantIndex(self._texts, self.number_of(tenant))
+        return self.index_of(self.number_of(tenant))
+
+    def index_of(self, number: int) -> "TenantIndex":
+        """The same by the tenant's number."""
+        return TenantIndex(self._texts, number)
 
     def entries(self) -> Iterator[Entry]:
         """All texts in the order in which they came."""
@@ -78,6 +85,8 @@ class History:
             self.add(entry.tokens, entry.tenant)
 
     def _number(self, tenant: str) -> int:
+        if tenant not in self._numbers and os.getpid() != self._writer:
+            return NOBODY
         if tenant not in self._numbers:
             self._numbers[tenant] = self._next
             self._next += 1
