@@ -5,12 +5,17 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
+from click.testing import Result
+from typer.testing import CliRunner
 
+from doublespec.bench import race
 from doublespec.bench.markdown import as_markdown
 from doublespec.bench.outputs import check_output
 from doublespec.bench.peers import PEERS, check_peers, make_peers
@@ -20,13 +25,17 @@ from doublespec.bench.record import record_traces
 from doublespec.bench.report import bench_page, sweep_page
 from doublespec.bench.results import faults, results
 from doublespec.bench.runs import RunLog
-from doublespec.decoding import Step
+from doublespec.cli import app
+from doublespec.cli.bench import _table
+from doublespec.decoding import Step, decode_serial
 from doublespec.errors import ConfigError
 from doublespec.llm import LLM, Completion
+from doublespec.methods import METHODS, Parts
 from doublespec.sampling import Request, SamplingParams
 from doublespec.stats import summarise
 from doublespec.stopping import StopRule
 from doublespec.tokens import Tokens
+from tests.timelines import parallel_steps
 
 END = frozenset({1})
 ITEMS = [Item(str(i), "even" if i % 2 == 0 else "odd", ({"role": "user", "content": "x"},))
@@ -118,6 +127,19 @@ def test_a_peer_is_compared_with_its_own_plain_decoding() -> None:
     assert faults(runs, own, END, 8) == []
 
 
+def test_what_a_parallel_draft_did_is_reported_and_kept(tmp_path: Path) -> None:
+    runs = [*_runs(), _run("psd", 0, parallel_steps())]
+    row = results(runs, CATEGORIES, {})["psd"]["all"]
+    assert row["bubbles"] == pytest.approx(2 / 11)
+    assert row["foreseen"] == pytest.approx(3 / 5)
+    assert 0 < row["draft_idle"] < 1
+    assert "| psd | 77% | 70% | 18% | 74% | 60% |" in as_markdown(_report(runs))
+    log = RunLog(tmp_path / "runs.jsonl", {"seed": 1})
+    log.keep(runs[-1])
+    (kept,) = RunLog(tmp_path / "runs.jsonl", {"seed": 1}).runs
+    assert kept.steps == runs[-1].steps
+
+
 def test_runs_are_kept_and_resumed_and_a_torn_line_is_dropped(tmp_path: Path) -> None:
     path = tmp_path / "runs.jsonl"
     log = RunLog(path, {"seed": 1})
@@ -206,6 +228,28 @@ def test_outputs_are_checked_before_the_run(tmp_path: Path) -> None:
         check_output(tmp_path / "no" / "x.json", force=False)
 
 
+def test_a_ratio_that_is_not_known_is_not_shown_as_a_number() -> None:
+    runs = [_run(BASELINE, 0, [_step([1], 0.1)]), _run("sd", 1, [_step([1], 0.1)])]
+    report = _report(runs)
+    cells = [str(cell) for column in _table(report).columns for cell in column.cells]
+    assert cells.count("-") == 2
+    assert "0.00-0.00" not in cells
+
+
+def test_a_peer_that_cannot_be_loaded_is_a_failure_to_report(
+    bundled: LLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: Any, **options: Any) -> None:
+        raise ValueError("unknown model type")
+
+    monkeypatch.setattr("doublespec.bench.peers._load", refuse)
+    made = make_peers(["transformers"], bundled)
+    items = as_items(bundled, read_questions(["suite"], 1), SamplingParams(max_tokens=2))
+    race = Race(bundled, [items[0].messages], ["ar"], SamplingParams(max_tokens=2), 1, made)
+    assert len(list(race.play())) == 2
+    assert race.failures == {"transformers": "ValueError: unknown model type"}
+
+
 def test_an_unknown_peer_is_answered_with_the_list() -> None:
     with pytest.raises(ConfigError, match="transformers-assisted"):
         check_peers(["magic"])
@@ -230,7 +274,8 @@ def test_peers_answer_like_us_and_a_peer_that_fails_is_reported(bundled: LLM) ->
         assert found[name]["all"]["texts"] == len(messages)
         assert found[name]["all"]["tokens"] == found["transformers"]["all"]["tokens"]
     assert found["transformers-assisted"]["all"]["mean_accepted_length"] > 1
-    assert faults(race.runs, peers, bundled.codec.end_ids, 12) == []
+    found_faults = faults(race.runs, peers, bundled.codec.end_ids, 12)
+    assert [f for f in found_faults if "fastest shape" not in f] == []  # that depends on the load
 
 
 def test_a_race_goes_on_from_earlier_runs_and_later_turns_follow_plain_answers(
@@ -260,6 +305,73 @@ def test_recorded_answers_say_where_the_draft_agrees(bundled: LLM) -> None:
     assert kept == len(drafted.guess) or not trace.agrees[kept]
 
 
+# -- the command ---------------------------------------------------------------------------------
+
+
+def _cheat(change: Callable[[Step, int], Step]) -> Callable[..., Iterator[Step]]:
+    """Plain decoding whose Steps were tampered with."""
+
+    def method(parts: Parts, prompt: Tokens, request: Request, stop: StopRule) -> Iterator[Step]:
+        for number, step in enumerate(METHODS["ar"](parts, prompt, request, stop)):
+            yield change(step, number)
+
+    return method
+
+
+def _other_token(step: Step, number: int) -> Step:
+    return replace(step, new=(step.new[0] ^ 1,)) if number == 3 else step
+
+
+def _goes_on(step: Step, number: int) -> Step:
+    return replace(step, new=(*step.new, *step.new)) if step.finish else step
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [(_other_token, "differ from plain decoding"), (_goes_on, "go on after the end token")],
+)
+def test_bench_fails_loudly_when_a_method_cheats(
+    change: Callable[[Step, int], Step], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(METHODS, "lookup", _cheat(change))
+    run = _in_process("--methods", "lookup", "--max-tokens", "6")
+    assert run.exit_code == 1
+    assert "NOT TO BE BELIEVED: lookup:" in run.stderr
+    assert message in " ".join(run.stderr.split())
+
+
+def test_bench_fails_loudly_when_the_baseline_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(*arguments: Any) -> Iterator[Step]:
+        return (replace(s, seconds=10 * s.seconds) for s in decode_serial(*arguments))
+
+    monkeypatch.setattr(race, "decode_serial", slow)
+    run = _in_process("--methods", "ar", "--max-tokens", "6")
+    assert run.exit_code == 1
+    assert "not in its fastest shape" in " ".join(run.stderr.split())
+
+
+def test_ctrl_c_reports_what_is_done(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    play = Race.play
+
+    def stopped(self: Race) -> Iterator[Run]:
+        yield from islice(play(self), 4)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Race, "play", stopped)
+    path = tmp_path / "report.json"
+    run = _in_process("--methods", "lookup", "--max-tokens", "6", "--json", str(path))
+    report = json.loads(path.read_text())
+    assert run.exit_code == 130 or report["faults"]
+    assert report["provenance"]["complete"] is False
+    assert report["results"]["lookup"]["all"]["texts"] == 1
+    assert "stopped after 4 of 6 runs" in run.stderr
+
+
+def _in_process(*arguments: str) -> Result:
+    """The command where tests can reach into it."""
+    return CliRunner().invoke(app, ["bench", "--limit", "1", "--threads", "1", *arguments])
+
+
 def _command(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "doublespec", "bench", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=300)
@@ -286,6 +398,7 @@ def test_the_command_writes_all_its_files_and_resumes(tmp_path: Path) -> None:
         (("--methods", "sd", "--draft", "none"), "needs a draft model"),
         (("--prompts", "/no/such/file"), "cannot read the prompt file"),
         (("--html", "/no/such/folder/x.html"), "there is no folder"),
+        (("--html", "x", "--json", "x"), "cannot both be written to x"),
     ],
 )
 def test_a_mistake_is_one_sentence(arguments: tuple[str, ...], message: str) -> None:

@@ -19,6 +19,7 @@ ROOMS = (
     "methods",
     "engine",
     "stats",
+    "trace",
     "text",
     "llm",
     "bench",

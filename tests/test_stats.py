@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from doublespec.decoding import Step
-from doublespec.stats import repeated_ngrams, summarise
+from doublespec.stats import find_bubbles, repeated_ngrams, summarise
+from tests.timelines import parallel_steps
 
 
 def step(new: list[int], guess: list[int], num_drafted: int, seconds: float = 0.5) -> Step:
@@ -54,6 +55,28 @@ def test_an_answer_that_was_cancelled_at_once_has_figures_too() -> None:
 
 def test_a_guess_that_was_kept_and_cut_at_the_end_counts_as_kept() -> None:
     assert summarise([step([1, 2], [1, 2, 3, 4], 4)]).draft_acceptance == pytest.approx(0.5)
+
+
+def test_a_bubble_is_a_later_step_with_nothing_drafted_to_judge() -> None:
+    steps = parallel_steps()
+    assert [i for i, is_bubble in enumerate(find_bubbles(steps)) if is_bubble] == [3, 9]
+    assert summarise(steps).bubbles == pytest.approx(2 / 11)
+    assert summarise([*steps, *steps]).bubbles == pytest.approx(2 / 11)  # two answers
+    assert summarise(steps[:1]).bubbles is None
+    retrieval = [step([1], [2], 0), step([1, 2], [1], 0)]
+    assert summarise(retrieval).bubbles is None
+
+
+def test_a_draft_idles_where_it_makes_no_forward() -> None:
+    steps = parallel_steps()
+    busy = sum(forward.seconds for one in steps for forward in one.forwards)
+    assert summarise(steps).draft_idle == pytest.approx(1 - busy / summarise(steps).seconds)
+    assert summarise([step([1], [1], 1)]).draft_idle is None
+
+
+def test_corrections_are_foreseen_where_there_were_any() -> None:
+    assert summarise(parallel_steps()).foreseen == pytest.approx(3 / 5)
+    assert summarise([step([1], [1], 1)]).foreseen is None
 
 
 @given(st.lists(st.integers(0, 2), max_size=60), st.integers(1, 5))

@@ -110,8 +110,12 @@ def decode_parallel(
         while finish is None:
             room = _room(tokens, request, stop, most)
             drafted = pending.tokens[:room]
-            ahead = [*tokens, *drafted]
-            guess = [*drafted, *helper.propose(ahead, room - len(drafted), request)]
+            run = helper.propose([*tokens, *drafted], room - len(drafted), request)
+            waited = drafter.wait(len(drafted) + len(run) // 8, room)
+            if len(waited) > len(drafted):
+                drafted = waited
+                run = helper.propose([*tokens, *drafted], room - len(drafted), request)
+            guess = [*drafted, *run]
             shown = clock()
             settled = advance(target, tokens, guess, request)
             judged = clock()

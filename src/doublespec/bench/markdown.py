@@ -22,6 +22,14 @@ temperature {temperature}.
 - `identical`: texts equal to those of `ar`; of a peer, to its own plain decoding's.
 """
 
+_GUESSES = (
+    "Drafted and retrieved tokens that were kept; steps after the first with nothing drafted to\n"
+    "judge (bubbles); the share of the time in which a parallel draft idles; how often it had\n"
+    "drafted on from a correction in advance (foreseen).\n",
+    "| method | drafted, kept | retrieved, kept | bubbles | draft idle | foreseen |",
+    "|---|---|---|---|---|---|",
+)
+
 
 def as_markdown(report: Mapping[str, Any]) -> str:
     """The document; the same report gives the same bytes."""
@@ -34,7 +42,7 @@ def as_markdown(report: Mapping[str, Any]) -> str:
         temperature=params["temperature"],
     )
     parts = [begin, "## All prompts\n", _all(report["results"]), "## Ratio by category\n"]
-    parts += [_categories(report["results"]), *_remarks(report)]
+    parts += [_categories(report["results"]), *_guesses(report["results"]), *_remarks(report)]
     return "\n".join(parts)
 
 
@@ -65,12 +73,28 @@ def _categories(results: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _guesses(results: Mapping[str, Any]) -> list[str]:
+    """What became of guesses, for the methods that make some."""
+    names = ("draft_acceptance", "retrieval_acceptance", "bubbles", "draft_idle", "foreseen")
+    rows = {method: [rows["all"][name] for name in names] for method, rows in results.items()}
+    lines = [
+        f"| {method} | {' | '.join(map(_percent, row))} |"
+        for method, row in rows.items()
+        if any(share is not None for share in row)
+    ]
+    return ["## Guesses\n", "\n".join([*_GUESSES, *lines]) + "\n"] if lines else []
+
+
 def _remarks(report: Mapping[str, Any]) -> list[str]:
     lines = [f"- NOT TO BE BELIEVED: {fault}." for fault in report["faults"]]
     lines += [f"- Peer {name} failed: {why}" for name, why in report["failures"].items()]
     if not report["provenance"]["complete"]:
         lines.append("- The benchmark was stopped before its end.")
     return ["## Remarks\n", "\n".join(lines) + "\n"] if lines else []
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:.0%}"
 
 
 def _number(value: float | None) -> str:

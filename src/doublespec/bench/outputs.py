@@ -23,7 +23,12 @@ def check_output(path: Path | None, *, force: bool) -> None:
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Writes a file: whole, or not at all."""
+    """Writes a file: whole, or not at all. Raises ConfigError where the system refuses (a full
+    disk, a folder that has gone)."""
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(data)
-    temporary.replace(path)
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise ConfigError(f"cannot write {path}: {error.strerror}") from error

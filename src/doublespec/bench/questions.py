@@ -75,8 +75,10 @@ def _read(name: str) -> list[Question]:
     path = _download(name) if name.startswith(_HUB) else Path(name)
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read the prompt file {path}: {error}") from error
+    except OSError as error:
+        raise ConfigError(f"cannot read the prompt file {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"the prompt file {path} is not UTF-8 text") from error
     found = [_parse(line, path, n) for n, line in enumerate(lines, start=1) if line.strip()]
     if not found:
         raise ConfigError(f"the prompt file {path} is empty")

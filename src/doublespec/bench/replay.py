@@ -5,8 +5,8 @@ A replayed model's logits are one-hot rows over the few tokens of its own trace 
 is never right), so that a forward costs microseconds and choosing is the same code as ever.
 """
 
+import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -16,51 +16,48 @@ from doublespec.models.base import Branch
 from doublespec.tokens import Tokens, common_prefix
 
 
-@dataclass(slots=True)
-class Counter:
-    """The rows of each forward of a model, since they were last taken."""
-
-    rows: list[int] = field(default_factory=list)
-
-    def take(self) -> list[int]:
-        rows, self.rows = self.rows, []
-        return rows
-
-
 class Replay:
-    """A trace in a vocabulary of its own, with the models that replay it."""
+    """A trace in a vocabulary of its own, with the models that replay it.
 
-    def __init__(self, trace: Trace) -> None:
+    Where the draft is wrong, its second choice is right in a share `second` of the places (by
+    `seed`); what it says after any text but the true one is always wrong.
+    """
+
+    def __init__(self, trace: Trace, second: float = 0.0, seed: int = 0) -> None:
         ids = {token: i for i, token in enumerate(dict.fromkeys(trace.prompt + trace.answer))}
         self.prompt = [ids[token] for token in trace.prompt]
         self.answer = [ids[token] for token in trace.answer]
         wrong = len(ids)
-        drafted = zip(self.answer, trace.agrees, strict=True)
         self._text = [*self.prompt, *self.answer]
         self._target = _one_hot(self.answer, wrong + 1)
-        self._draft = _one_hot([token if agrees else wrong for token, agrees in drafted], wrong + 1)
         self._wrong = _one_hot([wrong], wrong + 1)
+        chance = random.Random(f"{seed} {trace.id}")
+        rows = [
+            (token, wrong) if agrees else (wrong, token if chance.random() < second else wrong)
+            for token, agrees in zip(self.answer, trace.agrees, strict=True)
+        ]
+        self._draft = _one_hot([second for _, second in rows], wrong + 1)
+        self._draft += 2 * _one_hot([first for first, _ in rows], wrong + 1)
 
     def target(self) -> "ReplayedModel":
         """The target: right everywhere."""
-        return ReplayedModel(self._text, self._target, self._wrong, Counter())
+        return ReplayedModel(self._text, self._target, self._wrong)
 
-    def draft(self, counter: Counter) -> "ReplayedModel":
-        """The draft: right where it agreed, and wrong after any text but the true one (where what
-        it says cannot matter)."""
-        return ReplayedModel(self._text, self._draft, self._wrong, counter)
+    def draft(self) -> "ReplayedModel":
+        """The draft."""
+        return ReplayedModel(self._text, self._draft, self._wrong)
 
 
 class ReplayedModel:
-    """A language model whose choices are known beforehand."""
+    """A language model whose choices are known beforehand; `rows` are those of its last forward."""
 
     max_length = 1 << 30
 
-    def __init__(self, text: list[int], choices: Tensor, wrong: Tensor, counter: Counter) -> None:
+    def __init__(self, text: list[int], choices: Tensor, wrong: Tensor) -> None:
         self._text = text
         self._choices = choices
         self._wrong = wrong
-        self._counter = counter
+        self.rows = 0
         self._first = len(text) - len(choices)  # position of the first choice
         self._cached: list[int] = []
         self._true = 0  # how many leading tokens of the cache are the true text's
@@ -86,7 +83,7 @@ class ReplayedModel:
     ) -> tuple[Tensor, Tensor]:
         """A branch is right where its whole text is the true one; its rows count."""
         rows = self.logits(tokens, last, prompt_length)
-        self._counter.rows[-1] += sum(len(branch.tokens) for branch in branches)
+        self.rows += sum(len(branch.tokens) for branch in branches)
         ends = [self._branch_row(branch) for branch in branches]
         return rows, torch.cat(ends) if ends else rows[:0]
 
@@ -106,7 +103,7 @@ class ReplayedModel:
         if self._true == known:
             self._true += common_prefix(self._text[known : len(tokens)], tokens[known:])
         rows = len(tokens) - min(known, len(tokens) - last)
-        self._counter.rows.append(rows if self._cached else last)
+        self.rows = rows if self._cached else last
         self._cached = tokens
 
 

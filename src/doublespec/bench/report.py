@@ -3,26 +3,14 @@
 Needs the extra `bench` (matplotlib). The same report gives the same page.
 """
 
-import io
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from doublespec.bench.plotting import Axes, pyplot, saved
 from doublespec.bench.questions import Item
 from doublespec.bench.race import BASELINE, Run
 from doublespec.decoding import Step
-from doublespec.errors import ConfigError
-
-try:
-    import matplotlib
-
-    matplotlib.use("svg")
-    from matplotlib import pyplot
-    from matplotlib.axes import Axes
-except ImportError as error:
-    raise ConfigError(
-        "--html needs matplotlib: install it with pip install 'doublespec[bench]'"
-    ) from error
 
 _COLOURS = [
     *("#8a8f98", "#5b6472", "#e0a030", "#4c8bd6", "#2f5fa8", "#c8443f"),
@@ -118,6 +106,9 @@ def _table(found: Mapping[str, Any]) -> str:
         "M",
         "first token",
         "rows/token",
+        "bubbles",
+        "draft idle",
+        "foreseen",
         "repeated",
         "identical",
     )
@@ -127,16 +118,21 @@ def _table(found: Mapping[str, Any]) -> str:
         cells = (
             escape(name),
             f"{row['tokens_per_second']:.1f}",
-            f"{row['ratio'] or 0.0:.2f}",
+            "-" if row["ratio"] is None else f"{row['ratio']:.2f}",
             f"{row['mean_accepted_length']:.2f}",
             f"{row['ttft_seconds'] * 1e3:.1f} ms",
             _number(row["rows_per_token"]),
+            *map(_percent, (row["bubbles"], row["draft_idle"], row["foreseen"])),
             f"{row['repeated_8grams']:.0%}",
             f"{row['identical']} of {row['compared']}",
         )
         rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
     heads = "".join(f"<th>{cell}</th>" for cell in head)
     return f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:.0%}"
 
 
 def _number(value: float | None) -> str:
@@ -281,9 +277,5 @@ def _svg(figure: Any) -> str:
     for axes in figure.axes:
         axes.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
-    buffer = io.StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": "doublespec", "svg.fonttype": "path"}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
-    pyplot.close(figure)
-    text = buffer.getvalue()
+    text = saved(figure, "svg", transparent=True).decode()
     return text[text.index("<svg") :]

@@ -6,11 +6,11 @@ by a crash is dropped.
 
 import json
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from doublespec.bench.outputs import replace_file
 from doublespec.bench.race import Run
 from doublespec.decoding import Step
 from doublespec.drafting.base import DraftForward
@@ -33,13 +33,15 @@ class RunLog:
             )
         self.runs = [_as_run(line, f"{path}, line {n}") for n, line in enumerate(lines[1:], 2)]
         text = "".join(line + "\n" for line in lines or [header])
-        with suppress(OSError):  # found when the first run is kept
-            path.write_text(text, encoding="utf-8")
+        replace_file(path, text.encode())
 
     def keep(self, run: Run) -> None:
-        """Adds a run to the file."""
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(_as_record(run), ensure_ascii=False) + "\n")
+        """Adds a run to the file; raises ConfigError where the system refuses."""
+        try:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(_as_record(run), ensure_ascii=False) + "\n")
+        except OSError as error:
+            raise ConfigError(f"cannot write {self._path}: {error.strerror}") from error
 
 
 def _lines(path: Path) -> list[str]:
@@ -47,8 +49,10 @@ def _lines(path: Path) -> list[str]:
         return []
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read the runs in {path}: {error}") from error
+    except OSError as error:
+        raise ConfigError(f"cannot read the runs in {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is no file of runs; give another one") from error
     lines = text.split("\n")[:-1]  # what follows the last line end was cut short
     if text and not lines:
         raise ConfigError(f"{path} is no file of runs; give another one")

@@ -33,11 +33,13 @@ _CANDIDATES = ("lookup", "sd", "double-serial", "psd", "double")
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is to be simulated: names of methods on a machine with a draft of that agreement."""
+    """What is to be simulated: names of methods on a machine with a draft of that agreement, whose
+    second choice is right in a share `second` of the places where its first is wrong."""
 
     names: tuple[str, ...]
     machine: Machine
     agreement: float | None
+    second: float = 0.5
     seed: int = 0
     gamma: int | None = None
     run_length: int | None = None
@@ -121,7 +123,7 @@ def _at(question: Question, axis: str, value: float) -> Question:
 # -- processes -----------------------------------------------------------------------------------
 
 _files: Files = {}
-_replays: dict[tuple[float | None, int], dict[str, list[Replay]]] = {}
+_replays: dict[tuple[float | None, float, int], dict[str, list[Replay]]] = {}
 
 
 def _begin(files: Files) -> None:
@@ -133,12 +135,15 @@ def _begin(files: Files) -> None:
 
 
 def _play(job: _Job) -> tuple[_Job, Outcome]:
-    key = job.question.agreement, job.question.seed
+    key = job.question.agreement, job.question.second, job.question.seed
     if key not in _replays:
         _replays.clear()  # one agreement at a time is enough to keep
-        agreement, seed = key
+        agreement, second, seed = key
         changed = _files if agreement is None else with_agreement(_files, agreement, seed)
-        _replays[key] = {name: [Replay(t) for t in traces] for name, traces in changed.items()}
+        _replays[key] = {
+            name: [Replay(trace, second, seed) for trace in traces]
+            for name, traces in changed.items()
+        }
     return job, simulate(job.plan, job.question.machine, _replays[key][job.file])
 
 
@@ -165,5 +170,12 @@ def _pool(files: Files, workers: int) -> Iterator[Executor]:
 def means(outcomes: Iterable[Outcome]) -> dict[str, float]:
     """The means over files that reports give."""
     rows = list(outcomes)
-    fields = ("speedup", "mean_accepted_length", "bubbles", "ceiling", "rows_per_token")
+    fields = (
+        "speedup",
+        "mean_accepted_length",
+        "bubbles",
+        "ceiling",
+        "rows_per_token",
+        "foreseen",
+    )
     return {name: sum(getattr(row, name) for row in rows) / len(rows) for name in fields}

@@ -17,6 +17,7 @@ from doublespec.cli.lossless import lossless
 from doublespec.cli.options import errors
 from doublespec.cli.overhead import overhead
 from doublespec.cli.simulate import simulate
+from doublespec.cli.trace import trace
 from doublespec.errors import DoubleError
 
 app = typer.Typer(
@@ -26,7 +27,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (generate, chat, demo, doctor, lossless, bench, simulate):
+for command in (generate, chat, demo, doctor, lossless, bench, simulate, trace):
     app.command()(command)
 app.command("bench-overhead")(overhead)
 app.command("bench-retrieval")(bench_retrieval)

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
+from rich.box import SIMPLE_HEAD
+from rich.table import Column, Table
 
 from doublespec.bench.markdown import as_markdown
 from doublespec.bench.outputs import check_output, replace_file
@@ -27,13 +28,15 @@ from doublespec.bench.results import faults, results
 from doublespec.bench.runs import RunLog
 from doublespec.bench.traces import write_traces
 from doublespec.cli import options
-from doublespec.cli.options import errors
+from doublespec.cli.options import errors, terminal
 from doublespec.errors import ConfigError
 from doublespec.llm import BUNDLED
 from doublespec.methods import DRAFTLESS, METHODS, split_name
 from doublespec.sampling import SamplingParams
 
 Report = dict[str, Any]
+
+_COLUMNS = ("method", "tokens/s", "ratio", "95 %", "M", "first", "rep.", "equal")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +48,23 @@ class _Outputs:
     markdown: Path | None
     record: Path | None
 
+    @property
+    def paths(self) -> list[Path]:
+        paths = (self.json, self.html, self.markdown, self.record)
+        return [path for path in paths if path is not None]
+
+    @property
+    def use_stdout(self) -> bool:
+        return Path("-") in self.paths
+
     def check(self, *, force: bool) -> None:
-        for path in (self.json, self.html, self.markdown, self.record):
+        """Raises ConfigError if one of them could not be written, or two are the same."""
+        twice = next((path for path in self.paths if self.paths.count(path) > 1), None)
+        if twice is not None:
+            raise ConfigError(f"two reports cannot both be written to {twice}; give another name")
+        for path in self.paths:
             check_output(path, force=force)
+        options.check_pictures(self.html)
 
 
 def bench(
@@ -84,16 +101,14 @@ def bench(
     html: options.HtmlFile = None,
     force: options.Force = False,
 ) -> None:
-    """Measure methods and peers; exit code 1 if a text differs or the baseline is not the best."""
+    """Measure methods and peers; exit code 1 if a text differs or the baseline is not the best, 130
+    after Ctrl-C, which ends the measuring and reports what is done."""
     outputs = _Outputs(json_path, html, markdown, record)
     outputs.check(force=force)
     if repeat < 1 or (limit is not None and limit < 1):
         raise ConfigError("repeat and limit must be whole numbers from 1 up")
     names = _method_names(methods, options.draft_name(target, draft))
-    wanted = [n.strip() for n in peer_names.split(",") if n] or (list(PEERS) if peers else [])
-    if options.draft_name(target, draft) is None and not peer_names:
-        wanted = [name for name in wanted if name != "transformers-assisted"]
-    check_peers(wanted)
+    wanted = _peer_names(peers, peer_names, options.draft_name(target, draft))
     questions = read_questions(prompts or [SUITE_NAME], limit)
     params = SamplingParams(temperature=temperature, seed=seed, max_tokens=max_tokens)
     settings = {
@@ -110,13 +125,15 @@ def bench(
         messages = [item.messages for item in items]
         race = Race(llm, messages, names, params, repeat, make_peers(wanted, llm))
         origin = {**provenance(), **model_provenance(llm)}
-        _play(race, _log(resume, race, origin, items))
+        stopped = _play(race, _log(resume, race, origin, items))
         report = _report(race, items, origin)
+        _show(report, race, items, outputs)
         if record is not None:
-            write_traces(record, record_traces(llm, race.runs, race.prompts, items, params))
-    _show(report, race, items, outputs)
+            _record(record, race, items)
     if report["faults"]:
         raise typer.Exit(1)
+    if stopped:
+        raise typer.Exit(130)
 
 
 def _method_names(methods: str, draft: str | None) -> list[str]:
@@ -125,9 +142,19 @@ def _method_names(methods: str, draft: str | None) -> list[str]:
     names = names or [name for name in METHODS if draft is not None or name in DRAFTLESS]
     check_prompt_names(names)
     for name in names:
-        if split_name(name)[0] not in DRAFTLESS and draft is None:
+        if name != "auto" and split_name(name)[0] not in DRAFTLESS and draft is None:
             raise ConfigError(f"method {name!r} needs a draft model; give one, or leave it out")
     return names if "ar" in names else ["ar", *names]
+
+
+def _peer_names(all_peers: bool, named: str, draft: str | None) -> list[str]:
+    """The peers to run, with the plain decoding that their texts are compared with. Raises
+    ConfigError."""
+    names = [name.strip() for name in named.split(",") if name.strip()]
+    if all_peers and not names:
+        names = [n for n in PEERS if draft is not None or n != "transformers-assisted"]
+    check_peers(names)
+    return list(dict.fromkeys([*(OWN_PLAIN[name] for name in names), *names]))
 
 
 def _log(
@@ -152,8 +179,8 @@ def _log(
     return log
 
 
-def _play(race: Race, log: RunLog | None) -> None:
-    """Runs what is left to run. Ctrl-C ends it, and what is done is reported."""
+def _play(race: Race, log: RunLog | None) -> bool:
+    """Runs what is left to run; True if Ctrl-C ended it, and something is there to report."""
     total = len(race.names) * len(race.prompts) * race.rounds
     try:
         race.warm_up()
@@ -167,6 +194,16 @@ def _play(race: Race, log: RunLog | None) -> None:
         errors.print(f"stopped after {len(race.runs)} of {total} runs", style="yellow")
         if not race.runs:
             raise
+        return True
+    return False
+
+
+def _record(path: Path, race: Race, items: Sequence[Item]) -> None:
+    if not any(run.method == "ar" for run in race.runs):
+        errors.print(f"no answer of 'ar' to record: {path} is not written", style="yellow")
+        return
+    traces = record_traces(race.llm, race.runs, race.prompts, items, race.params)
+    write_traces(path, traces)
 
 
 def _report(race: Race, items: Sequence[Item], origin: Mapping[str, Any]) -> Report:
@@ -192,7 +229,7 @@ def _report(race: Race, items: Sequence[Item], origin: Mapping[str, Any]) -> Rep
 
 
 def _show(report: Report, race: Race, items: Sequence[Item], outputs: _Outputs) -> None:
-    console = options.people(outputs.json)
+    console = errors if outputs.use_stdout else terminal
     console.print(_table(report))
     for name, reason in report["failures"].items():
         errors.print(f"peer {name} failed: {reason}", style="yellow", highlight=False)
@@ -218,28 +255,32 @@ def _write(path: Path, text: str) -> None:
 def _table(report: Report) -> Table:
     origin = report["provenance"]
     table = Table(
-        "method",
-        "tokens/s",
-        "ratio (95 %)",
-        "M",
-        "first token",
-        "repeated",
-        "identical",
+        *(Column(name, no_wrap=True) for name in _COLUMNS),
         title=f"{origin['prompts']} prompts, {origin['rounds']} interleaved rounds",
         caption=f"'{BASELINE}': plain decoding in its fastest shape. ratio: to it or to 'ar', the "
-        "faster one. M: tokens a step. identical: texts equal to those of 'ar'; of a peer: to its "
-        "own plain decoding's. repeated: share of 8-grams that stood in the text before.",
+        "faster one, with a 95 % interval. M: tokens a step. first: milliseconds to the first "
+        "token. rep.: share of 8-grams that stood in the text before. equal: texts equal to those "
+        "of 'ar'; of a peer: to its own plain decoding's.",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
     )
     for name, rows in report["results"].items():
         row = rows["all"]
-        low, high = row["ratio_interval"] or (0.0, 0.0)
         table.add_row(
             name,
             f"{row['tokens_per_second']:.1f}",
-            f"{row['ratio'] or 0.0:.2f} ({low:.2f}-{high:.2f})",
+            *_ratio(row),
             f"{row['mean_accepted_length']:.2f}",
-            f"{row['ttft_seconds'] * 1e3:.0f} ms",
+            f"{row['ttft_seconds'] * 1e3:.0f}",
             f"{row['repeated_8grams']:.0%}",
-            f"{row['identical']} of {row['compared']}",
+            f"{row['identical']}/{row['compared']}",
         )
     return table
+
+
+def _ratio(row: Mapping[str, Any]) -> tuple[str, str]:
+    """The ratio and its interval; nothing where plain decoding has answered none of the prompts."""
+    if row["ratio"] is None:
+        return "-", "-"
+    low, high = row["ratio_interval"]
+    return f"{row['ratio']:.2f}", f"{low:.2f}-{high:.2f}"

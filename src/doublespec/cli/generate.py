@@ -9,9 +9,12 @@ import typer
 
 from doublespec.cli import options
 from doublespec.cli.options import errors
+from doublespec.cli.trace import check_trace_path, write_trace
 from doublespec.errors import ConfigError
 from doublespec.llm import BUNDLED, LLM, Completion, Stream
+from doublespec.methods import DRAFTLESS, split_name
 from doublespec.sampling import SamplingParams
+from doublespec.trace.lanes import Trace
 
 
 def generate(
@@ -43,9 +46,15 @@ def generate(
     dtype: options.Dtype = None,
     max_length: options.MaxLength = None,
     threads: options.Threads = None,
+    trace: Annotated[
+        Path | None,
+        typer.Option(help="Record the steps: .jsonl for `doublespec trace`, .json for Perfetto."),
+    ] = None,
+    force: options.Force = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Answer one prompt. The text goes to stdout as it is made, figures to stderr."""
+    check_trace_path(trace, force=force)
     text = _read_prompt(prompt, prompt_file)
     params = SamplingParams(
         temperature=temperature,
@@ -73,9 +82,17 @@ def generate(
     loaded = options.loaded(target, draft, method=method, **settings)
     with loaded as llm, options.remembered(llm, history):
         stream = _start(llm, text, params, raw)
-        if as_json:
-            options.print_json(asdict(stream.finish()))
-            return
+        try:
+            _show(stream, as_json=as_json)
+        finally:  # also of an answer that was stopped
+            if trace is not None:
+                write_trace(trace, _trace(llm, stream, target, options.draft_name(target, draft)))
+
+
+def _show(stream: Stream, *, as_json: bool) -> None:
+    if as_json:
+        options.print_json(asdict(stream.finish()))
+    else:
         write(stream)
         errors.print(figures(stream.completion), style="dim", highlight=False)
 
@@ -95,6 +112,19 @@ def figures(completion: Completion) -> str:
         f"{stats.tokens} tokens, {stats.tokens_per_second:.1f} tokens/s, "
         f"{stats.steps} steps of {stats.mean_accepted_length:.2f} tokens, "
         f"first after {stats.ttft_seconds * 1e3:.0f} ms, {completion.finish_reason}"
+    )
+
+
+def _trace(llm: LLM, stream: Stream, target: str, draft: str | None) -> Trace:
+    """What has happened so far, with the texts of its tokens."""
+    seen = {token for step in stream.steps for token in (*step.guess, *step.new)}
+    return Trace(
+        method=llm.method,
+        target=target,
+        draft=None if split_name(llm.method)[0] in DRAFTLESS else draft,
+        prompt_tokens=stream.completion.prompt_tokens,
+        steps=tuple(stream.steps),
+        texts={token: llm.codec.decode([token]) for token in sorted(seen)},
     )
 
 

@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -103,6 +104,12 @@ def progress_bar() -> Progress:
 def people(json_path: Path | None) -> Console:
     """Where tables for people go: beside the JSON, not into it."""
     return errors if str(json_path) == "-" else terminal
+
+
+def check_pictures(*paths: Path | None) -> None:
+    """Raises ConfigError if one of these files is wanted and what draws them is not installed."""
+    if any(path is not None for path in paths):
+        import_module("doublespec.bench.plotting")
 
 
 def print_json(value: Mapping[str, Any]) -> None:

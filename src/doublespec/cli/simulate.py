@@ -40,6 +40,9 @@ def simulate(
     agreement: Annotated[
         float | None, typer.Option(help="Share of positions where the draft is right.")
     ] = None,
+    second_choice: Annotated[
+        float, typer.Option(help="Share of the draft's mistakes where its second choice is right.")
+    ] = 0.5,
     profile: Annotated[
         Path | None, typer.Option(help="Forward times, written by `doublespec doctor --save`.")
     ] = None,
@@ -72,7 +75,14 @@ def simulate(
         raise ConfigError("--html draws the curves of a --sweep; name what to sweep")
     machine = _machine(profile, target_ms, draft_ms, pipe_ms, overhead_ms, devices)
     names = tuple(name.strip() for name in (methods or _METHODS).split(","))
-    question = Question(names, machine, _share(agreement), seed, _positive("gamma", gamma))
+    question = Question(
+        names,
+        machine,
+        None if agreement is None else _share("agreement", agreement),
+        _share("second-choice", second_choice),
+        seed,
+        _positive("gamma", gamma),
+    )
     question = replace(question, run_length=_positive("run-length", run_length))
     console = options.people(json_path)
     found = trace_files(traces)
@@ -165,11 +175,13 @@ def _table(found: Mapping[str, Outcomes], machine: Machine) -> Table:
         "mean",
         "M",
         "bubbles",
+        "foreseen",
         "ceiling",
         title="speed-up over plain decoding, in virtual time",
         caption=f"c = {machine.ratio:.1f}, the ceiling of PSD; the ceiling of a draft whose "
         "forwards settle more than one token is c times that. M: mean accepted length (tokens a "
-        "step). bubbles: steps without a drafted token to judge.",
+        "step). bubbles: steps without a drafted token to judge. foreseen: the draft's mistakes "
+        "whose correction it had gone on from.",
     )
     for name, outcomes in found.items():
         row = means(outcomes.values())
@@ -181,6 +193,7 @@ def _table(found: Mapping[str, Outcomes], machine: Machine) -> Table:
             f"{row['speedup']:.2f}",
             f"{row['mean_accepted_length']:.2f}",
             f"{row['bubbles']:.0%}" if drafts else "-",
+            f"{row['foreseen']:.0%}" if row["foreseen"] else "-",
             f"{row['ceiling']:.1f}" if drafts else "-",
         )
     return table
@@ -205,6 +218,7 @@ def _provenance(files: Files, question: Question) -> dict[str, Any]:
         if agreement is None
         else agreement,
         "machine": asdict(question.machine),
+        "second_choice": question.second,
         "seed": question.seed,
     }
 
@@ -217,10 +231,10 @@ def _write_json(path: Path, report: Mapping[str, Any]) -> None:
         replace_file(path, text.encode())
 
 
-def _share(agreement: float | None) -> float | None:
-    if agreement is not None and not 0 <= agreement <= 1:
-        raise ConfigError(f"agreement must be from 0 to 1, got {agreement}")
-    return agreement
+def _share(name: str, value: float) -> float:
+    if not 0 <= value <= 1:
+        raise ConfigError(f"{name} must be from 0 to 1, got {value}")
+    return value
 
 
 def _positive(name: str, value: int | None) -> int | None:

@@ -10,6 +10,7 @@ import warnings
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
 from typing import Protocol
 
@@ -26,6 +27,7 @@ from doublespec.drafting.messages import (
     Settled,
     ToDraft,
 )
+from doublespec.drafting.pace import Pace
 from doublespec.drafting.tree import DraftTree
 from doublespec.sampling import Request
 from doublespec.tokens import Tokens
@@ -91,6 +93,8 @@ class RemoteDrafter:
         self._told_at = 0.0
         self._silent_calls = 0
         self._tree = DraftTree()
+        self._pace = Pace()
+        self._left_at: float | None = None  # when the loop was last told what is pending
         self._forwards: list[DraftForward] = []
         self._pause = 0.0
         self._retry_at = 0.0
@@ -123,6 +127,8 @@ class RemoteDrafter:
         if not self._waited:
             self._waited = True
             self.wait_until_ready()
+        if self._left_at is not None:
+            self._pace.stepped(self._clock() - self._left_at)
         self.launch()
         if order.style.lockstep:
             self._await_forwards()
@@ -130,9 +136,19 @@ class RemoteDrafter:
         foreseen = self._tell(tokens, limit, order)
         self._guarded(self._check_silence)
         forwards, self._forwards = tuple(self._forwards), []
+        self._left_at = self._clock()
         return Pending(self._tree.best(limit), foreseen, forwards)
 
+    def wait(self, shown: int, limit: int) -> list[int]:
+        """As `BackgroundDrafter.wait`."""
+        wanted = min(limit, self._pace.worth_waiting_for)
+        if shown < wanted and self._order is not None and not self._order.style.lockstep:
+            self._await_tokens(wanted, self._clock() + self._pace.longest_wait)
+            self._left_at = self._clock()
+        return self._tree.best(limit)
+
     def rest(self) -> None:
+        self._left_at = None
         if self._link is not None and self._ready:
             self._guarded(lambda: self._send(Rest()))
 
@@ -197,6 +213,7 @@ class RemoteDrafter:
             self._pause = 0.0
             if message.forward is not None:
                 self._forwards.append(message.forward)
+                self._pace.drafted(message.forward.seconds)
             if message.text == self._text_number:
                 self._add(message)
         elif isinstance(message, Lost):
@@ -213,6 +230,14 @@ class RemoteDrafter:
         for path in message.paths:
             if path[: len(since)] == tuple(since):
                 self._tree.add(path[len(since) :])
+
+    def _await_tokens(self, wanted: int, stop: float) -> None:
+        """Waits until so many tokens are drafted, or nothing more is to come."""
+        while self._link is not None and self._ready and self._done < self._told:
+            seconds = stop - self._clock()
+            if seconds <= 0 or len(self._tree.best(wanted)) >= wanted:
+                return
+            self._guarded(partial(self._hear, seconds))
 
     def _await_forwards(self) -> None:
         """Lock-step: waits until the worker has made the forwards that it was told to."""
@@ -280,6 +305,9 @@ class StyledDrafter:
 
     def rest(self) -> None:
         self.remote.rest()
+
+    def wait(self, shown: int, limit: int) -> list[int]:
+        return self.remote.wait(shown, limit)
 
     def close(self) -> None:
         self.remote.close()

@@ -54,6 +54,11 @@ class BackgroundDrafter(Protocol):
         tokens, nothing if the draft failed. Drafting goes on after that."""
         ...
 
+    def wait(self, shown: int, limit: int) -> list[int]:
+        """What is drafted now, at most `limit` tokens. If the target would be shown so few tokens
+        (`shown`) that it pays, waits a little for more."""
+        ...
+
     def rest(self) -> None:
         """The answer is over: nothing need be drafted until the next `follow`."""
         ...

@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
 from doublespec.bench.peers.assisted import assisted
-from doublespec.bench.peers.base import Pair, Peer
+from doublespec.bench.peers.base import FailedPeer, Pair, Peer
 from doublespec.bench.peers.prompt_lookup import prompt_lookup
 from doublespec.bench.peers.transformers import transformers
 from doublespec.errors import ConfigError
@@ -30,7 +30,8 @@ def check_peers(names: Sequence[str]) -> None:
 
 
 def make_peers(names: Sequence[str], llm: LLM) -> dict[str, Peer]:
-    """The peers of those names, on the same weights, device and precision as `llm`."""
+    """The peers of those names, on the same weights, device and precision as `llm`. Those whose
+    library cannot read the models fail at their first answer, so that it is reported."""
     check_peers(names)
     if not names:
         return {}
@@ -40,13 +41,12 @@ def make_peers(names: Sequence[str], llm: LLM) -> dict[str, Peer]:
     draft = Path(llm.recipe.name) if llm.recipe else None
     dtype, device = str(llm.target.dtype).removeprefix("torch."), str(llm.target.device)
     load = {"dtype": dtype, "device": device}
-    pair = Pair(
-        target=llm.target_folder,
-        draft=draft,
-        target_model=_load(llm.target_folder, **load),
-        draft_model=_load(draft, **load) if draft else None,
-        **load,
-    )
+    try:
+        target_model = _load(llm.target_folder, **load)
+        draft_model = _load(draft, **load) if draft else None
+    except Exception as error:  # what it raises is of many kinds
+        return dict.fromkeys(names, FailedPeer(error))
+    pair = Pair(llm.target_folder, draft, dtype, device, target_model, draft_model)
     return {name: PEERS[name](pair) for name in names}
 
 

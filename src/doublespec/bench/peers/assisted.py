@@ -8,5 +8,7 @@ from doublespec.errors import ConfigError
 def assisted(pair: Pair) -> TransformersPeer:
     """Speculative decoding as `generate` does it; raises ConfigError without a draft."""
     if pair.draft_model is None:
-        raise ConfigError("peer 'assisted' needs a draft model; give one, or leave the peer out")
+        raise ConfigError(
+            "peer 'transformers-assisted' needs a draft model; give one, or leave it out"
+        )
     return TransformersPeer(pair, assistant_model=pair.draft_model)

@@ -29,6 +29,16 @@ class Pair:
     draft_model: Any
 
 
+@dataclass(frozen=True, slots=True)
+class FailedPeer:
+    """A peer that could not be made."""
+
+    error: Exception
+
+    def answer(self, tokens: Tokens, request: Request, stop: StopRule) -> list[Step]:
+        raise self.error
+
+
 class Recorder:
     """Receives tokens while a peer makes them (transformers' streamer protocol) and keeps the
     Steps."""

@@ -1,0 +1,1 @@
+"""What happened in an answer, as a timeline, and the files that keep it."""
