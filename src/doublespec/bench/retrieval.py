@@ -17,10 +17,11 @@ from typing import Any
 import torch
 from transformers.generation.candidate_generator import PromptLookupCandidateGenerator
 
+from doublespec.bench.stored import is_stored
 from doublespec.errors import ConfigError
 from doublespec.retrieval.base import Match, TokenIndex
 from doublespec.retrieval.context import NgramIndex, context_sources
-from doublespec.retrieval.datastore import CONTEXT, Datastore
+from doublespec.retrieval.datastore import Datastore
 from doublespec.retrieval.history import History
 from doublespec.retrieval.layered import LONGEST_RUN, LayeredIndex
 from doublespec.tokens import Tokens, common_prefix
@@ -89,16 +90,8 @@ def replay(traces: Sequence[Trace], indexes: Indexes) -> Worth:
 
 
 def not_stored(traces: Sequence[Trace], stores: Sequence[Datastore]) -> list[Trace]:
-    """The traces whose answers are not in the stores: no CONTEXT tokens in a row of them."""
-    return [trace for trace in traces if not any(_is_stored(trace, store) for store in stores)]
-
-
-def _is_stored(trace: Trace, store: Datastore) -> bool:
-    for stop in range(CONTEXT, len(trace.answer) + 1):
-        match = store.lookup(trace.answer[:stop], 1)
-        if match is not None and match.depth >= CONTEXT:
-            return True
-    return False
+    """The traces whose answers are not in the stores."""
+    return [trace for trace in traces if not is_stored(trace.answer, stores)]
 
 
 class OthersSeen:

@@ -26,12 +26,14 @@ from doublespec.bench.race import BASELINE, Race
 from doublespec.bench.record import record_traces
 from doublespec.bench.results import faults, results
 from doublespec.bench.runs import RunLog
+from doublespec.bench.stored import without_stored
 from doublespec.bench.traces import write_traces
 from doublespec.cli import options
 from doublespec.cli.options import errors, terminal
 from doublespec.errors import ConfigError
-from doublespec.llm import BUNDLED
+from doublespec.llm import BUNDLED, LLM
 from doublespec.methods import DRAFTLESS, METHODS, split_name
+from doublespec.retrieval.datastore import Datastore
 from doublespec.sampling import SamplingParams
 
 Report = dict[str, Any]
@@ -85,6 +87,7 @@ def bench(
     temperature: options.Temperature = 0.0,
     seed: options.Seed = 0,
     gamma: options.Gamma = None,
+    datastores: options.Datastores = None,
     background: options.Background = "process",
     target_device: options.TargetDevice = None,
     draft_device: options.DraftDevice = None,
@@ -113,6 +116,7 @@ def bench(
     params = SamplingParams(temperature=temperature, seed=seed, max_tokens=max_tokens)
     settings = {
         "gamma": gamma,
+        "datastore": datastores or (),
         "background": background,
         "target_device": target_device,
         "draft_device": draft_device,
@@ -121,10 +125,15 @@ def bench(
         "history_bytes": 0,  # answers of earlier rounds would flatter
     }
     with options.loaded(target, draft, **settings) as llm:
-        items = as_items(llm, questions, params)
+        every = as_items(llm, questions, params)
+        stores = [Datastore(path) for path in datastores or ()]
+        items = _not_stored(llm, every, stores, params)
         messages = [item.messages for item in items]
         race = Race(llm, messages, names, params, repeat, make_peers(wanted, llm))
         origin = {**provenance(), **model_provenance(llm)}
+        if stores:
+            names_of_stores = [store.path.name for store in stores]
+            origin |= {"datastores": names_of_stores, "left_out": len(every) - len(items)}
         stopped = _play(race, _log(resume, race, origin, items))
         report = _report(race, items, origin)
         _show(report, race, items, outputs)
@@ -134,6 +143,29 @@ def bench(
         raise typer.Exit(1)
     if stopped:
         raise typer.Exit(130)
+
+
+def _not_stored(
+    llm: LLM, items: list[Item], stores: Sequence[Datastore], params: SamplingParams
+) -> list[Item]:
+    """The prompts that may be measured on; says how many are left out. Raises ConfigError if it is
+    all of them."""
+    if not stores:
+        return items
+    kept = without_stored(llm, items, stores, params)
+    if not kept:
+        raise ConfigError(
+            "the answers to all prompts are in the datastore, which would prove nothing; give "
+            "other prompts, or a store without these texts"
+        )
+    if len(kept) < len(items):
+        errors.print(
+            f"[yellow]left out:[/yellow] {len(items) - len(kept)} of {len(items)} prompts, since "
+            "text of their answers is in the datastore",
+            highlight=False,
+            soft_wrap=True,
+        )
+    return kept
 
 
 def _method_names(methods: str, draft: str | None) -> list[str]:
@@ -169,6 +201,7 @@ def _log(
         "dtype": origin["dtype"],
         "threads": origin["threads"],
         "params": str(asdict(race.params)),
+        "datastores": origin.get("datastores", []),
         "prompts": [
             [item.id, len(tokens)] for item, tokens in zip(items, race.prompts, strict=True)
         ],

@@ -51,7 +51,7 @@ class LayeredIndex:
                 best, (length, rate) = match, run
         if best is None or length == 0:
             return None
-        return replace(best, tokens=best.tokens[:length])
+        return replace(best, tokens=best.tokens[:length], rate=rate)
 
     def _learn(self, tokens: Tokens) -> None:
         """Compare what was found last with what the text has become."""
