@@ -69,7 +69,8 @@ class Settings:
     `schedule` is how a draft works beside the target: "free" (it drafts ahead and never waits) or
     "lock-step" (`gamma` forwards a step, and each waits for the other, as in the paper). `forks`
     are the corrections that a free draft goes on from in advance. A draft that has said nothing
-    for `draft_timeout` seconds is given up and begun again.
+    for `draft_timeout` seconds is given up and begun again. `history_bytes` of memory hold earlier
+    answers (0: none), with `history_prompts` their prompts, too.
     """
 
     method: str = "auto"
@@ -86,6 +87,8 @@ class Settings:
     max_length: int | None = None
     threads: int | None = None
     draft_threads: int = 1
+    history_bytes: int = 64 << 20
+    history_prompts: bool = False
 
     def __post_init__(self) -> None:
         for name in ("gamma", "max_length", "threads"):
@@ -93,6 +96,8 @@ class Settings:
             if value is not None:
                 _check(name, value, 2 if name == "max_length" else 1, 1 << 31)
         _check("draft_threads", self.draft_threads, 1, 1024)
+        if self.history_bytes != 0:
+            _check("history_bytes", self.history_bytes, 1 << 16, 1 << 36)
         _check("guess_tokens", self.guess_tokens, 1, 255)
         if self.forks is not None:
             _check("forks", self.forks, 0, 64)

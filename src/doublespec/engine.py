@@ -33,6 +33,7 @@ from doublespec.methods import (
 from doublespec.models.base import LanguageModel
 from doublespec.models.devices import find_device, usable_cores, use_threads
 from doublespec.models.load import ForwardCost
+from doublespec.retrieval.history import History
 from doublespec.sampling import Request
 from doublespec.scheduling import Measured, Scheduler
 from doublespec.stopping import StopRule
@@ -52,16 +53,22 @@ class Engine:
     ) -> None:
         """`cost` is that of the target's forwards."""
         self._target = target
-        self._recipe = recipe
         self._settings = settings
         self._cost = cost
+        self.history = History(settings.history_bytes) if settings.history_bytes else None
+        if recipe is not None and self.history is not None:
+            recipe = replace(recipe, history=self.history.descriptor)
+        self._recipe = recipe
         self._lock = threading.Lock()
         self._draft_model: LanguageModel | None = None
         self._parts: dict[_Choice, _Parts] = {}
         self._background: RemoteDrafter | None = None
 
-    def decode(self, prompt: Tokens, request: Request, stop: StopRule, method: str) -> Steps:
-        """Yields the Steps of one answer. Raises ConfigError if the method cannot run here."""
+    def decode(
+        self, prompt: Tokens, request: Request, stop: StopRule, method: str, tenant: str = ""
+    ) -> Steps:
+        """Yields the Steps of one answer, which later ones of the same tenant may be guessed from.
+        Raises ConfigError if the method cannot run here."""
         name, preset = split_name(method)
         if name not in DRAFTLESS and self._recipe is None:
             raise ConfigError(f"method {name!r} needs a draft model; give one, or use lookup")
@@ -69,7 +76,11 @@ class Engine:
         with self._lock:
             parts = self._parts.setdefault(choice, _Parts(self, self._target, choice))
         use_threads(self._settings.threads)
-        return self._locked(METHODS[name](parts, prompt, request, stop))
+        if self.history is None:
+            return self._locked(METHODS[name](parts, prompt, request, stop))
+        request = replace(request, tenant=self.history.number_of(tenant))
+        steps = self._locked(METHODS[name](parts, prompt, request, stop))
+        return _kept(steps, self.history, prompt if self._settings.history_prompts else (), tenant)
 
     def explain(self) -> list[Measured]:
         """What `auto` has measured, the fastest method first."""
@@ -110,6 +121,10 @@ class Engine:
         with self._lock:
             if self._background is not None:
                 self._background.close()
+
+    def lookup(self, retrieval: RetrievalSettings) -> Drafter:
+        """Retrieval on the target's side."""
+        return make_lookup(retrieval, None if self.history is None else self.history.index_of)
 
     def draft_model(self) -> LanguageModel:
         """The draft model in this process, read when it is first needed."""
@@ -164,6 +179,18 @@ class Engine:
                 steps.close()
 
 
+def _kept(steps: Steps, history: History, prompt: Tokens, tenant: str) -> Steps:
+    """The steps of an answer, which is kept when it ends or is cancelled."""
+    text = list(prompt)
+    try:
+        for step in steps:
+            text += step.new
+            yield step
+    finally:
+        steps.close()
+        history.add(text, tenant)
+
+
 @dataclass(frozen=True, slots=True)
 class _Choice:
     """Settings that parts are made with."""
@@ -188,7 +215,7 @@ class _Parts:
 
     def lookup(self) -> Drafter:
         if self._lookup is None:
-            self._lookup = make_lookup(self._choice.retrieval)
+            self._lookup = self._engine.lookup(self._choice.retrieval)
         return self._lookup
 
     def draft(self, *, retrieval: bool) -> Drafter:

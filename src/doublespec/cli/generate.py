@@ -39,6 +39,7 @@ def generate(
     ignore_eos: Annotated[bool, typer.Option(help="Go on after the end token.")] = False,
     gamma: options.Gamma = None,
     datastores: options.Datastores = None,
+    history: options.HistoryFile = None,
     background: options.Background = "process",
     target_device: options.TargetDevice = None,
     draft_device: options.DraftDevice = None,
@@ -78,7 +79,8 @@ def generate(
         "max_length": max_length,
         "threads": threads,
     }
-    with options.loaded(target, draft, method=method, **settings) as llm:
+    loaded = options.loaded(target, draft, method=method, **settings)
+    with loaded as llm, options.remembered(llm, history):
         stream = _start(llm, text, params, raw)
         try:
             _show(stream, as_json=as_json)

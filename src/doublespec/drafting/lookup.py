@@ -1,8 +1,14 @@
 """Guesses from retrieved text."""
 
+from collections.abc import Callable
+from functools import lru_cache
+
+from doublespec.drafting.base import Drafter
 from doublespec.retrieval.base import TokenIndex
 from doublespec.sampling import Request
 from doublespec.tokens import Tokens
+
+_MOST_TENANTS = 16  # whose indexes are kept
 
 
 class LookupDrafter:
@@ -16,3 +22,14 @@ class LookupDrafter:
         limit = min(limit, self._most)
         match = self._index.lookup(tokens, limit) if limit > 0 else None
         return list(match.tokens[:limit]) if match is not None else []
+
+
+class TenantDrafter:
+    """A drafter for each tenant, so that nothing of one is offered to another; those that have not
+    been asked for long are made anew."""
+
+    def __init__(self, make: Callable[[int], Drafter]) -> None:
+        self._drafter_of = lru_cache(maxsize=_MOST_TENANTS)(make)
+
+    def propose(self, tokens: Tokens, limit: int, request: Request) -> list[int]:
+        return self._drafter_of(request.tenant).propose(tokens, limit, request)
