@@ -56,6 +56,9 @@ class ToyParts:
         self._threads = threads
         self._open: list[BackgroundDrafter] = []
 
+    def is_draft_ready(self) -> bool:
+        return True
+
     def lookup(self) -> Drafter:
         return make_lookup(RetrievalSettings())
 

@@ -163,6 +163,9 @@ class _Parts:
             yield step
         assert settled == trace.answer
 
+    def is_draft_ready(self) -> bool:
+        return True
+
     def lookup(self) -> Drafter:
         return self._kept.lookups["target"]
 
