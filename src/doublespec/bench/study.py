@@ -28,6 +28,7 @@ SWEEPS: dict[str, tuple[float, ...]] = {
     "gamma": (1, 2, 4, 6, 8, 10, 12),
     "run-length": (2, 5, 10, 20, 40, 80),
 }
+WORTH_PROCESSES = 400  # answers times plans, from which on processes are worth their start
 _CANDIDATES = ("lookup", "sd", "double-serial", "psd", "double")
 
 
@@ -150,7 +151,7 @@ def _play(job: _Job) -> tuple[_Job, Outcome]:
 def _run(files: Files, jobs: Sequence[_Job]) -> Iterator[tuple[_Job, Outcome]]:
     answers = sum(len(traces) for traces in files.values())
     workers = min(usable_cores(), len(jobs))
-    if workers < 2 or answers * len(jobs) < 400:  # not worth the start of processes
+    if workers < 2 or answers * len(jobs) < WORTH_PROCESSES:
         _begin(files)
         yield from map(_play, jobs)
         return
