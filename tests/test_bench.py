@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from doublespec.bench import race
 from doublespec.bench.markdown import as_markdown
-from doublespec.bench.outputs import check_output
+from doublespec.bench.outputs import check_output, replace_file
 from doublespec.bench.peers import PEERS, check_peers, make_peers
 from doublespec.bench.questions import Item, as_items, read_questions
 from doublespec.bench.race import BASELINE, Race, Run
@@ -26,7 +26,7 @@ from doublespec.bench.report import bench_page, sweep_page
 from doublespec.bench.results import faults, results
 from doublespec.bench.runs import RunLog
 from doublespec.cli import app
-from doublespec.cli.bench import _table
+from doublespec.cli.bench_table import table
 from doublespec.decoding import Step, decode_serial
 from doublespec.errors import ConfigError
 from doublespec.llm import LLM, Completion
@@ -182,6 +182,9 @@ def test_pages_are_self_contained_and_the_same_each_time() -> None:
     assert "src=" not in page
     assert "<link" not in page
     assert page == bench_page(_report(runs), runs, ITEMS)
+    short = bench_page(_report(runs[:1]), runs[:1], ITEMS)  # stopped after its first run
+    assert "Steps in the same time" in page
+    assert "Steps in the same time" not in short
     assert "Breaking the ceiling" in sweep_page("c", [2, 4], {"psd": [1.9, 3.6]})
 
 
@@ -231,7 +234,7 @@ def test_outputs_are_checked_before_the_run(tmp_path: Path) -> None:
 def test_a_ratio_that_is_not_known_is_not_shown_as_a_number() -> None:
     runs = [_run(BASELINE, 0, [_step([1], 0.1)]), _run("sd", 1, [_step([1], 0.1)])]
     report = _report(runs)
-    cells = [str(cell) for column in _table(report).columns for cell in column.cells]
+    cells = [str(cell) for column in table(report).columns for cell in column.cells]
     assert cells.count("-") == 2
     assert "0.00-0.00" not in cells
 
@@ -248,6 +251,13 @@ def test_a_peer_that_cannot_be_loaded_is_a_failure_to_report(
     race = Race(bundled, [items[0].messages], ["ar"], SamplingParams(max_tokens=2), 1, made)
     assert len(list(race.play())) == 2
     assert race.failures == {"transformers": "ValueError: unknown model type"}
+
+
+def test_a_file_that_cannot_be_written_is_a_sentence_and_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "x.json").mkdir()
+    with pytest.raises(ConfigError, match=r"cannot write .*x\.json: Is a directory"):
+        replace_file(tmp_path / "x.json", b"{}")
+    assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
 
 
 def test_an_unknown_peer_is_answered_with_the_list() -> None:
@@ -269,6 +279,7 @@ def test_peers_answer_like_us_and_a_peer_that_fails_is_reported(bundled: LLM) ->
     race = Race(bundled, messages, ["ar"], params, 1, peers)
     list(race.play())
     assert race.failures == {"broken": "RuntimeError: no such kernel"}
+    assert race.is_complete
     found = results(race.runs, ["a"] * len(messages), dict.fromkeys(PEERS, "transformers"))
     for name in PEERS:
         assert found[name]["all"]["texts"] == len(messages)
@@ -287,6 +298,7 @@ def test_a_race_goes_on_from_earlier_runs_and_later_turns_follow_plain_answers(
     assert [message["role"] for message in items[1].messages] == ["user", "assistant", "user"]
     race = Race(bundled, [item.messages for item in items], ["ar"], params, 2)
     first = next(race.play())
+    assert not race.is_complete
     assert first not in list(race.play())
     assert len(race.runs) == len(set(race.turns())) == 8
 
@@ -388,6 +400,8 @@ def test_the_command_writes_all_its_files_and_resumes(tmp_path: Path) -> None:
     assert report["provenance"]["models"][0]["sha256"]
     again = _command(*small, "--threads", "1", "--json", "-", *outputs, "--force")
     assert json.loads(again.stdout)["results"] == report["results"]
+    other = _command(*small, "--threads", "1", "--gamma", "2", *outputs, "--force")
+    assert "holds the runs of another benchmark" in other.stderr
 
 
 @pytest.mark.parametrize(

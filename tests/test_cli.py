@@ -51,6 +51,9 @@ def test_doctor_measures_tests_and_saves(tmp_path: Path) -> None:
     assert run.returncode == 0
     assert report["exact"] is True
     assert json.loads(path.read_text())["target"]["seconds"]["16"] > 0
+    again = _run("doctor", "--save", str(path))
+    assert again.returncode == 2
+    assert "--force" in again.stderr
 
 
 def test_the_overhead_of_the_engine_is_measured() -> None:

@@ -15,6 +15,7 @@ ROOMS = (
     "oracle",
     "drafting",
     "stopping",
+    "scheduling",
     "decoding",
     "methods",
     "engine",

@@ -22,10 +22,11 @@ from doublespec.drafting.choice import DraftUnlessRun
 from doublespec.drafting.model import ModelDrafter
 from doublespec.drafting.retrieved import Retrieval
 from doublespec.llm import LLM
-from doublespec.methods import METHODS
+from doublespec.methods import METHODS, candidates
 from doublespec.models.base import LanguageModel
 from doublespec.models.toy import ToyModel
 from doublespec.sampling import Request, SamplingParams
+from doublespec.scheduling import Scheduler
 from doublespec.stopping import StopRule
 from doublespec.tokens import Tokens
 from tests.drafts import FREE, inline, threaded, worker
@@ -49,6 +50,8 @@ class ToyParts:
         self.target: LanguageModel = Patient(32) if threads else ToyModel(32)
         self.guess_tokens = 24
         self.clock = time.perf_counter
+        names = candidates(has_draft=True, beside=True, same_device=True)
+        self.scheduler = Scheduler(names, {"ar": 1000.0})
         self._draft = ToyModel(32, agreement=agreement)
         self._gamma = gamma
         self._threads = threads

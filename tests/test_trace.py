@@ -10,15 +10,15 @@ from zlib import crc32
 
 import pytest
 
-from doublespec.bench.timeline import timeline
+from doublespec.bench.timeline import draw_timeline
 from doublespec.cli.lanes import Drawing, in_ascii, legend
 from doublespec.decoding import Step
 from doublespec.errors import ConfigError
 from doublespec.trace.chrome import chrome_trace
-from doublespec.trace.jsonl import as_jsonl, read_trace
-from doublespec.trace.lanes import Trace, draft_lane, from_zero, target_lane
+from doublespec.trace.jsonl import as_jsonl, read_jsonl
+from doublespec.trace.lanes import Timeline, draft_lane, from_zero, target_lane
 from doublespec.trace.ruler import Ruler
-from tests.timelines import parallel_steps, parallel_trace
+from tests.timelines import parallel_steps, parallel_timeline
 
 
 def _serial(new: list[int], guess: list[int], num_drafted: int, begun: float) -> Step:
@@ -80,29 +80,29 @@ def _written(folder: Path, text: str) -> Path:
 
 
 def test_a_trace_comes_back_as_it_was(tmp_path: Path) -> None:
-    trace = replace(parallel_trace(), texts={7: "a\u2028b\r\n", 8: "\x85"})
-    found = read_trace(_written(tmp_path, as_jsonl(trace)))
-    assert replace(found, steps=()) == replace(trace, steps=())
-    assert as_jsonl(found) == as_jsonl(trace)
-    for a, b in zip(found.steps, from_zero(trace.steps), strict=True):
+    timeline = replace(parallel_timeline(), texts={7: "a\u2028b\r\n", 8: "\x85"})
+    found = read_jsonl(_written(tmp_path, as_jsonl(timeline)))
+    assert replace(found, steps=()) == replace(timeline, steps=())
+    assert as_jsonl(found) == as_jsonl(timeline)
+    for a, b in zip(found.steps, from_zero(timeline.steps), strict=True):
         assert (a.new, a.guess, a.finish, a.foreseen) == (b.new, b.guess, b.finish, b.foreseen)
         assert a.begun == pytest.approx(b.begun, abs=1e-9)
         assert [f.tokens for f in a.forwards] == [f.tokens for f in b.forwards]
 
 
 def test_an_answer_without_steps_has_a_trace_too(tmp_path: Path) -> None:
-    trace = Trace("ar", "a target", None, 3, ())
-    assert read_trace(_written(tmp_path, as_jsonl(trace))) == trace
+    timeline = Timeline("ar", "a target", None, 3, ())
+    assert read_jsonl(_written(tmp_path, as_jsonl(timeline))) == timeline
 
 
 def test_any_damage_is_noticed(tmp_path: Path) -> None:
-    text = as_jsonl(parallel_trace())
+    text = as_jsonl(parallel_timeline())
     lines = text.splitlines(keepends=True)
     damaged = [text[:-1], text[:-20], "".join(lines[:-1]), "".join([*lines[:4], *lines[5:]])]
     damaged += [text.replace('"num_drafted":4', '"num_drafted":3', 1), text + "\n", lines[0]]
     for wrong in damaged:
         with pytest.raises(ConfigError, match="is damaged"):
-            read_trace(_written(tmp_path, wrong))
+            read_jsonl(_written(tmp_path, wrong))
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_other_files_are_refused(tmp_path: Path, content: bytes, message: str) -
     path = tmp_path / "x.jsonl"
     path.write_bytes(content)
     with pytest.raises(ConfigError, match=message):
-        read_trace(path)
+        read_jsonl(path)
 
 
 @pytest.mark.parametrize(
@@ -135,18 +135,18 @@ def test_other_files_are_refused(tmp_path: Path, content: bytes, message: str) -
 )
 def test_a_line_that_makes_no_sense_is_named(tmp_path: Path, old: str, new: str) -> None:
     """Also where the checksum is right: somebody may have written it by hand."""
-    body, _, _ = as_jsonl(parallel_trace()).replace(old, new, 1).rpartition('{"event":"end"')
+    body, _, _ = as_jsonl(parallel_timeline()).replace(old, new, 1).rpartition('{"event":"end"')
     end = json.dumps({"event": "end", "crc32": crc32(body.encode())}, separators=(",", ":"))
     with pytest.raises(ConfigError, match=r"trace\.jsonl, line \d+: this is no event"):
-        read_trace(_written(tmp_path, body + end + "\n"))
+        read_jsonl(_written(tmp_path, body + end + "\n"))
 
 
 # -- Chrome's format -----------------------------------------------------------------------------
 
 
 def test_a_chrome_trace_has_two_named_lanes_of_complete_events() -> None:
-    trace = parallel_trace()
-    found = json.loads(json.dumps(chrome_trace(trace)))
+    timeline = parallel_timeline()
+    found = json.loads(json.dumps(chrome_trace(timeline)))
     events = found["traceEvents"]
     names = {e["tid"]: e["args"]["name"] for e in events if e["name"] == "thread_name"}
     assert names == {1: "draft", 2: "target"}
@@ -160,7 +160,7 @@ def test_a_chrome_trace_has_two_named_lanes_of_complete_events() -> None:
         assert all(a[1] <= b[0] + 1e-6 for a, b in pairwise(mine))
     assert sum(event["cat"] == "bubble" for event in complete) == 2
     judged = [event for event in complete if event["cat"] in ("judge", "bubble")]
-    assert len(judged) == len(trace.steps)
+    assert len(judged) == len(timeline.steps)
     assert judged[1]["args"]["accepted_retrieved"] == 6
     assert judged[1]["args"]["drafted"][0] == " t21"
     assert judged[5]["args"]["foreseen"] is True
@@ -170,8 +170,8 @@ def test_a_chrome_trace_has_two_named_lanes_of_complete_events() -> None:
 # -- drawings ------------------------------------------------------------------------------------
 
 
-def _drawn(width: int, trace: Trace | None = None) -> str:
-    steps = from_zero((trace or parallel_trace()).steps)
+def _drawn(width: int, timeline: Timeline | None = None) -> str:
+    steps = from_zero((timeline or parallel_timeline()).steps)
     lines = list(Drawing(target_lane(steps), draft_lane(steps), width).lines())
     assert all(len(line.plain) <= width for line in lines)
     return "\n".join(line.plain for line in [*lines, *legend(lines)])
@@ -191,7 +191,7 @@ def test_the_drawing_fits_any_width(width: int) -> None:
 
 
 def test_a_drawing_of_one_slow_step_and_of_no_time_at_all() -> None:
-    one = replace(parallel_trace(), steps=tuple(parallel_steps()[:1]))
+    one = replace(parallel_timeline(), steps=tuple(parallel_steps()[:1]))
     assert "target" in _drawn(60, one)
     instant = replace(parallel_steps()[0], guess_seconds=0.0, target_seconds=0.0, wait_seconds=0.0)
     assert "target" in _drawn(60, replace(one, steps=(instant,)))
@@ -206,11 +206,11 @@ def test_a_terminal_of_few_characters_gets_ascii() -> None:
 
 
 def test_pictures_are_the_same_each_time() -> None:
-    trace = parallel_trace()
-    picture = timeline(trace, range(12), "svg", "a title")
-    assert picture == timeline(trace, range(12), "svg", "a title")
+    timeline = parallel_timeline()
+    picture = draw_timeline(timeline, range(12), "svg", "a title")
+    assert picture == draw_timeline(timeline, range(12), "svg", "a title")
     assert picture.startswith(b"<?xml")
-    assert timeline(trace, range(2, 5), "png", "a title").startswith(b"\x89PNG")
+    assert draw_timeline(timeline, range(2, 5), "png", "a title").startswith(b"\x89PNG")
 
 
 # -- the commands --------------------------------------------------------------------------------
@@ -246,6 +246,7 @@ def test_generate_records_and_trace_draws(tmp_path: Path) -> None:
         (("trace", "/no/such/file"), "cannot read the trace"),
         (("trace", "README.md"), "is no trace"),
         (("trace", "README.md", "--svg", "/no/such/folder/x.svg"), "there is no folder"),
+        (("trace", "README.md", "--chrome", "-"), "name a file instead of -"),
         (("generate", "x", "--trace", "x.txt"), "a trace is written to a file"),
         (("generate", "x", "--trace", "/no/such/folder/x.json"), "there is no folder"),
     ],
@@ -261,6 +262,6 @@ def test_a_mistake_is_one_sentence(arguments: tuple[str, ...], message: str) -> 
     ("option", "value"), [("--start", "13"), ("--start", "0"), ("--steps", "0")]
 )
 def test_steps_that_are_not_there_are_refused(tmp_path: Path, option: str, value: str) -> None:
-    run = _run("trace", str(_written(tmp_path, as_jsonl(parallel_trace()))), option, value)
+    run = _run("trace", str(_written(tmp_path, as_jsonl(parallel_timeline()))), option, value)
     assert run.returncode == 2
     assert option in run.stderr

@@ -2,7 +2,7 @@
 
 from doublespec.decoding import Step
 from doublespec.drafting.base import DraftForward
-from doublespec.trace.lanes import Trace
+from doublespec.trace.lanes import Timeline
 
 # What was drafted, what was retrieved, how much of it was kept, whether a correction was foreseen.
 _PLAN: tuple[tuple[int, int, int, bool | None], ...] = (
@@ -38,6 +38,6 @@ def parallel_steps(begun: float = 100.0, target: float = 0.016, wait: float = 0.
     return steps
 
 
-def parallel_trace() -> Trace:
+def parallel_timeline() -> Timeline:
     texts = {token: f" t{token}" for token in range(7, 100)}
-    return Trace("double", "a target", "a draft", 20, tuple(parallel_steps()), texts)
+    return Timeline("double", "a target", "a draft", 20, tuple(parallel_steps()), texts)

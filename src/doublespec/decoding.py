@@ -1,22 +1,30 @@
-"""The two loops: in which order target and draft work, and when an answer ends.
+"""The loops: in which order target and draft work, and when an answer ends.
 
 A loop is handed the parts of a method and yields one Step for each forward of the target. It may
 begin in the middle of an answer, and to stop early is to stop iterating: the generator's `finally`
 lets the draft rest.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
+from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
 from time import perf_counter
 
 from doublespec.drafting.base import BackgroundDrafter, Drafter, DraftForward, Pending
 from doublespec.models.base import LanguageModel
 from doublespec.oracle import advance
 from doublespec.sampling import Request, TokenLogprobs
+from doublespec.scheduling import Scheduler
 from doublespec.stopping import Finish, StopRule
 from doublespec.tokens import Tokens, common_prefix
 
 Clock = Callable[[], float]  # seconds; virtual ones in simulations
+Steps = Generator["Step"]  # to stop early, close it
+
+_RETRIEVED_FOR_DRAFTED = (
+    8  # so many retrieved tokens spare the wait for a drafted one (docs/log.md)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +33,12 @@ class Step:
 
     `guess` is what the target was shown; its first `num_drafted` tokens came from the draft, the
     others from retrieval. `new` is what the step settled, cut where the answer ends. Seconds are
-    those the loop spent waiting: for retrieval and a serial draft before the forward
-    (`guess_seconds`), for the forward with its choices (`target_seconds`), for a parallel draft
-    after it (`wait_seconds`), and in all (`seconds`), from `begun` on. `foreseen` says, where the
-    step departed from what was drafted, whether the draft had gone on from that correction in
-    advance (None: it did not depart). `forwards` are the draft's, as far as they were heard of.
+    those the loop spent waiting: for retrieval and for a draft before the forward
+    (`guess_seconds`), for the forward with its choices (`target_seconds`), for a draft in lock-step
+    and its messages after it (`wait_seconds`), and in all (`seconds`), from `begun` on. `foreseen`
+    says, where the step departed from what was drafted, whether the draft had gone on from that
+    correction in advance (None: it did not depart). `forwards` are the draft's, as far as they
+    were heard of.
     """
 
     new: tuple[int, ...]
@@ -61,7 +70,7 @@ def decode_serial(
     stop: StopRule,
     most: int,
     clock: Clock = perf_counter,
-) -> Iterator[Step]:
+) -> Steps:
     """Draft, then judge. `most` bounds the tokens shown to the target in one step."""
     tokens = list(prompt)
     finish: Finish | None = None
@@ -99,7 +108,7 @@ def decode_parallel(
     stop: StopRule,
     most: int,
     clock: Clock = perf_counter,
-) -> Iterator[Step]:
+) -> Steps:
     """Draft while the target judges what was drafted before (PEARL, arXiv 2408.11850; with a
     `helper` that retrieves, Double, arXiv 2601.05524)."""
     tokens = list(prompt)
@@ -107,13 +116,14 @@ def decode_parallel(
     begun = clock()
     try:
         pending = drafter.follow(tokens, _room(tokens, request, stop, most), request)
+        heard = pending.forwards
         while finish is None:
             room = _room(tokens, request, stop, most)
             drafted = pending.tokens[:room]
             run = helper.propose([*tokens, *drafted], room - len(drafted), request)
-            waited = drafter.wait(len(drafted) + len(run) // 8, room)
-            if len(waited) > len(drafted):
-                drafted = waited
+            more = drafter.wait(len(drafted) + len(run) // _RETRIEVED_FOR_DRAFTED, room)
+            if len(more) > len(drafted):
+                drafted = more
                 run = helper.propose([*tokens, *drafted], room - len(drafted), request)
             guess = [*drafted, *run]
             shown = clock()
@@ -121,11 +131,9 @@ def decode_parallel(
             judged = clock()
             new, finish = stop.cut(tokens[request.prompt_length :], settled.tokens)
             tokens += new
+            pending = Pending([])
             if finish is None:
-                room = _room(tokens, request, stop, most)
-                pending = drafter.follow(tokens, room, request)
-            else:
-                pending = Pending([])
+                pending = drafter.follow(tokens, _room(tokens, request, stop, most), request)
             done = clock()
             yield Step(
                 new=tuple(new),
@@ -138,12 +146,31 @@ def decode_parallel(
                 seconds=done - begun,
                 begun=begun,
                 foreseen=pending.foreseen,
-                forwards=pending.forwards,
+                forwards=(*heard, *pending.forwards),
                 logprobs=settled.logprobs[: len(new)],
             )
+            heard = ()
             begun = clock()
     finally:
         drafter.rest()
+
+
+def decode_in_turns(
+    begin: Callable[[str, Tokens], Steps], scheduler: Scheduler, prompt: Tokens
+) -> Steps:
+    """Decodes with the method that the scheduler names, turn by turn; `begin` begins one anywhere
+    in the answer. The first step is not measured: it reads the prompt."""
+    tokens = list(prompt)
+    finish: Finish | None = None
+    while finish is None:
+        turn = scheduler.choose()
+        with closing(begin(turn.name, list(tokens))) as steps:
+            for place, step in enumerate(islice(steps, turn.steps)):
+                if place or len(tokens) > len(prompt):
+                    scheduler.learn(turn, place, len(step.new), step.seconds)
+                tokens += step.new
+                finish = step.finish
+                yield step
 
 
 def _room(tokens: list[int], request: Request, stop: StopRule, most: int) -> int:

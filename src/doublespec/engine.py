@@ -4,7 +4,7 @@ Builds the parts that methods are made of, each when it is first needed, and clo
 """
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from time import perf_counter
 
@@ -16,7 +16,7 @@ from doublespec.config import (
     RetrievalSettings,
     Settings,
 )
-from doublespec.decoding import Clock, Step
+from doublespec.decoding import Clock, Steps
 from doublespec.drafting.background import Link, Patience, RemoteDrafter, StyledDrafter
 from doublespec.drafting.base import BackgroundDrafter, Drafter
 from doublespec.drafting.choice import DraftUnlessRun
@@ -24,11 +24,20 @@ from doublespec.drafting.links import InlineLink, ProcessLink, ThreadLink
 from doublespec.drafting.recipe import DraftRecipe
 from doublespec.drafting.retrieved import Retrieval
 from doublespec.errors import ConfigError
-from doublespec.methods import DRAFTLESS, METHODS, split_name
+from doublespec.methods import (
+    BESIDE,
+    DRAFTLESS,
+    METHODS,
+    SERIAL_DRAFT,
+    candidates,
+    split_name,
+)
 from doublespec.models.base import LanguageModel
-from doublespec.models.devices import use_threads
+from doublespec.models.devices import find_device, usable_cores, use_threads
+from doublespec.models.load import ForwardCost
 from doublespec.retrieval.history import History
 from doublespec.sampling import Request
+from doublespec.scheduling import Measured, Scheduler
 from doublespec.stopping import StopRule
 from doublespec.tokens import Tokens
 
@@ -42,16 +51,16 @@ class Engine:
         target: LanguageModel,
         recipe: DraftRecipe | None,
         settings: Settings,
-        row_cost: float,
+        cost: ForwardCost,
     ) -> None:
-        """`row_cost` is used where the settings leave it open."""
+        """`cost` is that of the target's forwards."""
         self._target = target
         self._settings = settings
+        self._cost = cost
         self.history = History(settings.history_bytes) if settings.history_bytes else None
         if recipe is not None and self.history is not None:
             recipe = replace(recipe, history=self.history.descriptor)
         self._recipe = recipe
-        self._row_cost = row_cost
         self._lock = threading.Lock()
         self._draft_model: LanguageModel | None = None
         self._parts: dict[_Choice, _Parts] = {}
@@ -59,7 +68,7 @@ class Engine:
 
     def decode(
         self, prompt: Tokens, request: Request, stop: StopRule, method: str, tenant: str = ""
-    ) -> Iterator[Step]:
+    ) -> Steps:
         """Yields the Steps of one answer, which later ones of the same tenant may be guessed from.
         Raises ConfigError if the method cannot run here."""
         name, preset = split_name(method)
@@ -74,6 +83,40 @@ class Engine:
         request = replace(request, tenant=self.history.number_of(tenant))
         steps = self._locked(METHODS[name](parts, prompt, request, stop))
         return _kept(steps, self.history, prompt if self._settings.history_prompts else (), tenant)
+
+    def explain(self) -> list[Measured]:
+        """What `auto` has measured, the fastest method first."""
+        with self._lock:
+            parts = self._parts.get(self._choice(Preset()))
+        return parts.scheduler.explain() if parts else []
+
+    def make_scheduler(self) -> Scheduler:
+        """For `auto`: the methods that can run here."""
+        return Scheduler(self._candidates(), {"ar": 1.0 / self._cost.seconds})
+
+    def prepare(self, method: str) -> None:
+        """Loads what the method will need, the draft's process behind the scenes."""
+        name, _ = split_name(method)
+        names = self._candidates() if name == "auto" else [name]
+        if self._recipe is not None and not BESIDE.isdisjoint(names):
+            self.background().launch()
+        if self._recipe is not None and not SERIAL_DRAFT.isdisjoint(names):
+            self.draft_model()
+
+    def wait_for_draft(self) -> bool:
+        """Waits until the draft beside the target is loaded; whether it is."""
+        with self._lock:
+            return self.background().wait_until_ready()
+
+    def _candidates(self) -> list[str]:
+        target = find_device(self._settings.target_device)
+        draft = find_device(self._settings.draft_device or self._settings.target_device)
+        own_core = target.type == draft.type == "cpu" and usable_cores() > 1
+        return candidates(
+            has_draft=self._recipe is not None,
+            beside=self._settings.background != "inline" and (draft != target or own_core),
+            same_device=draft == target,
+        )
 
     def close(self) -> None:
         """Ends background drafters; what is asked for later starts them again."""
@@ -124,14 +167,14 @@ class Engine:
     def _choice(self, preset: Preset) -> "_Choice":
         retrieval = preset.retrieval or self._settings.retrieval
         if retrieval.row_cost is None:
-            retrieval = replace(retrieval, row_cost=self._row_cost)
+            retrieval = replace(retrieval, row_cost=self._cost.row_cost)
         lockstep = (preset.schedule or self._settings.schedule) == "lock-step"
         forks = self._settings.forks if preset.forks is None else preset.forks
         if self._settings.background == "inline":  # it drafts only when it is waited for
             lockstep = True
         return _Choice(retrieval, lockstep, ForkSettings(0 if lockstep else forks or 0))
 
-    def _locked(self, steps: Iterator[Step]) -> Iterator[Step]:
+    def _locked(self, steps: Steps) -> Steps:
         try:
             while True:
                 with self._lock:
@@ -141,10 +184,10 @@ class Engine:
                 yield step
         finally:
             with self._lock:
-                steps.close()  # type: ignore[attr-defined]
+                steps.close()
 
 
-def _kept(steps: Iterator[Step], history: History, prompt: Tokens, tenant: str) -> Iterator[Step]:
+def _kept(steps: Steps, history: History, prompt: Tokens, tenant: str) -> Steps:
     """The steps of an answer, which is kept when it ends or is cancelled."""
     text = list(prompt)
     try:
@@ -152,7 +195,7 @@ def _kept(steps: Iterator[Step], history: History, prompt: Tokens, tenant: str) 
             text += step.new
             yield step
     finally:
-        steps.close()  # type: ignore[attr-defined]
+        steps.close()
         history.add(text, tenant)
 
 
@@ -174,6 +217,7 @@ class _Parts:
         self.clock: Clock = perf_counter
         self._engine = engine
         self._choice = choice
+        self.scheduler = engine.make_scheduler()
         self._target_side = engine.retrieval(choice.retrieval)
         self._lookup = self._target_side.lookup()
         self._drafts: dict[bool, Drafter] = {}

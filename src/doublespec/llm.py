@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from doublespec.config import Settings
-from doublespec.decoding import Step
+from doublespec.decoding import Step, Steps
 from doublespec.drafting.recipe import DraftRecipe
 from doublespec.engine import Engine
 from doublespec.errors import ConfigError
@@ -20,6 +20,7 @@ from doublespec.models.weights import open_checkpoint
 from doublespec.retrieval.datastore import Datastore, fingerprint
 from doublespec.retrieval.history import History
 from doublespec.sampling import Request, SamplingParams, TokenLogprobs
+from doublespec.scheduling import Measured
 from doublespec.stats import Stats, summarise
 from doublespec.stopping import StopRule
 from doublespec.text import Message, TextCodec, TextStream
@@ -87,7 +88,8 @@ class LLM:
         cost = measure_cost(self.target)
         self.recipe = None if draft_name is None else self._recipe(draft_name, cost.seconds)
         self._method = self._choose_method(method)
-        self.engine = Engine(self.target, self.recipe, self.settings, cost.row_cost)
+        self.engine = Engine(self.target, self.recipe, self.settings, cost)
+        self.engine.prepare(self._method)
 
     @property
     def method(self) -> str:
@@ -163,6 +165,10 @@ class LLM:
             raise ConfigError("there is no history with history_bytes=0; give it some bytes")
         return self.engine.history
 
+    def explain(self) -> list[Measured]:
+        """What `auto` has measured so far, the fastest method first."""
+        return self.engine.explain()
+
     def close(self) -> None:
         """Ends background drafters; may be called again."""
         self.engine.close()
@@ -210,15 +216,9 @@ class LLM:
             )
 
     def _choose_method(self, method: str | None) -> str:
-        """`auto`: retrieval alone without a draft; both in turn on one device; else in parallel."""
         if method is None:
             return self._method
-        if method != "auto":
-            return "@".join(filter(None, split_name(method)))
-        if self.recipe is None:
-            return "lookup"
-        same = find_device(self.settings.draft_device) == find_device(self.settings.target_device)
-        return "double-serial" if same else "double"
+        return "@".join(filter(None, split_name(method)))
 
     def _with_datastores(self, paths: str | Path | Sequence[str | Path]) -> Settings:
         """The settings with datastores, each opened once to find out whether it fits."""
@@ -248,7 +248,7 @@ class LLM:
 class Stream:
     """An answer under way: iterate for its pieces of text; to cancel it, stop and `close`."""
 
-    def __init__(self, steps: Iterator[Step], text: TextStream, request: Request) -> None:
+    def __init__(self, steps: Steps, text: TextStream, request: Request) -> None:
         self._events = steps
         self._text = text
         self._request = request
@@ -271,7 +271,7 @@ class Stream:
 
     def close(self) -> None:
         """Cancels the answer: nothing of it goes on running."""
-        self._events.close()  # type: ignore[attr-defined]
+        self._events.close()
 
     @property
     def completion(self) -> Completion:

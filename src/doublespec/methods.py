@@ -3,15 +3,16 @@
 To add one, write a function and put it into METHODS; the losslessness test picks it up.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Protocol
 
 from doublespec.config import PRESETS
-from doublespec.decoding import Clock, Step, decode_parallel, decode_serial
+from doublespec.decoding import Clock, Steps, decode_in_turns, decode_parallel, decode_serial
 from doublespec.drafting.base import BackgroundDrafter, Drafter, NoDrafter
 from doublespec.errors import ConfigError
 from doublespec.models.base import LanguageModel
 from doublespec.sampling import Request
+from doublespec.scheduling import Scheduler
 from doublespec.stopping import StopRule
 from doublespec.tokens import Tokens
 
@@ -22,6 +23,7 @@ class Parts(Protocol):
     target: LanguageModel
     guess_tokens: int
     clock: Clock
+    scheduler: Scheduler
 
     def lookup(self) -> Drafter:
         """Retrieval in the text so far."""
@@ -36,58 +38,64 @@ class Parts(Protocol):
         ...
 
 
-Method = Callable[[Parts, Tokens, Request, StopRule], Iterator[Step]]
+Method = Callable[[Parts, Tokens, Request, StopRule], Steps]
 
 _NOTHING = NoDrafter()
 
 
-def ar(parts: Parts, prompt: Tokens, request: Request, stop: StopRule) -> Iterator[Step]:
+def ar(parts: Parts, prompt: Tokens, request: Request, stop: StopRule) -> Steps:
     """Autoregressive decoding: one token a forward."""
     return _serial(parts, _NOTHING, _NOTHING, prompt, request, stop)
 
 
-def lookup(parts: Parts, prompt: Tokens, request: Request, stop: StopRule) -> Iterator[Step]:
+def lookup(parts: Parts, prompt: Tokens, request: Request, stop: StopRule) -> Steps:
     """Prompt lookup: the target judges a retrieved run."""
     return _serial(parts, _NOTHING, parts.lookup(), prompt, request, stop)
 
 
-def sd(parts: Parts, prompt: Tokens, request: Request, stop: StopRule) -> Iterator[Step]:
+def sd(parts: Parts, prompt: Tokens, request: Request, stop: StopRule) -> Steps:
     """Speculative decoding (arXiv 2211.17192): draft, then judge."""
     return _serial(parts, parts.draft(retrieval=False), _NOTHING, prompt, request, stop)
 
 
-def double_serial(parts: Parts, prompt: Tokens, request: Request, stop: StopRule) -> Iterator[Step]:
+def double_serial(parts: Parts, prompt: Tokens, request: Request, stop: StopRule) -> Steps:
     """Speculative decoding with both of Double's retrievals, for models that share a device."""
     return _serial(parts, parts.draft(retrieval=True), parts.lookup(), prompt, request, stop)
 
 
-def psd(parts: Parts, prompt: Tokens, request: Request, stop: StopRule) -> Iterator[Step]:
+def psd(parts: Parts, prompt: Tokens, request: Request, stop: StopRule) -> Steps:
     """Parallel speculative decoding (PEARL, arXiv 2408.11850): draft while judging."""
     return _parallel(parts, parts.background(retrieval=False), _NOTHING, prompt, request, stop)
 
 
-def double(parts: Parts, prompt: Tokens, request: Request, stop: StopRule) -> Iterator[Step]:
+def double(parts: Parts, prompt: Tokens, request: Request, stop: StopRule) -> Steps:
     """Double (arXiv 2601.05524): PSD with retrieval on both sides."""
     background = parts.background(retrieval=True)
     return _parallel(parts, background, parts.lookup(), prompt, request, stop)
 
 
-def double_target_only(
-    parts: Parts, prompt: Tokens, request: Request, stop: StopRule
-) -> Iterator[Step]:
+def double_target_only(parts: Parts, prompt: Tokens, request: Request, stop: StopRule) -> Steps:
     """Double without draft-side retrieval (the paper's ablation)."""
     background = parts.background(retrieval=False)
     return _parallel(parts, background, parts.lookup(), prompt, request, stop)
 
 
-def double_draft_only(
-    parts: Parts, prompt: Tokens, request: Request, stop: StopRule
-) -> Iterator[Step]:
+def double_draft_only(parts: Parts, prompt: Tokens, request: Request, stop: StopRule) -> Steps:
     """Double without target-side retrieval (the paper's ablation)."""
     return _parallel(parts, parts.background(retrieval=True), _NOTHING, prompt, request, stop)
 
 
+def auto(parts: Parts, prompt: Tokens, request: Request, stop: StopRule) -> Steps:
+    """Whichever of the others is the fastest here, found by trying."""
+
+    def begin(name: str, tokens: Tokens) -> Steps:
+        return METHODS[name](parts, tokens, request, stop)
+
+    return decode_in_turns(begin, parts.scheduler, prompt)
+
+
 METHODS: dict[str, Method] = {
+    "auto": auto,
     "ar": ar,
     "lookup": lookup,
     "sd": sd,
@@ -97,7 +105,16 @@ METHODS: dict[str, Method] = {
     "double-target-only": double_target_only,
     "double-draft-only": double_draft_only,
 }
-DRAFTLESS = ("ar", "lookup")
+DRAFTLESS = frozenset({"auto", "ar", "lookup"})  # methods that can do without a draft
+SERIAL_DRAFT = frozenset({"sd", "double-serial"})  # with a draft before the target
+BESIDE = frozenset({"psd", "double", "double-target-only", "double-draft-only"})  # beside it
+
+
+def candidates(*, has_draft: bool, beside: bool, same_device: bool) -> list[str]:
+    """What `auto` chooses from, the likely best first. `beside`: the draft can work while the
+    target does, on a device or a core of its own."""
+    names = ["double"] * (has_draft and beside) + ["double-serial"] * (has_draft and same_device)
+    return [*names, "lookup", "ar"]
 
 
 def split_name(name: str) -> tuple[str, str | None]:
@@ -105,7 +122,7 @@ def split_name(name: str) -> tuple[str, str | None]:
     ConfigError on unknown ones."""
     method, _, preset = name.partition("@")
     if method not in METHODS:
-        raise ConfigError(f"method must be one of {', '.join(METHODS)} or auto, got {name!r}")
+        raise ConfigError(f"method must be one of {', '.join(METHODS)}, got {name!r}")
     if preset and preset not in PRESETS:
         raise ConfigError(f"the preset after @ must be one of {', '.join(PRESETS)}, got {name!r}")
     return method, preset or None
@@ -118,7 +135,7 @@ def _serial(
     prompt: Tokens,
     request: Request,
     stop: StopRule,
-) -> Iterator[Step]:
+) -> Steps:
     return decode_serial(
         parts.target, drafter, helper, prompt, request, stop, parts.guess_tokens, parts.clock
     )
@@ -131,7 +148,7 @@ def _parallel(
     prompt: Tokens,
     request: Request,
     stop: StopRule,
-) -> Iterator[Step]:
+) -> Steps:
     return decode_parallel(
         parts.target, drafter, helper, prompt, request, stop, parts.guess_tokens, parts.clock
     )

@@ -127,11 +127,12 @@ def check_methods(
                 for method in methods:
                     tokens = llm.generate(list(prompt), params, method=method).tokens
                     yield Comparison(
-                        method, number, params, len(tokens), _differences(tokens, reference)
+                        method, number, params, len(tokens), differences(tokens, reference)
                     )
         seed += 1
 
 
-def _differences(tokens: Sequence[int], reference: Sequence[int]) -> int:
+def differences(tokens: Sequence[int], reference: Sequence[int]) -> int:
+    """At how many places two answers differ."""
     unequal = sum(a != b for a, b in zip(tokens, reference, strict=False))
     return unequal + abs(len(tokens) - len(reference))

@@ -6,11 +6,13 @@ from pathlib import Path
 from doublespec.errors import ConfigError
 
 
-def check_output(path: Path | None, *, force: bool) -> None:
+def check_file(path: Path | None, *, force: bool) -> None:
     """Raises ConfigError if a file could not be written there, or stands there and may not be
-    overwritten. The path "-" is stdout."""
-    if path is None or str(path) == "-":
+    overwritten."""
+    if path is None:
         return
+    if str(path) == "-":
+        raise ConfigError("this output cannot go to stdout; name a file instead of -")
     folder = path.parent
     if not folder.is_dir():
         raise ConfigError(f"cannot write {path}: there is no folder {folder}")
@@ -20,6 +22,12 @@ def check_output(path: Path | None, *, force: bool) -> None:
         raise ConfigError(f"cannot write {path}: the folder {folder} may not be written to")
     if path.exists() and not force:
         raise ConfigError(f"{path} is there already; give another name, or --force to overwrite it")
+
+
+def check_output(path: Path | None, *, force: bool) -> None:
+    """`check_file` for an output that may be stdout, named "-"."""
+    if path is None or str(path) != "-":
+        check_file(path, force=force)
 
 
 def replace_file(path: Path, data: bytes) -> None:

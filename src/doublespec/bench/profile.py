@@ -6,6 +6,7 @@ from pathlib import Path
 from statistics import median
 from time import perf_counter
 
+from doublespec.bench.outputs import replace_file
 from doublespec.config import DraftStyle, ForkSettings
 from doublespec.drafting.ahead import DraftAhead
 from doublespec.drafting.background import RemoteDrafter, StyledDrafter
@@ -82,6 +83,4 @@ class _ToyDraft:
 
 def save_profile(profile: Profile, path: Path) -> None:
     """Writes a profile as JSON: whole, or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(asdict(profile), indent=2) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    replace_file(path, (json.dumps(asdict(profile), indent=2) + "\n").encode())

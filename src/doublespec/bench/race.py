@@ -97,6 +97,12 @@ class Race:
                 self.runs.append(run)
                 yield run
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether every turn was run, but for those of peers that failed."""
+        done = {(run.method, run.prompt, run.round) for run in self.runs}
+        return all(turn in done or turn[0] in self.failures for turn in self.turns())
+
     def _answer(self, name: str, tokens: list[int], params: SamplingParams) -> Stream | None:
         """A whole answer; None from a peer that fails, now or before."""
         if name in self.failures:
@@ -118,7 +124,7 @@ class Race:
         request, stop = self.llm.request(tokens, params)
         if name in self.peers:
             use_threads(self.llm.settings.threads)
-            events = iter(self.peers[name].answer(tokens, request, stop))
+            events = (step for step in self.peers[name].answer(tokens, request, stop))
             return Stream(events, TextStream(self.llm.codec, params.stop), request)
         use_threads(fastest_threads(self._fastest))
         nobody = NoDrafter()

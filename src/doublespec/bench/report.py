@@ -10,13 +10,12 @@ from typing import Any
 from doublespec.bench.plotting import Axes, pyplot, saved
 from doublespec.bench.questions import Item
 from doublespec.bench.race import BASELINE, Run
-from doublespec.decoding import Step
+from doublespec.bench.timeline import comparison
 
 _COLOURS = [
     *("#8a8f98", "#5b6472", "#e0a030", "#4c8bd6", "#2f5fa8", "#c8443f"),
     *("#e77f5b", "#7a4fa3", "#3c9d74", "#9fc089", "#b08968"),
 ]
-_STEPS = 24  # of an answer, in the timeline
 _STYLE = """
 :root { color-scheme: light; }
 body { font: 16px/1.5 system-ui, sans-serif; color: #1c2430; background: #f5f6f8; margin: 0; }
@@ -60,8 +59,7 @@ def bench_page(report: Mapping[str, Any], runs: Sequence[Run], items: Sequence[I
                  "How often a token at this position was kept where it was shown."),
         _section("Where the time goes", _time(found),
                  "Guess: retrieval and a serial draft. Wait: for a parallel draft."),
-        _section("A sequence of steps", _timelines(shown), "One answer by each method: above, the "
-                 "target's forwards; below, what was drafted before them or waited for."),
+        _timelines(shown),
         "<h2>The texts</h2>",
         *_texts(runs, items),
     ]  # fmt: skip
@@ -219,30 +217,14 @@ def _time(found: Mapping[str, Any]) -> str:
 
 
 def _timelines(runs: Sequence[Run]) -> str:
-    first = {run.method: run for run in reversed(runs) if run.prompt == runs[0].prompt}
-    figure, axes = pyplot.subplots(figsize=(9, 0.8 * len(first) + 1))
-    for row, run in enumerate(first.values()):
-        _lanes(axes, row, run.steps[1 : _STEPS + 1])
-    axes.set_yticks(range(len(first)), list(first))
-    axes.invert_yaxis()
-    axes.set_xlabel("milliseconds; the number is the tokens that the step settled")
-    return _svg(figure)
-
-
-def _lanes(axes: Axes, row: int, steps: Sequence[Step]) -> None:
-    """Two lanes: the target above, guesses and waiting below."""
-    now = 0.0
-    for step in steps:
-        target = now + step.guess_seconds * 1e3
-        after = target + step.target_seconds * 1e3
-        axes.barh(row + 0.18, target - now, 0.3, now, color="#e0a030")
-        axes.barh(row - 0.18, after - target, 0.3, target, color="#2f5fa8", edgecolor="white")
-        axes.barh(row + 0.18, step.wait_seconds * 1e3, 0.3, after, color="#c9ced6")
-        axes.text(
-            (target + after) / 2, row - 0.18, str(len(step.new)), color="white", fontsize=6,
-            ha="center", va="center", clip_on=True,
-        )  # fmt: skip
-        now += step.seconds * 1e3
+    """Nothing if no answer has more than its first step."""
+    long = [run for run in runs if len(run.steps) > 1]
+    if not long:
+        return ""
+    steps = {run.method: run.steps for run in reversed(long) if run.prompt == long[0].prompt}
+    first = {name: steps[name] for name in dict.fromkeys(r.method for r in long) if name in steps}
+    note = "One answer by each method, from its second step on: the draft above, the target below."
+    return _section("Steps in the same time", _embedded(comparison(first)), note)
 
 
 def _texts(runs: Sequence[Run], items: Sequence[Item]) -> list[str]:
@@ -277,5 +259,9 @@ def _svg(figure: Any) -> str:
     for axes in figure.axes:
         axes.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
+    return _embedded(figure)
+
+
+def _embedded(figure: Any) -> str:
     text = saved(figure, "svg", transparent=True).decode()
     return text[text.index("<svg") :]

@@ -28,8 +28,8 @@ class RunLog:
         lines = _lines(path)
         if lines and lines[0] != header:
             raise ConfigError(
-                f"{path} holds the runs of another benchmark (other models, prompts or parameters)"
-                "; resume it as it was begun, or give another file"
+                f"{path} holds the runs of another benchmark (other models, prompts, settings or "
+                "program); resume it as it was begun, or give another file"
             )
         self.runs = [_as_run(line, f"{path}, line {n}") for n, line in enumerate(lines[1:], 2)]
         text = "".join(line + "\n" for line in lines or [header])

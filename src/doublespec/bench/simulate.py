@@ -17,9 +17,10 @@ from doublespec.drafting.odds import Odds
 from doublespec.drafting.retrieved import Retrieval
 from doublespec.drafting.worker import Draft, Worker
 from doublespec.errors import ConfigError
-from doublespec.methods import METHODS, split_name
+from doublespec.methods import METHODS, candidates, split_name
 from doublespec.models.base import LanguageModel
 from doublespec.sampling import Request, SamplingParams
+from doublespec.scheduling import Scheduler
 from doublespec.stats import summarise
 from doublespec.stopping import StopRule
 from doublespec.tokens import Tokens
@@ -92,8 +93,14 @@ def plans(
 def simulate(plan: Plan, machine: Machine, traces: Sequence[Replay]) -> Outcome:
     """Answers every trace with a plan. The same arguments give the same outcome, to the bit."""
     target, draft = Retrieval(plan.retrieval), Retrieval(plan.retrieval)
-    choice = target.choice(plan.gamma, plan.gamma / machine.ratio)
-    kept = _Kept(target.lookup(), draft.lookup(), choice, Odds())
+    names = candidates(has_draft=True, beside=machine.devices > 1, same_device=machine.devices == 1)
+    kept = _Kept(
+        target.lookup(),
+        draft.lookup(),
+        target.choice(plan.gamma, plan.gamma / machine.ratio),
+        Odds(),
+        Scheduler(names, {"ar": 1.0 / machine.target(1)}),
+    )
     answers = [_Parts(plan, machine, trace, kept) for trace in traces]
     steps = [step for parts in answers for step in parts.answer()]
     return _outcome(plan, machine, steps, answers)
@@ -124,6 +131,7 @@ class _Kept:
     draft_side: Drafter
     choice: Choice | None  # where a serial draft is left out
     odds: Odds
+    scheduler: Scheduler
 
 
 class _Parts:
@@ -137,6 +145,7 @@ class _Parts:
         self._now = VirtualClock()
         self._link: VirtualLink | None = None
         self.clock: Clock = self._now
+        self.scheduler = kept.scheduler
         self.guess_tokens = plan.guess_tokens
         self.target: LanguageModel = TimedModel(
             trace.target(), self._target_seconds, self._now, self._share

@@ -3,22 +3,25 @@
 Needs the extra `bench` (matplotlib). The same trace gives the same bytes.
 """
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from statistics import median
 from typing import Any
 
 from doublespec.bench.plotting import INK, Patch, PictureFormat, pyplot, saved
+from doublespec.decoding import Step
 from doublespec.trace.lanes import (
     DraftEvent,
     TargetEvent,
-    Trace,
+    Timeline,
     draft_lane,
     from_zero,
     target_lane,
 )
 from doublespec.trace.ruler import Ruler
 
-_ROW = 9  # typical forwards of the target in a row
+_ROW = 9.2  # typical forwards of the target in a row
+_WINDOW = 12.2  # the same, in a comparison
 _LONGEST = 1.6  # of a stretch, in typical forwards; what is longer is shortened
 _COLOURS = {
     "draft": "#e0a030",
@@ -42,11 +45,12 @@ _RED, _JUDGE, _LANE = "#c8443f", "#dfe8f5", "#f5f6f8"
 _DRAFT_Y, _TARGET_Y = (1.12, 1.72), (0.0, 0.92)  # where the lanes lie
 
 
-def timeline(trace: Trace, chosen: range, kind: PictureFormat, title: str) -> bytes:
+def draw_timeline(timeline: Timeline, chosen: range, kind: PictureFormat, title: str) -> bytes:
     """The chosen steps, counted from 0, as a file."""
-    steps = from_zero(trace.steps)
+    steps = from_zero(timeline.steps)
     shown = target_lane(steps)[chosen.start : chosen.stop]
-    picture = _Picture(shown, draft_lane(steps))
+    typical = median(event.target_seconds for event in shown) or 1e-3
+    picture = _Picture(shown, draft_lane(steps), typical, _LONGEST * typical, _ROW * typical)
     rows = list(picture.rows())
     figure, grid = pyplot.subplots(
         len(rows), figsize=(11, 1.45 * len(rows) + 0.9), squeeze=False, layout="constrained"
@@ -59,15 +63,46 @@ def timeline(trace: Trace, chosen: range, kind: PictureFormat, title: str) -> by
     return saved(figure, kind)
 
 
+def comparison(answers: Mapping[str, Sequence[Step]]) -> Any:
+    """A figure of what methods settle in the same time, from each one's second step on."""
+    lanes = {name: from_zero(steps[1:]) for name, steps in answers.items()}
+    typical = median(s.target_seconds for steps in lanes.values() for s in steps) or 1e-3
+    figure, grid = pyplot.subplots(
+        len(lanes), figsize=(11, 1.25 * len(lanes) + 0.6), squeeze=False, layout="constrained"
+    )
+    shown = []
+    for axes, (name, steps) in zip(grid[:, 0], lanes.items(), strict=True):
+        picture = _Picture(
+            target_lane(steps), draft_lane(steps), typical, math.inf, _WINDOW * typical
+        )
+        row = next(picture.rows())
+        picture.draw(axes, row)
+        settled = sum(event.settled for event in row)
+        axes.set_title(f"{name}: {settled} tokens, {len(row)} steps", loc="left", fontsize=9)
+        shown += row
+    figure.legend(handles=list(_handles(shown)), loc="outside lower left", ncols=7, frameon=False,
+                  fontsize=8)  # fmt: skip
+    return figure
+
+
 class _Picture:
     """Draws steps on axes, all at one scale."""
 
-    def __init__(self, target: Sequence[TargetEvent], draft: Sequence[DraftEvent]) -> None:
+    def __init__(
+        self,
+        target: Sequence[TargetEvent],
+        draft: Sequence[DraftEvent],
+        typical: float,
+        longest: float,
+        width: float,
+    ) -> None:
+        """`typical` is how long a forward of the target takes, `longest` what is not shortened,
+        `width` what fits in a row, all in seconds."""
         self._target = target
         self._draft = draft
-        self._typical = median(event.target_seconds for event in target) or 1e-3
-        self._place = Ruler(target, _LONGEST * self._typical)
-        self._width = (_ROW + 0.2) * self._typical
+        self._typical = typical
+        self._place = Ruler(target, longest)
+        self._width = width
         self._digits = 1 if self._typical < 0.01 else 0
 
     def rows(self) -> Iterator[list[TargetEvent]]:
@@ -119,8 +154,9 @@ class _Picture:
         edge = _RED if event.is_bubble else _COLOURS["own"]
         left, width = self._box(axes, start, stop, _TARGET_Y, _COLOURS["bubble"] if event.is_bubble
                                 else _JUDGE, edge)  # fmt: skip
-        label = f"{'bubble: ' if event.is_bubble else ''}{event.settled}"
-        label += " new" if width > 0.3 * self._typical else ""
+        label = f"{event.settled} new" if width > 0.3 * self._typical else f"{event.settled}"
+        if event.is_bubble:
+            label = f"bubble: {label}" if width > 0.8 * self._typical else "bubble"
         axes.text(left + 0.06 * self._typical, 0.66, label, color=edge, fontsize=8, va="center",
                   clip_on=True)  # fmt: skip
         self._draw_tokens(axes, event, left, width)

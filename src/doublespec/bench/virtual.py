@@ -5,6 +5,7 @@ long as a machine's numbers say, and nothing waits. Deterministic to the last bi
 """
 
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from torch import Tensor
 
@@ -14,6 +15,7 @@ from doublespec.drafting.worker import Worker
 from doublespec.models.base import Branch
 from doublespec.tokens import Tokens
 
+M = TypeVar("M")
 Seconds = Callable[[int], float]  # of a forward over so many rows
 
 
@@ -79,10 +81,12 @@ class VirtualLink:
         self._worker_clock = worker_clock
         self._delay = delay
         self._inbox: list[tuple[float, ToDraft]] = []  # by arrival
-        self._outbox: list[tuple[float, FromDraft]] = [(clock.now, Ready())]
+        self._outbox: list[tuple[float, FromDraft]] = []
+        self._worker_clock.now = max(self._worker_clock.now, clock.now)
+        self._post(self._outbox, clock.now, Ready())
 
     def send(self, message: ToDraft) -> None:
-        self._inbox.append((self._clock.now + self._delay, message))
+        self._post(self._inbox, self._clock.now, message)
 
     def receive(self, seconds: float) -> list[FromDraft]:
         self.run_until(self._clock.now)
@@ -122,8 +126,12 @@ class VirtualLink:
         return self._worker_clock.now - begun
 
     def _say(self, messages: list[FromDraft]) -> None:
-        arrival = self._worker_clock.now + self._delay
-        self._outbox += [(arrival, message) for message in messages]
+        for message in messages:
+            self._post(self._outbox, self._worker_clock.now, message)
+
+    def _post(self, box: list[tuple[float, M]], time: float, message: M) -> None:
+        """Sends a message at a time: it arrives when its delay is over."""
+        box.append((time + self._delay, message))
 
     def _arrived(self, time: float) -> list[FromDraft]:
         return [message for arrival, message in self._outbox if arrival <= time]

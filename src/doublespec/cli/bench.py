@@ -6,13 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
+from zlib import crc32
 
 import typer
-from rich.box import SIMPLE_HEAD
-from rich.table import Column, Table
 
 from doublespec.bench.markdown import as_markdown
-from doublespec.bench.outputs import check_output, replace_file
+from doublespec.bench.outputs import check_file, check_output, replace_file
 from doublespec.bench.peers import OWN_PLAIN, PEERS, check_peers, make_peers
 from doublespec.bench.provenance import model_provenance, provenance
 from doublespec.bench.questions import (
@@ -22,13 +21,14 @@ from doublespec.bench.questions import (
     check_prompt_names,
     read_questions,
 )
-from doublespec.bench.race import BASELINE, Race
+from doublespec.bench.race import Race
 from doublespec.bench.record import record_traces
 from doublespec.bench.results import faults, results
 from doublespec.bench.runs import RunLog
 from doublespec.bench.stored import without_stored
 from doublespec.bench.traces import write_traces
 from doublespec.cli import options
+from doublespec.cli.bench_table import table
 from doublespec.cli.options import errors, terminal
 from doublespec.errors import ConfigError
 from doublespec.llm import BUNDLED, LLM
@@ -37,8 +37,6 @@ from doublespec.retrieval.datastore import Datastore
 from doublespec.sampling import SamplingParams
 
 Report = dict[str, Any]
-
-_COLUMNS = ("method", "tokens/s", "ratio", "95 %", "M", "first", "rep.", "equal")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +62,7 @@ class _Outputs:
         twice = next((path for path in self.paths if self.paths.count(path) > 1), None)
         if twice is not None:
             raise ConfigError(f"two reports cannot both be written to {twice}; give another name")
+        check_file(self.record, force=force)
         for path in self.paths:
             check_output(path, force=force)
         options.check_pictures(self.html)
@@ -195,15 +194,15 @@ def _log(
     if path is None:
         return None
     if not path.exists():
-        check_output(path, force=True)
+        check_file(path, force=True)
     what = {
-        "models": origin["models"],
-        "dtype": origin["dtype"],
-        "threads": origin["threads"],
+        **{name: origin[name] for name in ("models", "dtype", "threads", "revision", "versions")},
         "params": str(asdict(race.params)),
+        "settings": str(asdict(race.llm.settings)),
         "datastores": origin.get("datastores", []),
         "prompts": [
-            [item.id, len(tokens)] for item, tokens in zip(items, race.prompts, strict=True)
+            [item.id, crc32(str(tokens).encode())]
+            for item, tokens in zip(items, race.prompts, strict=True)
         ],
     }
     log = RunLog(path, what)
@@ -243,14 +242,13 @@ def _report(race: Race, items: Sequence[Item], origin: Mapping[str, Any]) -> Rep
     categories = [item.category for item in items]
     own_plain = {name: OWN_PLAIN[name] for name in race.peers}
     found = results(race.runs, categories, own_plain, race.params.seed)
-    total = len(race.names) * len(race.prompts) * race.rounds
     return {
         "provenance": {
             **origin,
             "params": asdict(race.params),
             "prompts": len(items),
             "rounds": race.rounds,
-            "complete": len(race.runs) == total,
+            "complete": race.is_complete,
         },
         "results": found,
         "peers": {name: "failed" if name in race.failures else "ran" for name in race.peers},
@@ -263,7 +261,7 @@ def _report(race: Race, items: Sequence[Item], origin: Mapping[str, Any]) -> Rep
 
 def _show(report: Report, race: Race, items: Sequence[Item], outputs: _Outputs) -> None:
     console = errors if outputs.use_stdout else terminal
-    console.print(_table(report))
+    console.print(table(report))
     for name, reason in report["failures"].items():
         errors.print(f"peer {name} failed: {reason}", style="yellow", highlight=False)
     for fault in report["faults"]:
@@ -283,37 +281,3 @@ def _write(path: Path, text: str) -> None:
         sys.stdout.write(text)
     else:
         replace_file(path, text.encode())
-
-
-def _table(report: Report) -> Table:
-    origin = report["provenance"]
-    table = Table(
-        *(Column(name, no_wrap=True) for name in _COLUMNS),
-        title=f"{origin['prompts']} prompts, {origin['rounds']} interleaved rounds",
-        caption=f"'{BASELINE}': plain decoding in its fastest shape. ratio: to it or to 'ar', the "
-        "faster one, with a 95 % interval. M: tokens a step. first: milliseconds to the first "
-        "token. rep.: share of 8-grams that stood in the text before. equal: texts equal to those "
-        "of 'ar'; of a peer: to its own plain decoding's.",
-        box=SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-    )
-    for name, rows in report["results"].items():
-        row = rows["all"]
-        table.add_row(
-            name,
-            f"{row['tokens_per_second']:.1f}",
-            *_ratio(row),
-            f"{row['mean_accepted_length']:.2f}",
-            f"{row['ttft_seconds'] * 1e3:.0f}",
-            f"{row['repeated_8grams']:.0%}",
-            f"{row['identical']}/{row['compared']}",
-        )
-    return table
-
-
-def _ratio(row: Mapping[str, Any]) -> tuple[str, str]:
-    """The ratio and its interval; nothing where plain decoding has answered none of the prompts."""
-    if row["ratio"] is None:
-        return "-", "-"
-    low, high = row["ratio_interval"]
-    return f"{row['ratio']:.2f}", f"{low:.2f}-{high:.2f}"

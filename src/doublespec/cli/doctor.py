@@ -9,6 +9,7 @@ import typer
 from rich.table import Table
 
 from doublespec.bench.exactness import OTHER_THREADS, Trial, check_model
+from doublespec.bench.outputs import check_file
 from doublespec.bench.profile import (
     ROW_COUNTS,
     Profile,
@@ -18,7 +19,6 @@ from doublespec.bench.profile import (
 )
 from doublespec.cli import options
 from doublespec.cli.options import terminal
-from doublespec.errors import ConfigError
 from doublespec.llm import BUNDLED, LLM
 from doublespec.models.devices import (
     all_devices,
@@ -40,11 +40,11 @@ def doctor(
     draft_device: options.DraftDevice = None,
     dtype: options.Dtype = None,
     threads: options.Threads = None,
+    force: options.Force = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Measure forwards, test bit-exactness, recommend a method; exit code 1 if bits differ."""
-    if save is not None and not save.parent.is_dir():
-        raise ConfigError(f"cannot save the profile: there is no folder {save.parent}")
+    check_file(save, force=force)
     settings = {
         "target_device": target_device,
         "draft_device": draft_device,

@@ -14,7 +14,7 @@ from doublespec.errors import ConfigError
 from doublespec.llm import BUNDLED, LLM, Completion, Stream
 from doublespec.methods import DRAFTLESS, split_name
 from doublespec.sampling import SamplingParams
-from doublespec.trace.lanes import Trace
+from doublespec.trace.lanes import Timeline
 
 
 def generate(
@@ -115,10 +115,10 @@ def figures(completion: Completion) -> str:
     )
 
 
-def _trace(llm: LLM, stream: Stream, target: str, draft: str | None) -> Trace:
+def _trace(llm: LLM, stream: Stream, target: str, draft: str | None) -> Timeline:
     """What has happened so far, with the texts of its tokens."""
     seen = {token for step in stream.steps for token in (*step.guess, *step.new)}
-    return Trace(
+    return Timeline(
         method=llm.method,
         target=target,
         draft=None if split_name(llm.method)[0] in DRAFTLESS else draft,

@@ -10,7 +10,7 @@ from rich.text import Text
 from doublespec.trace.lanes import DraftEvent, TargetEvent
 from doublespec.trace.ruler import Ruler
 
-_FORWARD = 12  # columns of a typical forward of the target, where there is room
+_FORWARD = 14  # columns of a typical forward of the target, where there is room
 _MARGIN = 8  # columns before the lanes, for their names
 _KEPT, _RETRIEVED, _REFUSED, _OWN, _FORESEEN, _BUBBLE = "drx+⊕∅"
 _IDLE, _WAIT, _RETRIEVE, _SETTLED, _CUT = "·~:=»"

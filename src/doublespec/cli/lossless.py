@@ -1,10 +1,11 @@
 """`doublespec lossless`: the promise, checked at scale on the user's own models."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
+from doublespec.bench.chaos import TIMEOUT_SECONDS, Census, attack, memory_growth
 from doublespec.bench.exactness import Comparison, check_methods
 from doublespec.bench.prompts import DEMO_PROMPTS
 from doublespec.cli import options
@@ -21,6 +22,13 @@ def lossless(
     methods: Annotated[str, typer.Option(help="Comma-separated; default: all that can run.")] = "",
     temperatures: Annotated[str, typer.Option(help="Comma-separated.")] = "0,0.7,1.2",
     max_tokens: options.MaxTokens = 160,
+    chaos: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Instead: so many answers while the draft's process is killed and stopped."
+        ),
+    ] = None,
+    seed: options.Seed = 0,
     background: options.Background = "process",
     target_device: options.TargetDevice = None,
     draft_device: options.DraftDevice = None,
@@ -37,6 +45,9 @@ def lossless(
         "threads": threads,
         "history_bytes": 0,
     }
+    if chaos is not None:
+        _attack(target, draft, {**settings, "background": "process"}, chaos, seed, as_json)
+        return
     heats = _numbers(temperatures)
     with options.loaded(target, draft, **settings) as llm:
         names = _names(llm, methods)
@@ -49,6 +60,48 @@ def lossless(
         _print(comparisons, names)
         terminal.print(f"{total:,} tokens compared, {differences} differ", style="bold")
     if differences:
+        raise typer.Exit(1)
+
+
+def _attack(
+    target: str, draft: str | None, settings: dict[str, Any], count: int, seed: int, as_json: bool
+) -> None:
+    """The same with a draft that dies and comes back; exit code 1 if a token differs or anything
+    is left behind."""
+    if options.draft_name(target, draft) is None:
+        raise ConfigError("--chaos needs a draft to kill, got none; give one with --draft")
+    with LLM(target) as llm:
+        prompts = [_encode(llm, prompt.text) for prompt in DEMO_PROMPTS]
+
+    def load() -> LLM:
+        name = options.draft_name(target, draft)
+        return LLM(target, name, draft_timeout=TIMEOUT_SECONDS, **settings)
+
+    census = Census()
+    with options.progress_bar() as bar:
+        attacked = attack(load, prompts, count, seed)
+        answers = list(bar.track(attacked, total=count, description="answering under attack"))
+    leaks = census.leaks()
+    found = {
+        "generations": len(answers),
+        "tokens": sum(answer.tokens for answer in answers),
+        "differences": sum(answer.differences for answer in answers),
+        "leaked": leaks.total,
+        "signals": sum(answer.signals for answer in answers),
+        "drafted": sum(answer.drafted for answer in answers),
+        "memory_growth": round(memory_growth(answers), 4),
+    }
+    if as_json:
+        options.print_json(found)
+    else:
+        terminal.print(
+            f"{found['generations']} answers ({found['drafted']} with a draft) under "
+            f"{found['signals']} signals: {found['tokens']:,} tokens, {found['differences']} "
+            f"differ; left behind: {leaks.processes} processes, {leaks.descriptors} descriptors, "
+            f"{leaks.threads} threads; memory {found['memory_growth']:+.1%}",
+            style="bold",
+        )
+    if found["differences"] or found["leaked"]:
         raise typer.Exit(1)
 
 

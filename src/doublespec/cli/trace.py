@@ -10,7 +10,7 @@ from rich.columns import Columns
 from rich.console import Console
 from rich.text import Text
 
-from doublespec.bench.outputs import check_output, replace_file
+from doublespec.bench.outputs import check_file, replace_file
 from doublespec.cli import options
 from doublespec.cli.lanes import Drawing, in_ascii, legend
 from doublespec.cli.options import terminal
@@ -18,8 +18,8 @@ from doublespec.decoding import Step
 from doublespec.errors import ConfigError
 from doublespec.stats import summarise
 from doublespec.trace.chrome import chrome_trace
-from doublespec.trace.jsonl import as_jsonl, read_trace
-from doublespec.trace.lanes import Trace, draft_lane, from_zero, target_lane
+from doublespec.trace.jsonl import as_jsonl, read_jsonl
+from doublespec.trace.lanes import Timeline, draft_lane, from_zero, target_lane
 
 
 def trace(
@@ -35,31 +35,33 @@ def trace(
 ) -> None:
     """Draw what happened: the draft's lane above, the target's below."""
     for output in (svg, png, chrome):
-        check_output(output, force=force)
+        check_file(output, force=force)
     options.check_pictures(svg, png)
-    found = read_trace(path)
-    chosen = _choose(len(found.steps), start, num_steps)
-    _print(found, chosen, terminal)
+    timeline = read_jsonl(path)
+    chosen = _choose(len(timeline.steps), start, num_steps)
+    _print(timeline, chosen, terminal)
     if chrome is not None:
-        replace_file(chrome, json.dumps(chrome_trace(found), ensure_ascii=False).encode())
+        replace_file(chrome, json.dumps(chrome_trace(timeline), ensure_ascii=False).encode())
     if svg is not None or png is not None:
-        _draw(found, chosen, svg, png)
+        _draw(timeline, chosen, svg, png)
 
 
-def _draw(found: Trace, chosen: range, svg: Path | None, png: Path | None) -> None:
-    from doublespec.bench.timeline import timeline  # needs the extra `bench`
+def _draw(timeline: Timeline, chosen: range, svg: Path | None, png: Path | None) -> None:
+    from doublespec.bench.timeline import draw_timeline  # needs the extra `bench`
 
-    title = _title(found, chosen)
+    title = _title(timeline, chosen)
     if svg is not None:
-        replace_file(svg, timeline(found, chosen, "svg", title))
+        replace_file(svg, draw_timeline(timeline, chosen, "svg", title))
     if png is not None:
-        replace_file(png, timeline(found, chosen, "png", title))
+        replace_file(png, draw_timeline(timeline, chosen, "png", title))
 
 
-def write_trace(path: Path, found: Trace) -> None:
+def write_trace(path: Path, timeline: Timeline) -> None:
     """Writes a trace in the format that the file's name asks for."""
-    is_chrome = path.suffix == ".json"
-    text = json.dumps(chrome_trace(found), ensure_ascii=False) if is_chrome else as_jsonl(found)
+    if path.suffix == ".json":
+        text = json.dumps(chrome_trace(timeline), ensure_ascii=False)
+    else:
+        text = as_jsonl(timeline)
     replace_file(path, text.encode())
 
 
@@ -70,7 +72,7 @@ def check_trace_path(path: Path | None, *, force: bool) -> None:
             f"a trace is written to a file .jsonl (for `doublespec trace`) or .json (for "
             f"Perfetto), got {path}"
         )
-    check_output(path, force=force)
+    check_file(path, force=force)
 
 
 def _choose(total: int, start: int, num_steps: int) -> range:
@@ -82,21 +84,21 @@ def _choose(total: int, start: int, num_steps: int) -> range:
     return range(start - 1, min(total, start - 1 + num_steps))
 
 
-def _print(found: Trace, chosen: range, console: Console) -> None:
-    console.print(_title(found, chosen), style="bold", highlight=False, markup=False)
-    steps = from_zero(found.steps)
+def _print(timeline: Timeline, chosen: range, console: Console) -> None:
+    console.print(_title(timeline, chosen), style="bold", highlight=False, markup=False)
+    steps = from_zero(timeline.steps)
     if chosen:
         shown = target_lane(steps)[chosen.start : chosen.stop]
         lines = list(Drawing(shown, draft_lane(steps), console.width).lines())
         _print_drawing(lines, console)
-    console.print(figures(found.steps), highlight=False)
+    console.print(figures(timeline.steps), highlight=False)
 
 
-def _title(found: Trace, chosen: range) -> str:
-    names = found.target if found.draft is None else f"{found.target}, drafted by {found.draft}"
-    title = f"{found.method}: {names}"
-    if len(chosen) < len(found.steps):
-        title += f"; steps {chosen.start + 1} to {chosen.stop} of {len(found.steps)}"
+def _title(timeline: Timeline, chosen: range) -> str:
+    names = timeline.target + (f", drafted by {timeline.draft}" if timeline.draft else "")
+    title = f"{timeline.method}: {names}"
+    if len(chosen) < len(timeline.steps):
+        title += f"; steps {chosen.start + 1} to {chosen.stop} of {len(timeline.steps)}"
     return title
 
 

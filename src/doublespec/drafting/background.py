@@ -108,12 +108,13 @@ class RemoteDrafter:
         if self._link is None and self._clock() >= self._retry_at:
             self._guarded(self._open)
 
-    def wait_until_ready(self) -> None:
-        """Waits until the draft is loaded, has failed, or has taken too long."""
-        self.launch()
+    def wait_until_ready(self) -> bool:
+        """Waits until the draft is loaded, has failed, or has taken too long; whether it is."""
         stop = self._clock() + self._patience.start_seconds
+        self.launch()
         while self._link is not None and not self._ready and self._clock() < stop:
             self._guarded(lambda: self._hear(stop - self._clock()))
+        return self._ready
 
     def follow(self, tokens: Tokens, limit: int, request: Request, style: DraftStyle) -> Pending:
         """As `BackgroundDrafter.follow`."""

@@ -54,7 +54,7 @@ class Worker:
     def take(self, message: ToDraft) -> list[FromDraft]:
         """Takes in a message; what must be answered at once."""
         if isinstance(message, Rest):
-            self._left = 0
+            self._left, self._owes_answer = 0, self._draft is not None
             return []
         if message.number <= self._number:
             return []  # it comes late, or again

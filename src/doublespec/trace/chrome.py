@@ -8,7 +8,7 @@ from doublespec.stats import summarise
 from doublespec.trace.lanes import (
     DraftEvent,
     TargetEvent,
-    Trace,
+    Timeline,
     draft_lane,
     from_zero,
     target_lane,
@@ -17,23 +17,23 @@ from doublespec.trace.lanes import (
 _LANES = {"draft": 1, "target": 2}  # thread ids: the order in which they are shown
 
 
-def chrome_trace(trace: Trace) -> dict[str, Any]:
+def chrome_trace(timeline: Timeline) -> dict[str, Any]:
     """The trace as JSON that opens in Perfetto and chrome://tracing: two threads, "draft" above
     "target", times in microseconds."""
-    steps = from_zero(trace.steps)
-    events = [_name_event("process_name", 0, f"doublespec {trace.method}")]
+    steps = from_zero(timeline.steps)
+    events = [_name_event("process_name", 0, f"doublespec {timeline.method}")]
     events += [_name_event("thread_name", number, name) for name, number in _LANES.items()]
-    events += [_chrome_draft(event, trace) for event in draft_lane(steps)]
+    events += [_chrome_draft(event, timeline) for event in draft_lane(steps)]
     for event in target_lane(steps):
-        events += _chrome_target(event, steps[event.step], trace)
+        events += _chrome_target(event, steps[event.step], timeline)
     stats = summarise(steps)
     return {
         "traceEvents": events,
         "displayTimeUnit": "ms",
         "otherData": {
-            "method": trace.method,
-            "target": trace.target,
-            "draft": trace.draft,
+            "method": timeline.method,
+            "target": timeline.target,
+            "draft": timeline.draft,
             "steps": stats.steps,
             "mean_accepted_length": stats.mean_accepted_length,
             "bubbles": stats.bubbles,
@@ -47,26 +47,26 @@ def _name_event(kind: str, thread: int, name: str) -> dict[str, Any]:
     return {"ph": "M", "ts": 0, "pid": 1, "tid": thread, "name": kind, "args": {"name": name}}
 
 
-def _chrome_draft(event: DraftEvent, trace: Trace) -> dict[str, Any]:
+def _chrome_draft(event: DraftEvent, timeline: Timeline) -> dict[str, Any]:
     args = {
         "step": event.step + 1,
         "rows": event.rows,
-        "tokens": _shown(event.tokens, trace),
+        "tokens": _shown(event.tokens, timeline),
         "branches": event.branches,
     }
     stop = event.begun + event.seconds
     return _slice("draft", f"draft {len(event.tokens)}", "draft", event.begun, stop, args)
 
 
-def _chrome_target(event: TargetEvent, step: Step, trace: Trace) -> list[dict[str, Any]]:
+def _chrome_target(event: TargetEvent, step: Step, timeline: Timeline) -> list[dict[str, Any]]:
     args = {
         "step": event.step + 1,
         "rows": len(step.guess) + 1,
-        "drafted": _shown(step.guess[: step.num_drafted], trace),
-        "retrieved": _shown(step.guess[step.num_drafted :], trace),
+        "drafted": _shown(step.guess[: step.num_drafted], timeline),
+        "retrieved": _shown(step.guess[step.num_drafted :], timeline),
         "accepted_drafted": event.kept_drafted,
         "accepted_retrieved": event.kept_retrieved,
-        "new": _shown(step.new, trace),
+        "new": _shown(step.new, timeline),
         "bubble": event.is_bubble,
         "foreseen": event.foreseen,
         "finish": step.finish,
@@ -97,6 +97,6 @@ def _slice(
     }
 
 
-def _shown(tokens: Sequence[int], trace: Trace) -> list[str]:
+def _shown(tokens: Sequence[int], timeline: Timeline) -> list[str]:
     """Tokens for people: their texts, or their ids where no text is known."""
-    return [trace.texts.get(token) or str(token) for token in tokens]
+    return [timeline.texts.get(token) or str(token) for token in tokens]

@@ -13,7 +13,7 @@ from doublespec.decoding import Step
 from doublespec.drafting.base import DraftForward
 from doublespec.errors import ConfigError
 from doublespec.stopping import Finish
-from doublespec.trace.lanes import Trace, from_zero
+from doublespec.trace.lanes import Timeline, from_zero
 
 FORMAT = "doublespec-trace"
 VERSION = 1
@@ -21,25 +21,25 @@ _DIGITS = 9  # of seconds
 _FINISHES: dict[str | None, Finish | None] = {"stop": "stop", "length": "length", None: None}
 
 
-def as_jsonl(trace: Trace) -> str:
+def as_jsonl(timeline: Timeline) -> str:
     """The trace as a file: a header, a line for each step and each forward of a draft, and a
     checksum. Times are seconds since the first event, to the nanosecond; logprobs are left out."""
     header = {
         "format": FORMAT,
         "version": VERSION,
-        "method": trace.method,
-        "target": trace.target,
-        "draft": trace.draft,
-        "prompt_tokens": trace.prompt_tokens,
-        "steps": len(trace.steps),
-        "texts": {str(token): text for token, text in trace.texts.items()},
+        "method": timeline.method,
+        "target": timeline.target,
+        "draft": timeline.draft,
+        "prompt_tokens": timeline.prompt_tokens,
+        "steps": len(timeline.steps),
+        "texts": {str(token): text for token, text in timeline.texts.items()},
     }
-    records = chain.from_iterable(_step_records(step) for step in from_zero(trace.steps))
+    records = chain.from_iterable(_step_records(step) for step in from_zero(timeline.steps))
     body = "".join(_line(record) for record in chain([header], records))
     return body + _line({"event": "end", "crc32": crc32(body.encode())})
 
 
-def read_trace(path: Path) -> Trace:
+def read_jsonl(path: Path) -> Timeline:
     """A trace from a file in our own format. Raises ConfigError, with one sentence, on any other
     file, a newer one, or a damaged one."""
     try:
@@ -51,7 +51,7 @@ def read_trace(path: Path) -> Trace:
     header = _parse_header(text, path)
     lines = _checked_lines(text, path)
     try:
-        return Trace(
+        return Timeline(
             method=str(header["method"]),
             target=str(header["target"]),
             draft=None if header["draft"] is None else str(header["draft"]),

@@ -9,7 +9,7 @@ from doublespec.stats import find_bubbles
 
 
 @dataclass(frozen=True, slots=True)
-class Trace:
+class Timeline:
     """The Steps of one answer, and whose they are. `texts` are those of its tokens, by id, as far
     as they are known."""
 
@@ -36,9 +36,9 @@ class DraftEvent:
 
 @dataclass(frozen=True, slots=True)
 class TargetEvent:
-    """One step. From `begun` on the target waits for a serial draft, or for a parallel one to start
-    (`draft_seconds`), or retrieves; then it judges and waits for a parallel draft. Of the tokens
-    shown `drafted` came from the draft and `retrieved` did not; `settled` are new."""
+    """One step. From `begun` on the target waits for the draft (`draft_seconds`, its own retrieval
+    included) or, where there is none, retrieves; then it judges and waits for a parallel draft. Of
+    the tokens shown `drafted` came from the draft and `retrieved` did not; `settled` are new."""
 
     step: int
     begun: float
@@ -130,8 +130,7 @@ def _drafts(number: int, step: Step) -> Iterator[DraftEvent]:
 
 def _target(number: int, step: Step, is_bubble: bool) -> TargetEvent:
     kept_drafted = min(step.num_accepted, step.num_drafted)
-    starting = number == 0 and (step.forwards or step.wait_seconds)
-    waits = _is_serial(step) or starting
+    waits = step.num_drafted or step.forwards or step.wait_seconds  # a draft takes part
     return TargetEvent(
         step=number,
         begun=step.begun,
