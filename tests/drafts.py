@@ -10,7 +10,7 @@ from doublespec.drafting.ahead import DraftAhead
 from doublespec.drafting.background import Patience, RemoteDrafter, StyledDrafter
 from doublespec.drafting.base import Drafter, NoDrafter
 from doublespec.drafting.links import InlineLink, ProcessLink, ThreadLink
-from doublespec.drafting.recipe import make_lookup
+from doublespec.drafting.retrieved import Retrieval
 from doublespec.drafting.worker import Draft, Worker
 from doublespec.models.base import LanguageModel
 from doublespec.models.toy import ToyModel
@@ -56,7 +56,7 @@ class EchoRecipe:
         return (self.history,)
 
     def __call__(self) -> Worker:
-        helper = make_lookup(RetrievalSettings(), open_history(self.history))
+        helper = Retrieval(RetrievalSettings(), open_history(self.history)).lookup()
         return worker(Echo(1000), 1, helper)
 
 

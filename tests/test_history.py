@@ -14,7 +14,7 @@ from doublespec.cli import app
 from doublespec.config import RetrievalSettings
 from doublespec.drafting.background import StyledDrafter
 from doublespec.drafting.base import Drafter
-from doublespec.drafting.recipe import make_lookup
+from doublespec.drafting.retrieved import Retrieval
 from doublespec.errors import DatastoreError
 from doublespec.retrieval.history import History, open_history
 from doublespec.sampling import Request, SamplingParams
@@ -123,7 +123,7 @@ def offered(drafter: Drafter, history: History, tenant: str) -> set[int]:
 
 
 def test_the_target_is_never_offered_the_text_of_another_tenant(shared: History) -> None:
-    drafter = make_lookup(RetrievalSettings(), shared.index_of)
+    drafter = Retrieval(RetrievalSettings(), shared.index_of).lookup()
     for _ in range(2):
         ann, bob = offered(drafter, shared, "ann"), offered(drafter, shared, "bob")
         assert ann & set(ANN) and not ann & set(BOB)

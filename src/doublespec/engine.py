@@ -19,9 +19,11 @@ from doublespec.config import (
 from doublespec.decoding import Clock, Steps
 from doublespec.drafting.background import Link, Patience, RemoteDrafter, StyledDrafter
 from doublespec.drafting.base import BackgroundDrafter, Drafter
+from doublespec.drafting.choice import DraftUnlessRun
 from doublespec.drafting.links import InlineLink, ProcessLink, ThreadLink
 from doublespec.drafting.pace import Pace
-from doublespec.drafting.recipe import DraftRecipe, make_lookup
+from doublespec.drafting.recipe import DraftRecipe
+from doublespec.drafting.retrieved import Retrieval
 from doublespec.errors import ConfigError
 from doublespec.methods import (
     BESIDE,
@@ -144,9 +146,9 @@ class Engine:
             if self._background is not None:
                 self._background.close()
 
-    def lookup(self, retrieval: RetrievalSettings) -> Drafter:
+    def retrieval(self, settings: RetrievalSettings) -> Retrieval:
         """Retrieval on the target's side."""
-        return make_lookup(retrieval, None if self.history is None else self.history.index_of)
+        return Retrieval(settings, None if self.history is None else self.history.index_of)
 
     def draft_model(self) -> LanguageModel:
         """The draft model in this process, read when it is first needed."""
@@ -155,10 +157,16 @@ class Engine:
             self._draft_model = self._recipe.load()
         return self._draft_model
 
-    def drafter(self, retrieval: RetrievalSettings | None) -> Drafter:
-        """A draft before the target."""
+    def drafter(self, retrieval: RetrievalSettings | None, target_side: Retrieval) -> Drafter:
+        """A draft before the target. With retrieval, it is left out where the target had better
+        be shown a run of its own side."""
         assert self._recipe is not None
-        return self._recipe.drafter(self.draft_model(), retrieval)
+        model = self.draft_model()
+        drafter = self._recipe.drafter(model, retrieval)
+        if retrieval is None:
+            return drafter
+        choice = target_side.choice(drafter.steps, self._recipe.drafting_seconds(model))
+        return drafter if choice is None else DraftUnlessRun(drafter, choice)
 
     def background(self) -> RemoteDrafter:
         """The draft beside the target, of the kind that the settings name; one for all methods."""
@@ -232,17 +240,17 @@ class _Parts:
         self._engine = engine
         self._choice = choice
         self.scheduler = engine.make_scheduler()
-        self._lookup: Drafter | None = None
+        self._target_side = engine.retrieval(choice.retrieval)
+        self._lookup = self._target_side.lookup()
         self._drafts: dict[bool, Drafter] = {}
 
     def lookup(self) -> Drafter:
-        if self._lookup is None:
-            self._lookup = self._engine.lookup(self._choice.retrieval)
         return self._lookup
 
     def draft(self, *, retrieval: bool) -> Drafter:
         if retrieval not in self._drafts:
-            self._drafts[retrieval] = self._engine.drafter(self._retrieval(retrieval))
+            wanted = self._retrieval(retrieval)
+            self._drafts[retrieval] = self._engine.drafter(wanted, self._target_side)
         return self._drafts[retrieval]
 
     def background(self, *, retrieval: bool) -> BackgroundDrafter:

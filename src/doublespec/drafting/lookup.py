@@ -8,8 +8,6 @@ from doublespec.retrieval.base import TokenIndex
 from doublespec.sampling import Request
 from doublespec.tokens import Tokens
 
-_MOST_TENANTS = 16  # whose indexes are kept
-
 
 class LookupDrafter:
     """Proposes the run that an index finds for the text, of at most `most` tokens."""
@@ -25,11 +23,11 @@ class LookupDrafter:
 
 
 class TenantDrafter:
-    """A drafter for each tenant, so that nothing of one is offered to another; those that have not
-    been asked for long are made anew."""
+    """A drafter for each tenant, so that nothing of one is offered to another; the `most` that were
+    asked last are kept."""
 
-    def __init__(self, make: Callable[[int], Drafter]) -> None:
-        self._drafter_of = lru_cache(maxsize=_MOST_TENANTS)(make)
+    def __init__(self, make: Callable[[int], Drafter], most: int) -> None:
+        self._drafter_of = lru_cache(maxsize=most)(make)
 
     def propose(self, tokens: Tokens, limit: int, request: Request) -> list[int]:
         return self._drafter_of(request.tenant).propose(tokens, limit, request)

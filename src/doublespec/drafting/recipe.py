@@ -1,28 +1,19 @@
 """The recipe of a draft: plain values from which this process, or another one, builds it."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from doublespec.config import DraftStyle, RetrievalSettings
 from doublespec.drafting.ahead import DraftAhead
 from doublespec.drafting.base import Drafter, NoDrafter
-from doublespec.drafting.lookup import LookupDrafter, TenantDrafter
 from doublespec.drafting.model import ModelDrafter
+from doublespec.drafting.retrieved import History, Retrieval
 from doublespec.drafting.worker import Draft, Worker
 from doublespec.models.base import LanguageModel
 from doublespec.models.devices import find_device, find_dtype
 from doublespec.models.load import forward_seconds, load_model
 from doublespec.models.vocabulary import CommonVocabulary
 from doublespec.models.weights import open_checkpoint
-from doublespec.retrieval.base import TokenIndex
-from doublespec.retrieval.context import NgramIndex, context_sources
-from doublespec.retrieval.datastore import Datastore
 from doublespec.retrieval.history import open_history
-from doublespec.retrieval.layered import LayeredIndex
-from doublespec.retrieval.recent import RecentNgramIndex
-
-History = Callable[[int], TokenIndex]  # earlier answers by the tenant's number
 
 _MOST_STEPS = 16
 
@@ -64,9 +55,13 @@ class DraftRecipe:
 
         return Worker(make)
 
-    def drafter(self, model: LanguageModel, retrieval: RetrievalSettings | None) -> Drafter:
+    def drafter(self, model: LanguageModel, retrieval: RetrievalSettings | None) -> ModelDrafter:
         """The draft before the target, around a model that is loaded already."""
         return ModelDrafter(model, self._steps(model), _helper(retrieval, self._history()))
+
+    def drafting_seconds(self, model: LanguageModel) -> float:
+        """The time of its forwards, in forwards of the target."""
+        return self._steps(model) * forward_seconds(model) / self.target_seconds
 
     def _history(self) -> History | None:
         return None if self.history is None else open_history(self.history)
@@ -80,25 +75,4 @@ class DraftRecipe:
 
 
 def _helper(retrieval: RetrievalSettings | None, history: History | None) -> Drafter:
-    return NoDrafter() if retrieval is None else make_lookup(retrieval, history)
-
-
-def make_lookup(settings: RetrievalSettings, history: History | None = None) -> Drafter:
-    """A published search where n-grams are limited, else the best there is: in the text, in
-    `history` for those whose answers are in it, and in the datastores."""
-    if settings.ngram is not None:
-        kind = RecentNgramIndex if settings.latest else NgramIndex
-        return LookupDrafter(kind(settings.ngram, settings.shortest), settings.tokens)
-    stores = [Datastore(Path(path), settings.vocabulary) for path in settings.datastores]
-
-    def make(*earlier: TokenIndex) -> Drafter:
-        sources = [*context_sources(), *earlier, *stores]
-        return LookupDrafter(LayeredIndex(sources, _row_costs(settings)), settings.tokens)
-
-    return make() if history is None else TenantDrafter(lambda tenant: make(history(tenant)))
-
-
-def _row_costs(settings: RetrievalSettings) -> list[float]:
-    if settings.row_cost is None:
-        return []
-    return [1.0 + settings.row_cost * n for n in range(settings.tokens + 1)]
+    return NoDrafter() if retrieval is None else Retrieval(retrieval, history).lookup()
