@@ -165,7 +165,8 @@ class Engine:
         drafter = self._recipe.drafter(model, retrieval)
         if retrieval is None:
             return drafter
-        choice = target_side.choice(drafter.steps, self._recipe.drafting_seconds(model))
+        seconds = drafter.steps * self._recipe.seconds(model)
+        choice = target_side.choice(drafter.steps, seconds)
         return drafter if choice is None else DraftUnlessRun(drafter, choice)
 
     def background(self) -> RemoteDrafter:
