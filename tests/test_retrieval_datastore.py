@@ -164,7 +164,7 @@ def test_a_flipped_byte_of_the_header_is_found_when_it_is_opened(store: Path) ->
     _, _, length, _ = PREFIX.unpack_from(data)
     for position in range(PREFIX.size + length):
         store.write_bytes(flip(data, position))
-        with pytest.raises(DatastoreError, match="damaged|version|not a datastore"):
+        with pytest.raises(DatastoreError, match=r"damaged|version|not a datastore"):
             Datastore(store)
 
 
@@ -224,7 +224,7 @@ def test_a_store_or_folder_without_permission_says_so(store: Path) -> None:
     with as_nobody():
         with pytest.raises(DatastoreError, match="Permission denied"):
             Datastore(store)
-        with pytest.raises(DatastoreError, match="cannot write .*Permission denied"):
+        with pytest.raises(DatastoreError, match=r"cannot write .*Permission denied"):
             write(store, [[1, 2, 3]])
     store.parent.chmod(0o755)
     store.chmod(0o644)
