@@ -7,8 +7,9 @@ import struct
 import subprocess
 import sys
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -158,6 +159,15 @@ def test_a_damaged_or_foreign_file_is_refused(store: Path, damage, message: str)
         Datastore(store)
 
 
+def test_a_flipped_byte_of_the_header_is_found_when_it_is_opened(store: Path) -> None:
+    data = store.read_bytes()
+    _, _, length, _ = PREFIX.unpack_from(data)
+    for position in range(PREFIX.size + length):
+        store.write_bytes(flip(data, position))
+        with pytest.raises(DatastoreError, match=r"damaged|version|not a datastore"):
+            Datastore(store)
+
+
 @pytest.mark.parametrize("name", ["tokens", "places", "starts"])
 def test_a_flipped_byte_is_found_by_verify_and_breaks_no_lookup(store: Path, name: str) -> None:
     Datastore(store).verify()
@@ -196,11 +206,29 @@ def test_what_cannot_be_opened_says_why(tmp_path: Path) -> None:
         Datastore(tmp_path)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_store_without_permission_says_so(store: Path) -> None:
+@contextmanager
+def as_nobody() -> Iterator[None]:
+    """Root may read and write everything; so root is somebody else here for a while."""
+    user = os.geteuid()
+    os.seteuid(user or 65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+
+
+def test_a_store_or_folder_without_permission_says_so(store: Path) -> None:
+    before = store.read_bytes()
     store.chmod(0)
-    with pytest.raises(DatastoreError, match="Permission denied"):
-        Datastore(store)
+    store.parent.chmod(0o555)
+    with as_nobody():
+        with pytest.raises(DatastoreError, match="Permission denied"):
+            Datastore(store)
+        with pytest.raises(DatastoreError, match=r"cannot write .*Permission denied"):
+            write(store, [[1, 2, 3]])
+    store.parent.chmod(0o755)
+    store.chmod(0o644)
+    assert store.read_bytes() == before
 
 
 BUILD_WITH_LITTLE_ROOM = """
