@@ -15,6 +15,6 @@ torch.set_num_threads(1)
 
 @pytest.fixture(scope="session")
 def bundled():
-    """The bundled pair, its parallel draft in a process."""
-    with LLM("bundled", "bundled", threads=1, gamma=3) as llm:
+    """The bundled pair, its parallel draft in a process, without memory of other tests."""
+    with LLM("bundled", "bundled", threads=1, gamma=3, history_bytes=0) as llm:
         yield llm

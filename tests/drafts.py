@@ -1,15 +1,20 @@
 """Background drafters made of toys, for tests."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
-from doublespec.config import DraftStyle, ForkSettings
+import torch
+
+from doublespec.config import DraftStyle, ForkSettings, RetrievalSettings
 from doublespec.drafting.ahead import DraftAhead
 from doublespec.drafting.background import Patience, RemoteDrafter, StyledDrafter
 from doublespec.drafting.base import Drafter, NoDrafter
 from doublespec.drafting.links import InlineLink, ProcessLink, ThreadLink
+from doublespec.drafting.retrieved import Retrieval
 from doublespec.drafting.worker import Draft, Worker
 from doublespec.models.base import LanguageModel
 from doublespec.models.toy import ToyModel
+from doublespec.retrieval.history import open_history
 
 LOCKSTEP = DraftStyle(lockstep=True)
 FREE = DraftStyle()
@@ -30,6 +35,29 @@ def toy() -> Worker:
 def toy_ahead() -> Worker:
     """Goes ahead as far as is of use, with forks, by a toy that mostly agrees."""
     return worker(ToyModel(agreement=0.8), None, forks=4)
+
+
+class Echo(ToyModel):
+    """Chooses what it is shown, so that whatever retrieval offers is drafted."""
+
+    def logits(self, tokens, last, prompt_length):
+        shown = [*tokens[len(tokens) - last + 1 :], 0]
+        return torch.nn.functional.one_hot(torch.tensor(shown), self.vocab_size).float()
+
+
+@dataclass(frozen=True)
+class EchoRecipe:
+    """Drafts what an inherited history offers."""
+
+    history: int
+
+    @property
+    def fds(self) -> tuple[int, ...]:
+        return (self.history,)
+
+    def __call__(self) -> Worker:
+        helper = Retrieval(RetrievalSettings(), open_history(self.history)).lookup()
+        return worker(Echo(1000), 1, helper)
 
 
 class Failing(ToyModel):

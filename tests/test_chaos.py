@@ -10,7 +10,7 @@ from doublespec.config import RetrievalSettings
 from doublespec.drafting.background import DraftWarning, StyledDrafter
 from doublespec.drafting.base import BackgroundDrafter, Drafter, NoDrafter
 from doublespec.drafting.model import ModelDrafter
-from doublespec.drafting.recipe import make_lookup
+from doublespec.drafting.retrieved import Retrieval
 from doublespec.methods import BESIDE, METHODS, candidates
 from doublespec.models.base import LanguageModel
 from doublespec.models.toy import ToyModel
@@ -43,8 +43,11 @@ class ChaosParts:
         self._toy = DRAFTS[self.chance.choice(sorted(DRAFTS))]
         self._drafter: StyledDrafter | None = None
 
+    def is_draft_ready(self) -> bool:
+        return True
+
     def lookup(self) -> Drafter:
-        return make_lookup(RetrievalSettings())
+        return Retrieval(RetrievalSettings()).lookup()
 
     def draft(self, *, retrieval: bool) -> Drafter:
         return ModelDrafter(self._toy, 2, NoDrafter())

@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 
 from doublespec.config import PRESETS, RetrievalSettings, Settings
 from doublespec.drafting.base import BackgroundDrafter, Drafter, NoDrafter
+from doublespec.drafting.choice import DraftUnlessRun
 from doublespec.drafting.model import ModelDrafter
-from doublespec.drafting.recipe import make_lookup
+from doublespec.drafting.retrieved import Retrieval
 from doublespec.llm import LLM
 from doublespec.methods import METHODS, candidates
 from doublespec.models.base import LanguageModel
@@ -56,12 +57,17 @@ class ToyParts:
         self._threads = threads
         self._open: list[BackgroundDrafter] = []
 
+    def is_draft_ready(self) -> bool:
+        return True
+
     def lookup(self) -> Drafter:
-        return make_lookup(RetrievalSettings())
+        return Retrieval(RetrievalSettings()).lookup()
 
     def draft(self, *, retrieval: bool) -> Drafter:
         helper = self.lookup() if retrieval else NoDrafter()
-        return ModelDrafter(self._draft, self._gamma, helper)
+        drafter = ModelDrafter(self._draft, self._gamma, helper)
+        choice = Retrieval(RetrievalSettings()).choice(self._gamma, 0.1 * self._gamma)
+        return DraftUnlessRun(drafter, choice) if retrieval and choice else drafter
 
     def background(self, *, retrieval: bool) -> BackgroundDrafter:
         helper = self.lookup() if retrieval else NoDrafter()

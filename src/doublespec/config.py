@@ -9,6 +9,7 @@ Background = Literal["process", "thread", "inline"]
 BACKGROUNDS = ("process", "thread", "inline")
 Schedule = Literal["free", "lock-step"]
 SCHEDULES = ("free", "lock-step")
+DEFAULT_FORKS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,14 +70,15 @@ class Settings:
     `schedule` is how a draft works beside the target: "free" (it drafts ahead and never waits) or
     "lock-step" (`gamma` forwards a step, and each waits for the other, as in the paper). `forks`
     are the corrections that a free draft goes on from in advance. A draft that has said nothing
-    for `draft_timeout` seconds is given up and begun again.
+    for `draft_timeout` seconds is given up and begun again. `history_bytes` of memory hold earlier
+    answers (0: none), with `history_prompts` their prompts, too.
     """
 
     method: str = "auto"
     gamma: int | None = None
     retrieval: RetrievalSettings = field(default_factory=RetrievalSettings)
     schedule: Schedule = "free"
-    forks: int | None = None
+    forks: int = DEFAULT_FORKS
     draft_timeout: float = 30.0
     guess_tokens: int = 48
     background: Background = "process"
@@ -86,6 +88,8 @@ class Settings:
     max_length: int | None = None
     threads: int | None = None
     draft_threads: int = 1
+    history_bytes: int = 64 << 20
+    history_prompts: bool = False
 
     def __post_init__(self) -> None:
         for name in ("gamma", "max_length", "threads"):
@@ -93,9 +97,10 @@ class Settings:
             if value is not None:
                 _check(name, value, 2 if name == "max_length" else 1, 1 << 31)
         _check("draft_threads", self.draft_threads, 1, 1024)
+        if self.history_bytes != 0:
+            _check("history_bytes", self.history_bytes, 1 << 16, 1 << 36)
         _check("guess_tokens", self.guess_tokens, 1, 255)
-        if self.forks is not None:
-            _check("forks", self.forks, 0, 64)
+        _check("forks", self.forks, 0, 64)
         _check_choice("background", self.background, BACKGROUNDS)
         _check_choice("schedule", self.schedule, SCHEDULES)
         timeout = self.draft_timeout
@@ -131,5 +136,5 @@ PRESETS: Final = {
     "pld": Preset(RetrievalSettings(ngram=8, tokens=10, shortest=2, latest=True)),
     "lock-step": Preset(None, "lock-step", forks=0),
     "free": Preset(None, "free", forks=0),
-    "forks": Preset(None, "free", forks=4),
+    "forks": Preset(None, "free", forks=DEFAULT_FORKS),
 }

@@ -22,6 +22,10 @@ from doublespec.tokens import Tokens, common_prefix
 Clock = Callable[[], float]  # seconds; virtual ones in simulations
 Steps = Generator["Step"]  # to stop early, close it
 
+_RETRIEVED_FOR_DRAFTED = (
+    8  # so many retrieved tokens spare the wait for a drafted one (docs/log.md)
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Step:
@@ -29,11 +33,12 @@ class Step:
 
     `guess` is what the target was shown; its first `num_drafted` tokens came from the draft, the
     others from retrieval. `new` is what the step settled, cut where the answer ends. Seconds are
-    those the loop spent waiting: for retrieval and a serial draft before the forward
-    (`guess_seconds`), for the forward with its choices (`target_seconds`), for a parallel draft
-    after it (`wait_seconds`), and in all (`seconds`), from `begun` on. `foreseen` says, where the
-    step departed from what was drafted, whether the draft had gone on from that correction in
-    advance (None: it did not depart). `forwards` are the draft's, as far as they were heard of.
+    those the loop spent waiting: for retrieval and for a draft before the forward
+    (`guess_seconds`), for the forward with its choices (`target_seconds`), for a draft in lock-step
+    and its messages after it (`wait_seconds`), and in all (`seconds`), from `begun` on. `foreseen`
+    says, where the step departed from what was drafted, whether the draft had gone on from that
+    correction in advance (None: it did not depart). `forwards` are the draft's, as far as they
+    were heard of.
     """
 
     new: tuple[int, ...]
@@ -111,13 +116,14 @@ def decode_parallel(
     begun = clock()
     try:
         pending = drafter.follow(tokens, _room(tokens, request, stop, most), request)
+        heard = pending.forwards
         while finish is None:
             room = _room(tokens, request, stop, most)
             drafted = pending.tokens[:room]
             run = helper.propose([*tokens, *drafted], room - len(drafted), request)
-            waited = drafter.wait(len(drafted) + len(run) // 8, room)
-            if len(waited) > len(drafted):
-                drafted = waited
+            more = drafter.wait(len(drafted) + len(run) // _RETRIEVED_FOR_DRAFTED, room)
+            if len(more) > len(drafted):
+                drafted = more
                 run = helper.propose([*tokens, *drafted], room - len(drafted), request)
             guess = [*drafted, *run]
             shown = clock()
@@ -125,11 +131,9 @@ def decode_parallel(
             judged = clock()
             new, finish = stop.cut(tokens[request.prompt_length :], settled.tokens)
             tokens += new
+            pending = Pending([])
             if finish is None:
-                room = _room(tokens, request, stop, most)
-                pending = drafter.follow(tokens, room, request)
-            else:
-                pending = Pending([])
+                pending = drafter.follow(tokens, _room(tokens, request, stop, most), request)
             done = clock()
             yield Step(
                 new=tuple(new),
@@ -142,24 +146,28 @@ def decode_parallel(
                 seconds=done - begun,
                 begun=begun,
                 foreseen=pending.foreseen,
-                forwards=pending.forwards,
+                forwards=(*heard, *pending.forwards),
                 logprobs=settled.logprobs[: len(new)],
             )
+            heard = ()
             begun = clock()
     finally:
         drafter.rest()
 
 
 def decode_in_turns(
-    begin: Callable[[str, Tokens], Steps], scheduler: Scheduler, prompt: Tokens
+    begin: Callable[[str, Tokens], Steps],
+    can_run: Callable[[str], bool],
+    scheduler: Scheduler,
+    prompt: Tokens,
 ) -> Steps:
     """Decodes with the method that the scheduler names, turn by turn; `begin` begins one anywhere
     in the answer. The first step is not measured: it reads the prompt."""
     tokens = list(prompt)
     finish: Finish | None = None
     while finish is None:
-        turn = scheduler.choose()
-        with closing(begin(turn.name, tokens)) as steps:
+        turn = scheduler.choose(can_run)
+        with closing(begin(turn.name, list(tokens))) as steps:
             for place, step in enumerate(islice(steps, turn.steps)):
                 if place or len(tokens) > len(prompt):
                     scheduler.learn(turn, place, len(step.new), step.seconds)

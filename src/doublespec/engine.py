@@ -19,8 +19,11 @@ from doublespec.config import (
 from doublespec.decoding import Clock, Steps
 from doublespec.drafting.background import Link, Patience, RemoteDrafter, StyledDrafter
 from doublespec.drafting.base import BackgroundDrafter, Drafter
+from doublespec.drafting.choice import DraftUnlessRun
 from doublespec.drafting.links import InlineLink, ProcessLink, ThreadLink
-from doublespec.drafting.recipe import DraftRecipe, make_lookup
+from doublespec.drafting.pace import Pace
+from doublespec.drafting.recipe import DraftRecipe
+from doublespec.drafting.retrieved import Retrieval
 from doublespec.errors import ConfigError
 from doublespec.methods import (
     BESIDE,
@@ -33,10 +36,25 @@ from doublespec.methods import (
 from doublespec.models.base import LanguageModel
 from doublespec.models.devices import find_device, usable_cores, use_threads
 from doublespec.models.load import ForwardCost
+from doublespec.retrieval.history import History
 from doublespec.sampling import Request
 from doublespec.scheduling import Measured, Scheduler
 from doublespec.stopping import StopRule
 from doublespec.tokens import Tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """What decides how an answer is decoded: seconds of a forward of the target over one row, the
+    share of it that each further row adds, seconds of a draft's forward beside the target (None:
+    none was made), for how many drafted tokens a step waits, and the methods `auto` chooses from,
+    the fastest first."""
+
+    target_seconds: float
+    row_cost: float
+    draft_seconds: float | None
+    waits_for: int
+    methods: tuple[Measured, ...]
 
 
 class Engine:
@@ -52,16 +70,22 @@ class Engine:
     ) -> None:
         """`cost` is that of the target's forwards."""
         self._target = target
-        self._recipe = recipe
         self._settings = settings
         self._cost = cost
+        self.history = History(settings.history_bytes) if settings.history_bytes else None
+        if recipe is not None and self.history is not None:
+            recipe = replace(recipe, history=self.history.descriptor)
+        self._recipe = recipe
         self._lock = threading.Lock()
         self._draft_model: LanguageModel | None = None
         self._parts: dict[_Choice, _Parts] = {}
         self._background: RemoteDrafter | None = None
 
-    def decode(self, prompt: Tokens, request: Request, stop: StopRule, method: str) -> Steps:
-        """Yields the Steps of one answer. Raises ConfigError if the method cannot run here."""
+    def decode(
+        self, prompt: Tokens, request: Request, stop: StopRule, method: str, tenant: str = ""
+    ) -> Steps:
+        """Yields the Steps of one answer, which later ones of the same tenant may be guessed from.
+        Raises ConfigError if the method cannot run here."""
         name, preset = split_name(method)
         if name not in DRAFTLESS and self._recipe is None:
             raise ConfigError(f"method {name!r} needs a draft model; give one, or use lookup")
@@ -69,13 +93,24 @@ class Engine:
         with self._lock:
             parts = self._parts.setdefault(choice, _Parts(self, self._target, choice))
         use_threads(self._settings.threads)
-        return self._locked(METHODS[name](parts, prompt, request, stop))
+        if self.history is None:
+            return self._locked(METHODS[name](parts, prompt, request, stop))
+        request = replace(request, tenant=self.history.number_of(tenant))
+        steps = self._locked(METHODS[name](parts, prompt, request, stop))
+        return _kept(steps, self.history, prompt if self._settings.history_prompts else (), tenant)
 
-    def explain(self) -> list[Measured]:
-        """What `auto` has measured, the fastest method first."""
+    def explain(self) -> Explanation:
+        """What was measured here, and what `auto` has made of it."""
         with self._lock:
             parts = self._parts.get(self._choice(Preset()))
-        return parts.scheduler.explain() if parts else []
+            pace = self._background.pace if self._background else Pace()
+        return Explanation(
+            target_seconds=self._cost.seconds,
+            row_cost=self._cost.row_cost,
+            draft_seconds=pace.draft_seconds or None,
+            waits_for=pace.worth_waiting_for,
+            methods=tuple((parts.scheduler if parts else self.make_scheduler()).explain()),
+        )
 
     def make_scheduler(self) -> Scheduler:
         """For `auto`: the methods that can run here."""
@@ -111,6 +146,10 @@ class Engine:
             if self._background is not None:
                 self._background.close()
 
+    def retrieval(self, settings: RetrievalSettings) -> Retrieval:
+        """Retrieval on the target's side."""
+        return Retrieval(settings, None if self.history is None else self.history.index_of)
+
     def draft_model(self) -> LanguageModel:
         """The draft model in this process, read when it is first needed."""
         assert self._recipe is not None
@@ -118,10 +157,17 @@ class Engine:
             self._draft_model = self._recipe.load()
         return self._draft_model
 
-    def drafter(self, retrieval: RetrievalSettings | None) -> Drafter:
-        """A draft before the target."""
+    def drafter(self, retrieval: RetrievalSettings | None, target_side: Retrieval) -> Drafter:
+        """A draft before the target. With retrieval, it is left out where the target had better
+        be shown a run of its own side."""
         assert self._recipe is not None
-        return self._recipe.drafter(self.draft_model(), retrieval)
+        model = self.draft_model()
+        drafter = self._recipe.drafter(model, retrieval)
+        if retrieval is None:
+            return drafter
+        seconds = drafter.steps * self._recipe.seconds(model)
+        choice = target_side.choice(drafter.steps, seconds)
+        return drafter if choice is None else DraftUnlessRun(drafter, choice)
 
     def background(self) -> RemoteDrafter:
         """The draft beside the target, of the kind that the settings name; one for all methods."""
@@ -149,7 +195,7 @@ class Engine:
         forks = self._settings.forks if preset.forks is None else preset.forks
         if self._settings.background == "inline":  # it drafts only when it is waited for
             lockstep = True
-        return _Choice(retrieval, lockstep, ForkSettings(0 if lockstep else forks or 0))
+        return _Choice(retrieval, lockstep, ForkSettings(0 if lockstep else forks))
 
     def _locked(self, steps: Steps) -> Steps:
         try:
@@ -162,6 +208,18 @@ class Engine:
         finally:
             with self._lock:
                 steps.close()
+
+
+def _kept(steps: Steps, history: History, prompt: Tokens, tenant: str) -> Steps:
+    """The steps of an answer, which is kept when it ends or is cancelled."""
+    text = list(prompt)
+    try:
+        for step in steps:
+            text += step.new
+            yield step
+    finally:
+        steps.close()
+        history.add(text, tenant)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,23 +241,26 @@ class _Parts:
         self._engine = engine
         self._choice = choice
         self.scheduler = engine.make_scheduler()
-        self._lookup: Drafter | None = None
+        self._target_side = engine.retrieval(choice.retrieval)
+        self._lookup = self._target_side.lookup()
         self._drafts: dict[bool, Drafter] = {}
 
     def lookup(self) -> Drafter:
-        if self._lookup is None:
-            self._lookup = make_lookup(self._choice.retrieval)
         return self._lookup
 
     def draft(self, *, retrieval: bool) -> Drafter:
         if retrieval not in self._drafts:
-            self._drafts[retrieval] = self._engine.drafter(self._retrieval(retrieval))
+            wanted = self._retrieval(retrieval)
+            self._drafts[retrieval] = self._engine.drafter(wanted, self._target_side)
         return self._drafts[retrieval]
 
     def background(self, *, retrieval: bool) -> BackgroundDrafter:
         choice = self._choice
         style = DraftStyle(self._retrieval(retrieval), choice.lockstep, None, choice.forks)
         return StyledDrafter(self._engine.background(), style)
+
+    def is_draft_ready(self) -> bool:
+        return self._engine.background().is_ready()
 
     def _retrieval(self, wanted: bool) -> RetrievalSettings | None:
         return self._choice.retrieval if wanted else None

@@ -10,7 +10,7 @@ from typing import Any, Self
 from doublespec.config import Settings
 from doublespec.decoding import Step, Steps
 from doublespec.drafting.recipe import DraftRecipe
-from doublespec.engine import Engine
+from doublespec.engine import Engine, Explanation
 from doublespec.errors import ConfigError
 from doublespec.methods import split_name
 from doublespec.models.devices import find_device, find_dtype, use_threads
@@ -18,8 +18,8 @@ from doublespec.models.load import load_model, measure_cost
 from doublespec.models.vocabulary import check_same_vocabulary
 from doublespec.models.weights import open_checkpoint
 from doublespec.retrieval.datastore import Datastore, fingerprint
+from doublespec.retrieval.history import History
 from doublespec.sampling import Request, SamplingParams, TokenLogprobs
-from doublespec.scheduling import Measured
 from doublespec.stats import Stats, summarise
 from doublespec.stopping import StopRule
 from doublespec.text import Message, TextCodec, TextStream
@@ -48,8 +48,9 @@ class LLM:
     The answer depends on the target, the prompt and the sampling parameters alone: every method
     gives the tokens of plain decoding, bit for bit. `target` and `draft` are local folders or hub
     ids, or "bundled" for the pair that comes with the package; `datastore` is one or more files
-    made by `doublespec datastore build`; other keywords are those of `Settings`. Raises ModelError,
-    DatastoreError or ConfigError, each with one sentence that says what to do.
+    made by `doublespec datastore build`; other keywords are those of `Settings`. Answers are kept
+    in memory (`history_bytes`) to guess later ones from, each for its `tenant` alone. Raises
+    ModelError, DatastoreError or ConfigError, each with one sentence that says what to do.
     """
 
     def __init__(
@@ -104,10 +105,11 @@ class LLM:
         params: SamplingParams | None = None,
         *,
         method: str | None = None,
+        tenant: str = "",
         **sampling: Any,
     ) -> Completion:
         """Continues a prompt (text or token ids)."""
-        return self.stream(prompt, params, method=method, **sampling).finish()
+        return self.stream(prompt, params, method=method, tenant=tenant, **sampling).finish()
 
     def chat(
         self,
@@ -115,11 +117,12 @@ class LLM:
         params: SamplingParams | None = None,
         *,
         method: str | None = None,
+        tenant: str = "",
         **sampling: Any,
     ) -> Completion:
         """Answers a conversation, through the model's chat template. What an earlier call has
         computed of the same conversation is used again."""
-        return self.stream_chat(messages, params, method=method, **sampling).finish()
+        return self.stream_chat(messages, params, method=method, tenant=tenant, **sampling).finish()
 
     def stream(
         self,
@@ -127,11 +130,12 @@ class LLM:
         params: SamplingParams | None = None,
         *,
         method: str | None = None,
+        tenant: str = "",
         **sampling: Any,
     ) -> "Stream":
         """Continues a prompt piece by piece: iterate over the result for its text."""
         tokens = self._codec.encode(prompt) if isinstance(prompt, str) else list(prompt)
-        return self._stream(tokens, _make_params(params, sampling), method)
+        return self._stream(tokens, _make_params(params, sampling), method, tenant)
 
     def stream_chat(
         self,
@@ -139,14 +143,29 @@ class LLM:
         params: SamplingParams | None = None,
         *,
         method: str | None = None,
+        tenant: str = "",
         **sampling: Any,
     ) -> "Stream":
         """Answers a conversation piece by piece."""
         tokens = self._codec.encode_chat(messages)
-        return self._stream(tokens, _make_params(params, sampling), method)
+        return self._stream(tokens, _make_params(params, sampling), method, tenant)
 
-    def explain(self) -> list[Measured]:
-        """What `auto` has measured so far, the fastest method first."""
+    def load_history(self, path: str | Path) -> None:
+        """Adds the answers of a file, so that later ones are guessed from them, too. Raises
+        DatastoreError where it is none, or another tokenizer's."""
+        self._history().load(Path(path), fingerprint(self._codec.vocabulary))
+
+    def save_history(self, path: str | Path) -> None:
+        """Writes the answers so far, of all tenants, to a file."""
+        self._history().save(Path(path), fingerprint(self._codec.vocabulary))
+
+    def _history(self) -> History:
+        if self.engine.history is None:
+            raise ConfigError("there is no history with history_bytes=0; give it some bytes")
+        return self.engine.history
+
+    def explain(self) -> Explanation:
+        """What was measured here, and what `auto` has made of it so far."""
         return self.engine.explain()
 
     def close(self) -> None:
@@ -174,9 +193,11 @@ class LLM:
         stop = StopRule(min(params.max_tokens, room), end_ids, params.stop, self._codec.decode)
         return Request(params, len(tokens), end_ids), stop
 
-    def _stream(self, tokens: list[int], params: SamplingParams, method: str | None) -> "Stream":
+    def _stream(
+        self, tokens: list[int], params: SamplingParams, method: str | None, tenant: str
+    ) -> "Stream":
         request, stop = self.request(tokens, params)
-        steps = self.engine.decode(tokens, request, stop, self._choose_method(method))
+        steps = self.engine.decode(tokens, request, stop, self._choose_method(method), tenant)
         return Stream(steps, TextStream(self._codec, params.stop), request)
 
     def _check_prompt(self, tokens: Sequence[int]) -> None:

@@ -95,11 +95,13 @@ class SamplingParams:
 @dataclass(frozen=True, slots=True)
 class Request:
     """What stays the same while one answer is written: how tokens are chosen, how many tokens of
-    the text are the prompt, and which ids end the answer (a draft need not go past them)."""
+    the text are the prompt, which ids end the answer (a draft need not go past them), and whose it
+    is, by number: what one tenant was answered is not searched for another."""
 
     params: SamplingParams
     prompt_length: int
     end_ids: frozenset[int] = frozenset()
+    tenant: int = 0
 
 
 @dataclass(frozen=True, slots=True)

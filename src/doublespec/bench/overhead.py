@@ -10,9 +10,10 @@ from doublespec.config import DraftStyle, ForkSettings, RetrievalSettings
 from doublespec.decoding import Step, decode_parallel, decode_serial
 from doublespec.drafting.ahead import DraftAhead
 from doublespec.drafting.background import RemoteDrafter, StyledDrafter
+from doublespec.drafting.choice import DraftUnlessRun
 from doublespec.drafting.links import InlineLink
 from doublespec.drafting.model import ModelDrafter
-from doublespec.drafting.recipe import make_lookup
+from doublespec.drafting.retrieved import Retrieval
 from doublespec.drafting.worker import Draft, Worker
 from doublespec.models.toy import ToyModel
 from doublespec.sampling import Request, SamplingParams
@@ -57,17 +58,19 @@ def measure_overhead(contexts: tuple[int, ...], steps: int) -> list[Overhead]:
 
 def _step_seconds(loop: str, context: int, steps: int) -> float:
     target, draft = _Timed(ToyModel(512)), _Timed(ToyModel(512, agreement=0.8))
-    retrieval = RetrievalSettings()
-    helper = make_lookup(retrieval)
+    target_side, draft_side = Retrieval(RetrievalSettings()), Retrieval(RetrievalSettings())
+    helper = target_side.lookup()
     prompt = [(i * i + i // 7) % 512 for i in range(context)]
     request, stop = Request(SamplingParams(), context), StopRule(8 * steps)
     if loop == "double":
-        one = Draft(DraftAhead(draft, make_lookup(retrieval), ForkSettings()), 1)
+        one = Draft(DraftAhead(draft, draft_side.lookup(), ForkSettings()), 1)
         remote = RemoteDrafter(lambda: InlineLink(lambda: Worker(lambda style: one)))
         background = StyledDrafter(remote, DraftStyle(lockstep=True))
         events = decode_parallel(target, background, helper, prompt, request, stop, 48)
     else:
-        drafter = ModelDrafter(draft, 1, make_lookup(retrieval))
+        choice = target_side.choice(1, 0.1)
+        assert choice is not None
+        drafter = DraftUnlessRun(ModelDrafter(draft, 1, draft_side.lookup()), choice)
         events = decode_serial(target, drafter, helper, prompt, request, stop, 48)
     times = []
     for _ in range(steps):

@@ -1,7 +1,7 @@
 """Prompts of a benchmark: the built-in suite, files in Spec-Bench's schema, data sets of the hub.
 
 A line of a file is a JSON object with `turns` (a list of texts) and, if there are, `id` (or
-`question_id`) and `category`.
+`question_id`), `category` and `reference` (a text or several).
 """
 
 import json
@@ -31,6 +31,7 @@ class Question:
     id: str
     category: str
     turns: tuple[str, ...]
+    references: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,7 @@ class Item:
     id: str
     category: str
     messages: tuple[Message, ...]
+    references: tuple[str, ...] = ()
 
 
 def read_questions(names: Sequence[str], limit: int | None) -> list[Question]:
@@ -58,7 +60,7 @@ def as_items(llm: LLM, questions: Sequence[Question], params: SamplingParams) ->
         for number, turn in enumerate(question.turns):
             messages.append({"role": "user", "content": turn})
             name = question.id if len(question.turns) == 1 else f"{question.id}.{number + 1}"
-            items.append(Item(name, question.category, tuple(messages)))
+            items.append(Item(name, question.category, tuple(messages), question.references))
             if number + 1 < len(question.turns):
                 answer = llm.chat(messages, params, method="ar").text
                 messages.append({"role": "assistant", "content": answer})
@@ -110,7 +112,13 @@ def _parse(line: str, path: Path, number: int) -> Question:
         ) from error
     if not isinstance(turns, list) or not turns or not all(isinstance(t, str) for t in turns):
         raise ConfigError(f"{path}, line {number}: turns must be a list of texts")
-    return Question(name, category, tuple(turns))
+    return Question(name, category, tuple(turns), _references(record.get("reference")))
+
+
+def _references(value: Any) -> tuple[str, ...]:
+    """The texts of a reference, which is one or a list; of anything else none."""
+    values = value if isinstance(value, list) else [value]
+    return tuple(text for text in values if isinstance(text, str))
 
 
 def _spread(questions: list[Question], limit: int) -> list[Question]:

@@ -17,12 +17,12 @@ from typing import Any
 import torch
 from transformers.generation.candidate_generator import PromptLookupCandidateGenerator
 
+from doublespec.bench.stored import is_stored
 from doublespec.errors import ConfigError
 from doublespec.retrieval.base import Match, TokenIndex
-from doublespec.retrieval.chains import BORDER, Chains
 from doublespec.retrieval.context import NgramIndex, context_sources
-from doublespec.retrieval.datastore import CONTEXT, Datastore
-from doublespec.retrieval.history import lookup_in
+from doublespec.retrieval.datastore import Datastore
+from doublespec.retrieval.history import History
 from doublespec.retrieval.layered import LONGEST_RUN, LayeredIndex
 from doublespec.tokens import Tokens, common_prefix
 
@@ -90,52 +90,30 @@ def replay(traces: Sequence[Trace], indexes: Indexes) -> Worth:
 
 
 def not_stored(traces: Sequence[Trace], stores: Sequence[Datastore]) -> list[Trace]:
-    """The traces whose answers are not in the stores: no CONTEXT tokens in a row of them."""
-    return [trace for trace in traces if not any(_is_stored(trace, store) for store in stores)]
-
-
-def _is_stored(trace: Trace, store: Datastore) -> bool:
-    for stop in range(CONTEXT, len(trace.answer) + 1):
-        match = store.lookup(trace.answer[:stop], 1)
-        if match is not None and match.depth >= CONTEXT:
-            return True
-    return False
+    """The traces whose answers are not in the stores."""
+    return [trace for trace in traces if not is_stored(trace.answer, stores)]
 
 
 class OthersSeen:
-    """Context and history, where all other answers of the file have been seen, never its own."""
+    """Context and history, where all other answers of the file have been seen, never its own.
+
+    What is learnt about acceptance is kept from one answer to the next, as in a running program.
+    """
 
     def __init__(self, traces: Sequence[Trace]) -> None:
-        self._others = _without_each([trace.answer for trace in traces])
-        self._seen = Chains()
+        self._answers = [trace.answer for trace in traces]
+        self._seen = History().index()
         self._layered = LayeredIndex([*context_sources(), self])
 
     def __call__(self, number: int) -> TokenIndex:
-        self._seen = next(self._others)
+        history = History()
+        for answer in [*self._answers[:number], *self._answers[number + 1 :]]:
+            history.add(answer)
+        self._seen = history.index()
         return self._layered
 
     def lookup(self, tokens: Tokens, limit: int) -> Match | None:
-        return lookup_in(self._seen, list(tokens), limit)
-
-
-def _without_each(answers: Sequence[list[int]]) -> Iterator[Chains]:
-    """For each answer in turn, the chained texts of all others: the half without it is added, then
-    the same is done within its own half, so that each is added as often as halves are made."""
-    chains = Chains()
-
-    def within(start: int, stop: int) -> Iterator[Chains]:
-        if stop - start == 1:
-            yield chains
-            return
-        middle = (start + stop) // 2
-        for near, far in (((start, middle), (middle, stop)), ((middle, stop), (start, middle))):
-            length = len(chains.tokens)
-            for answer in answers[slice(*far)]:
-                chains.extend([*answer, BORDER])
-            yield from within(*near)
-            chains.cut(length)
-
-    return within(0, len(answers))
+        return self._seen.lookup(tokens, limit)
 
 
 class ScanIndex:

@@ -11,9 +11,10 @@ from doublespec.decoding import Clock, Step
 from doublespec.drafting.ahead import DraftAhead
 from doublespec.drafting.background import Patience, RemoteDrafter, StyledDrafter
 from doublespec.drafting.base import BackgroundDrafter, Drafter, NoDrafter
+from doublespec.drafting.choice import Choice, DraftUnlessRun
 from doublespec.drafting.model import ModelDrafter
 from doublespec.drafting.odds import Odds
-from doublespec.drafting.recipe import make_lookup
+from doublespec.drafting.retrieved import Retrieval
 from doublespec.drafting.worker import Draft, Worker
 from doublespec.errors import ConfigError
 from doublespec.methods import METHODS, candidates, split_name
@@ -91,15 +92,14 @@ def plans(
 
 def simulate(plan: Plan, machine: Machine, traces: Sequence[Replay]) -> Outcome:
     """Answers every trace with a plan. The same arguments give the same outcome, to the bit."""
+    target, draft = Retrieval(plan.retrieval), Retrieval(plan.retrieval)
+    names = candidates(has_draft=True, beside=machine.devices > 1, same_device=machine.devices == 1)
     kept = _Kept(
-        {side: make_lookup(plan.retrieval) for side in ("target", "draft")},
+        target.lookup(),
+        draft.lookup(),
+        target.choice(plan.gamma, plan.gamma / machine.ratio),
         Odds(),
-        Scheduler(
-            candidates(
-                has_draft=True, beside=machine.devices > 1, same_device=machine.devices == 1
-            ),
-            {"ar": 1.0 / machine.target(1)},
-        ),
+        Scheduler(names, {"ar": 1.0 / machine.target(1)}),
     )
     answers = [_Parts(plan, machine, trace, kept) for trace in traces]
     steps = [step for parts in answers for step in parts.answer()]
@@ -127,7 +127,9 @@ def _split(name: str, machine: Machine) -> tuple[str, str | None]:
 class _Kept:
     """What is kept from one answer to the next: indexes by side, and what was learnt."""
 
-    lookups: Mapping[str, Drafter]
+    target_side: Drafter
+    draft_side: Drafter
+    choice: Choice | None  # where a serial draft is left out
     odds: Odds
     scheduler: Scheduler
 
@@ -164,12 +166,16 @@ class _Parts:
             yield step
         assert settled == trace.answer
 
+    def is_draft_ready(self) -> bool:
+        return True
+
     def lookup(self) -> Drafter:
-        return self._kept.lookups["target"]
+        return self._kept.target_side
 
     def draft(self, *, retrieval: bool) -> Drafter:
-        drafter = ModelDrafter(self._draft(self._now), self._plan.gamma, self._helper(retrieval))
-        return _Counted(drafter, self)
+        model, choice = self._draft(self._now), self._kept.choice
+        drafter = _Counted(ModelDrafter(model, self._plan.gamma, self._helper(retrieval)), self)
+        return DraftUnlessRun(drafter, choice) if retrieval and choice else drafter
 
     def background(self, *, retrieval: bool) -> BackgroundDrafter:
         plan = self._plan
@@ -203,7 +209,7 @@ class _Parts:
         return self.drafts[-1]
 
     def _helper(self, retrieval: bool) -> Drafter:
-        return self._kept.lookups["draft"] if retrieval else NoDrafter()
+        return self._kept.draft_side if retrieval else NoDrafter()
 
     def _target_seconds(self, rows: int) -> float:
         return self._machine.target(rows) + self._machine.overhead_seconds

@@ -25,13 +25,15 @@ from doublespec.bench.race import Race
 from doublespec.bench.record import record_traces
 from doublespec.bench.results import faults, results
 from doublespec.bench.runs import RunLog
+from doublespec.bench.stored import without_stored
 from doublespec.bench.traces import write_traces
 from doublespec.cli import options
 from doublespec.cli.bench_table import table
 from doublespec.cli.options import errors, terminal
 from doublespec.errors import ConfigError
-from doublespec.llm import BUNDLED
+from doublespec.llm import BUNDLED, LLM
 from doublespec.methods import DRAFTLESS, METHODS, split_name
+from doublespec.retrieval.datastore import Datastore
 from doublespec.sampling import SamplingParams
 
 Report = dict[str, Any]
@@ -84,6 +86,7 @@ def bench(
     temperature: options.Temperature = 0.0,
     seed: options.Seed = 0,
     gamma: options.Gamma = None,
+    datastores: options.Datastores = None,
     background: options.Background = "process",
     target_device: options.TargetDevice = None,
     draft_device: options.DraftDevice = None,
@@ -112,17 +115,24 @@ def bench(
     params = SamplingParams(temperature=temperature, seed=seed, max_tokens=max_tokens)
     settings = {
         "gamma": gamma,
+        "datastore": datastores or (),
         "background": background,
         "target_device": target_device,
         "draft_device": draft_device,
         "dtype": dtype,
         "threads": threads,
+        "history_bytes": 0,  # answers of earlier rounds would flatter
     }
     with options.loaded(target, draft, **settings) as llm:
-        items = as_items(llm, questions, params)
+        every = as_items(llm, questions, params)
+        stores = [Datastore(path) for path in datastores or ()]
+        items = _not_stored(llm, every, stores, params)
         messages = [item.messages for item in items]
         race = Race(llm, messages, names, params, repeat, make_peers(wanted, llm))
         origin = {**provenance(), **model_provenance(llm)}
+        if stores:
+            names_of_stores = [store.path.name for store in stores]
+            origin |= {"datastores": names_of_stores, "left_out": len(every) - len(items)}
         stopped = _play(race, _log(resume, race, origin, items))
         report = _report(race, items, origin)
         _show(report, race, items, outputs)
@@ -132,6 +142,29 @@ def bench(
         raise typer.Exit(1)
     if stopped:
         raise typer.Exit(130)
+
+
+def _not_stored(
+    llm: LLM, items: list[Item], stores: Sequence[Datastore], params: SamplingParams
+) -> list[Item]:
+    """The prompts that may be measured on; says how many are left out. Raises ConfigError if it is
+    all of them."""
+    if not stores:
+        return items
+    kept = without_stored(llm, items, stores, params)
+    if not kept:
+        raise ConfigError(
+            "the answers to all prompts are in the datastore, which would prove nothing; give "
+            "other prompts, or a store without these texts"
+        )
+    if len(kept) < len(items):
+        errors.print(
+            f"[yellow]left out:[/yellow] {len(items) - len(kept)} of {len(items)} prompts, since "
+            "text of their answers is in the datastore",
+            highlight=False,
+            soft_wrap=True,
+        )
+    return kept
 
 
 def _method_names(methods: str, draft: str | None) -> list[str]:
@@ -166,6 +199,7 @@ def _log(
         **{name: origin[name] for name in ("models", "dtype", "threads", "revision", "versions")},
         "params": str(asdict(race.params)),
         "settings": str(asdict(race.llm.settings)),
+        "datastores": origin.get("datastores", []),
         "prompts": [
             [item.id, crc32(str(tokens).encode())]
             for item, tokens in zip(items, race.prompts, strict=True)

@@ -21,6 +21,7 @@ def chat(
     seed: options.Seed = 0,
     gamma: options.Gamma = None,
     datastores: options.Datastores = None,
+    history: options.HistoryFile = None,
     target_device: options.TargetDevice = None,
     draft_device: options.DraftDevice = None,
     dtype: options.Dtype = None,
@@ -38,7 +39,8 @@ def chat(
         "max_length": max_length,
         "threads": threads,
     }
-    with options.loaded(target, draft, method=method, **settings) as llm:
+    loaded = options.loaded(target, draft, method=method, **settings)
+    with loaded as llm, options.remembered(llm, history):
         messages = [{"role": "system", "content": system}] if system else []
         while question := _ask():
             messages.append({"role": "user", "content": question})

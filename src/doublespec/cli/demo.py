@@ -38,7 +38,7 @@ def demo(
 ) -> None:
     """Race the methods on the bundled models, offline; ends with a table."""
     params = SamplingParams(temperature=temperature, seed=seed, max_tokens=max_tokens)
-    with options.loaded(BUNDLED, BUNDLED, threads=threads) as llm:
+    with options.loaded(BUNDLED, BUNDLED, threads=threads, history_bytes=0) as llm:
         prompts = [[{"role": "user", "content": prompt.text}] for prompt in DEMO_PROMPTS]
         race = Race(llm, prompts, _METHODS, params, rounds)
         race.warm_up()

@@ -43,6 +43,7 @@ def lossless(
         "draft_device": draft_device,
         "dtype": dtype,
         "threads": threads,
+        "history_bytes": 0,
     }
     if chaos is not None:
         _attack(target, draft, {**settings, "background": "process"}, chaos, seed, as_json)

@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from doublespec.bench.outputs import check_output
 from doublespec.llm import BUNDLED, LLM
 
 Target = Annotated[str, typer.Option(help="Target model: folder, hub id, or 'bundled'.")]
@@ -23,6 +24,12 @@ MethodName = Annotated[str, typer.Option(help="Decoding method; 'auto' chooses o
 Gamma = Annotated[
     int | None, typer.Option(help="Draft forwards per step. Default: as many as fit in one step.")
 ]
+Schedule = Annotated[
+    str, typer.Option(help="A draft beside the target: free (goes ahead) or lock-step (the paper).")
+]
+Forks = Annotated[
+    int, typer.Option(help="Corrections that a free draft goes on from in advance; 0: none.")
+]
 Background = Annotated[str, typer.Option(help="Where a parallel draft runs: process or thread.")]
 TargetDevice = Annotated[str | None, typer.Option(help="Such as cpu or cuda:0.")]
 DraftDevice = Annotated[str | None, typer.Option(help="Default: the target's device.")]
@@ -31,6 +38,10 @@ MaxLength = Annotated[int | None, typer.Option(help="Context length, prompt and 
 Threads = Annotated[int | None, typer.Option(help="CPU threads of the target.")]
 Datastores = Annotated[
     list[Path] | None, typer.Option("--datastore", help="Search this file, too; repeatable.")
+]
+HistoryFile = Annotated[
+    Path | None,
+    typer.Option("--history", help="Guess from the answers in this file, too, and add to them."),
 ]
 Temperature = Annotated[float, typer.Option(help="0 is greedy decoding.")]
 MaxTokens = Annotated[int, typer.Option(help="Longest answer, in tokens.")]
@@ -66,6 +77,21 @@ def loaded(target: str, draft: str | None, **settings: Any) -> Iterator[LLM]:
         llm = LLM(target, draft_name(target, draft), progress=report, **settings)
     with llm:
         yield llm
+
+
+@contextmanager
+def remembered(llm: LLM, path: Path | None) -> Iterator[None]:
+    """With the answers of a file, if it is there; at the end it holds the new ones, too."""
+    if path is None:
+        yield
+        return
+    check_output(path, force=True)
+    if path.exists():
+        llm.load_history(path)
+    try:
+        yield
+    finally:
+        llm.save_history(path)
 
 
 def progress_bar() -> Progress:

@@ -19,7 +19,7 @@ from doublespec.sampling import Ranking, Request, rank
 from doublespec.tokens import common_prefix
 
 _RANKED = 3  # choices of the draft that are looked at, the first included
-_LEAST = 0.01  # chance of being right below which a fork is left alone
+_LEAST = 0.02  # chance of being right below which a fork is left alone
 
 
 @dataclass(slots=True)

@@ -16,13 +16,13 @@ class ModelDrafter:
 
     def __init__(self, model: LanguageModel, steps: int, helper: Drafter) -> None:
         self._model = model
-        self._steps = steps
+        self.steps = steps
         self._helper = helper
 
     def propose(self, tokens: Tokens, limit: int, request: Request) -> list[int]:
         limit = min(limit, self._model.max_length - len(tokens))
         drafted: list[int] = []
-        for _ in range(self._steps):
+        for _ in range(self.steps):
             if len(drafted) >= limit:
                 break
             ahead = [*tokens, *drafted]

@@ -1,24 +1,20 @@
 """The recipe of a draft: plain values from which this process, or another one, builds it."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from doublespec.config import DraftStyle, RetrievalSettings
 from doublespec.drafting.ahead import DraftAhead
 from doublespec.drafting.base import Drafter, NoDrafter
-from doublespec.drafting.lookup import LookupDrafter
+from doublespec.drafting.confident import ConfidentDrafter
 from doublespec.drafting.model import ModelDrafter
+from doublespec.drafting.retrieved import History, Retrieval
 from doublespec.drafting.worker import Draft, Worker
 from doublespec.models.base import LanguageModel
 from doublespec.models.devices import find_device, find_dtype
 from doublespec.models.load import forward_seconds, load_model
 from doublespec.models.vocabulary import CommonVocabulary
 from doublespec.models.weights import open_checkpoint
-from doublespec.retrieval.base import TokenIndex
-from doublespec.retrieval.context import NgramIndex, context_sources
-from doublespec.retrieval.datastore import Datastore
-from doublespec.retrieval.layered import LayeredIndex
-from doublespec.retrieval.recent import RecentNgramIndex
+from doublespec.retrieval.history import open_history
 
 _MOST_STEPS = 16
 
@@ -26,7 +22,8 @@ _MOST_STEPS = 16
 @dataclass(frozen=True, slots=True)
 class DraftRecipe:
     """A draft model: where it is, and where it runs. `target_seconds` is the time of one forward
-    of the target, `gamma` the number of draft forwards in it (None: to be measured)."""
+    of the target, `gamma` the number of draft forwards in it (None: to be measured). `history` is
+    the descriptor of earlier answers, which a child process must inherit."""
 
     name: str
     device: str | None
@@ -35,6 +32,12 @@ class DraftRecipe:
     max_length: int
     gamma: int | None
     target_seconds: float
+    history: int | None = None
+
+    @property
+    def fds(self) -> tuple[int, ...]:
+        """The descriptors that a child process must inherit."""
+        return () if self.history is None else (self.history,)
 
     def load(self) -> LanguageModel:
         checkpoint = open_checkpoint(self.name)
@@ -45,17 +48,30 @@ class DraftRecipe:
 
     def __call__(self) -> Worker:
         """The draft beside the target."""
-        model = self.load()
+        model, history = self.load(), self._history()
 
         def make(style: DraftStyle) -> Draft:
-            ahead = DraftAhead(model, _helper(style.retrieval), style.forks)
+            ahead = DraftAhead(model, _helper(style.retrieval, history), style.forks)
             return Draft(ahead, style.gamma or self._steps(model) if style.lockstep else None)
 
         return Worker(make)
 
-    def drafter(self, model: LanguageModel, retrieval: RetrievalSettings | None) -> Drafter:
-        """The draft before the target, around a model that is loaded already."""
-        return ModelDrafter(model, self._steps(model), _helper(retrieval))
+    def drafter(
+        self, model: LanguageModel, retrieval: RetrievalSettings | None
+    ) -> ModelDrafter | ConfidentDrafter:
+        """The draft before the target, around a model that is loaded already: with retrieval and
+        no given gamma, as many forwards as are worth their time."""
+        helper = _helper(retrieval, self._history())
+        if retrieval is None or retrieval.ngram is not None or self.gamma is not None:
+            return ModelDrafter(model, self._steps(model), helper)
+        return ConfidentDrafter(model, helper, self.seconds(model))
+
+    def seconds(self, model: LanguageModel) -> float:
+        """The time of a draft forward, in forwards of the target."""
+        return forward_seconds(model) / self.target_seconds
+
+    def _history(self) -> History | None:
+        return None if self.history is None else open_history(self.history)
 
     def _steps(self, model: LanguageModel) -> int:
         return self.gamma or self._measured_steps(model)
@@ -65,21 +81,5 @@ class DraftRecipe:
         return max(1, min(round(ratio), _MOST_STEPS))
 
 
-def _helper(retrieval: RetrievalSettings | None) -> Drafter:
-    return NoDrafter() if retrieval is None else make_lookup(retrieval)
-
-
-def make_index(settings: RetrievalSettings) -> TokenIndex:
-    """A published search where n-grams are limited, else the best there is."""
-    if settings.ngram is not None:
-        kind = RecentNgramIndex if settings.latest else NgramIndex
-        return kind(settings.ngram, settings.shortest)
-    stores = [Datastore(Path(path), settings.vocabulary) for path in settings.datastores]
-    sources = [*context_sources(), *stores]
-    if settings.row_cost is None:
-        return LayeredIndex(sources)
-    return LayeredIndex(sources, [1.0 + settings.row_cost * n for n in range(settings.tokens + 1)])
-
-
-def make_lookup(settings: RetrievalSettings) -> LookupDrafter:
-    return LookupDrafter(make_index(settings), settings.tokens)
+def _helper(retrieval: RetrievalSettings | None, history: History | None) -> Drafter:
+    return NoDrafter() if retrieval is None else Retrieval(retrieval, history).lookup()

@@ -11,7 +11,8 @@ class Match:
     """A retrieved run: the `tokens` that once followed the last `depth` tokens of the text.
 
     `likeness` (0 to 1) says how alike the two texts are a little further back, `share` (0 to 1)
-    how many of the equally deep matches went on with the same token.
+    how many of the equally deep matches went on with the same token, and `rate` what a step that
+    shows the run is expected to settle in the time of a forward over one row (0: nobody knows).
     """
 
     tokens: tuple[int, ...]
@@ -19,6 +20,7 @@ class Match:
     source: str
     likeness: float = 1.0
     share: float = 1.0
+    rate: float = 0.0
 
 
 class TokenIndex(Protocol):

@@ -1,31 +1,31 @@
 """A text whose places are chained by the n-gram that ends there, as in zlib's hash chains.
 
-Knows how to grow, to be cut at both ends, and where the longest suffix of a given text occurs in
-it; not whose text it is, nor which of several places is the best.
+Knows how to grow, to be cut back, and where the longest suffix of the text occurs in it before; not
+which of several places is the best.
 """
 
 from array import array
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from doublespec.tokens import Tokens
 
 OPEN_SIZES = (8, 4)  # n-grams whose match may be longer: each place has to be measured
 SIZES = (*OPEN_SIZES, 3, 2, 1)  # without a gap up to 4, so that those below are just as long
-BORDER = -1  # between texts that are chained together: no match ends at one or crosses it
 MOST_VISITS = 1000  # places looked at for the longest match: a bound for text in a loop
 MOST_PLACES = 4  # more choose no better: see docs/retrieval.md
 
 
-@dataclass(frozen=True, slots=True)
-class Places:
+class Places(NamedTuple):
     """Where the longest suffix of a text occurs: the stops, latest first, and its length."""
 
     stops: list[int]
     depth: int
 
 
-@dataclass(frozen=True, slots=True)
-class Level:
+NOWHERE = Places([], 0)
+
+
+class Level(NamedTuple):
     """The chains of one n-gram size: the last place of each hash, and the place before each."""
 
     size: int
@@ -44,28 +44,18 @@ class Chains:
         self.tokens: list[int] = []
         self._mask, self._levels = _empty_levels(bits)
 
-    @property
-    def num_bytes(self) -> int:
-        """Memory in use, token objects counted as if nobody else held them."""
-        return self.bytes_with(0)
-
-    def bytes_with(self, new: int) -> int:
-        """Memory in use after `new` more tokens."""
-        length = len(self.tokens) + new
-        table = self._mask + 1 if length <= self._mask else 2 << length.bit_length()
-        return len(SIZES) * 4 * (table + length) + (8 + 32) * length
-
     def extend(self, new: Tokens) -> None:
         """Append tokens to the text."""
-        self._make_room(len(self.tokens) + len(new))
+        first = len(self.tokens)
+        self._make_room(first + len(new))
         tokens, mask = self.tokens, self._mask
-        for token in new:
-            tokens.append(token)
-            stop = len(tokens)
-            for level in self._levels:
-                key = hash(tuple(tokens[max(0, stop - level.size) :])) & mask
-                level.before.append(level.last[key])
-                level.last[key] = stop
+        tokens += new
+        stops = range(first + 1, len(tokens) + 1)
+        for size, last, before in self._levels:
+            for stop in stops:
+                key = hash(tuple(tokens[stop - size if stop > size else 0 : stop])) & mask
+                before.append(last[key])
+                last[key] = stop
 
     def _make_room(self, length: int) -> None:
         """Begin again with larger tables where `length` tokens would crowd the chains."""
@@ -77,67 +67,64 @@ class Chains:
     def cut(self, length: int) -> None:
         """Drop the tokens from position `length` on."""
         tokens, mask = self.tokens, self._mask
-        for stop in range(len(tokens), length, -1):
-            for level in self._levels:
-                key = hash(tuple(tokens[max(0, stop - level.size) : stop])) & mask
-                level.last[key] = level.before.pop()
+        stops = range(len(tokens), length, -1)
+        for size, last, before in self._levels:
+            for stop in stops:
+                key = hash(tuple(tokens[stop - size if stop > size else 0 : stop])) & mask
+                last[key] = before.pop()
         del tokens[length:]
 
-    def longest(self, text: list[int], stop: int, before: int) -> Places | None:
-        """Where the longest suffix of `text[:stop]` occurs, at places less than `before`."""
+    def earlier(self, stop: int) -> Places:
+        """Where the longest suffix of the text's first `stop` tokens occurs before."""
         for level in self._levels:
-            ngram = text[max(0, stop - level.size) : stop]
-            place = level.last[hash(tuple(ngram)) & self._mask] if stop >= level.size else 0
-            while place and place >= before:
-                place = level.before[place]
-            if place and level.size in OPEN_SIZES:
-                found = self._deepest(level, place, text, stop)
-            else:
-                found = Places(self._latest(level, place, ngram), level.size)
-            if found.stops:
-                return found
-        return None
-
-    def _latest(self, level: Level, place: int, ngram: list[int]) -> list[int]:
-        """The latest places after `ngram` in the chain that begins at `place`."""
-        tokens, before, size = self.tokens, level.before, level.size
-        stops: list[int] = []
-        while place and len(stops) < MOST_PLACES:
-            if tokens[place - size : place] == ngram and tokens[place] != BORDER:
-                stops.append(place)
-            place = before[place]
-        return stops
-
-    def _deepest(self, level: Level, place: int, text: list[int], stop: int) -> Places:
-        """The places of the chain that share the longest suffix with the text."""
-        tokens, before, depth = self.tokens, level.before, level.size
-        stops: list[int] = []
-        for _ in range(MOST_VISITS):
-            wanted = depth + (len(stops) == MOST_PLACES)
-            agrees = place >= wanted and tokens[place - wanted] == text[stop - wanted]
-            if agrees and tokens[place] != BORDER:
-                common = common_suffix(tokens, place, text, stop)
-                if common > depth:
-                    depth, stops = common, [place]
-                elif common == depth:
-                    stops.append(place)
-            place = before[place]
-            if place == 0:
-                break
-        return Places(stops, depth)
+            if level.before[stop]:
+                measured = _deepest if level.size in OPEN_SIZES else _latest
+                found = measured(level, self.tokens, stop)
+                if found.stops:
+                    return found
+        return NOWHERE
 
 
-def common_suffix(a: list[int], a_stop: int, b: list[int], b_stop: int) -> int:
-    """The number of tokens that `a[:a_stop]` and `b[:b_stop]` share at their ends.
+def _latest(level: Level, tokens: list[int], stop: int) -> Places:
+    """The latest places of the n-gram that ends at `stop`."""
+    size, _, before = level
+    ngram, place = tokens[max(0, stop - size) : stop], before[stop]
+    stops: list[int] = []
+    while place and len(stops) < MOST_PLACES:
+        if tokens[place - size : place] == ngram:
+            stops.append(place)
+        place = before[place]
+    return Places(stops, size)
+
+
+def _deepest(level: Level, tokens: list[int], stop: int) -> Places:
+    """The places that share the longest suffix with `tokens[:stop]`; none if it is shorter than
+    the level's n-grams."""
+    depth, _, before = level
+    place, stops = before[stop], list[int]()
+    wanted = depth  # tokens that a place must share to be worth measuring
+    for _ in range(MOST_VISITS):
+        if place >= wanted and tokens[place - wanted] == tokens[stop - wanted]:
+            common = common_suffix(tokens, place, stop)
+            if common >= depth:
+                stops = [place] if common > depth else [*stops, place]
+                depth = common
+                wanted = depth + (len(stops) == MOST_PLACES)
+        place = before[place]
+        if place == 0:
+            break
+    return Places(stops, depth)
+
+
+def common_suffix(tokens: list[int], a: int, b: int) -> int:
+    """The number of tokens that `tokens[:a]` and `tokens[:b]` share at their ends, `a` before `b`.
 
     Compares blocks that double while they agree and are halved where they do not.
     """
-    length, most, block, grows = 0, min(a_stop, b_stop), 4, True
+    length, block, grows = 0, 4, True
     while block:
         longer = length + block
-        if longer <= most and (
-            a[a_stop - longer : a_stop - length] == b[b_stop - longer : b_stop - length]
-        ):
+        if longer <= a and tokens[a - longer : a - length] == tokens[b - longer : b - length]:
             length = longer
         else:
             grows = False

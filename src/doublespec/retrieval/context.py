@@ -4,12 +4,12 @@
 """
 
 from doublespec.retrieval.base import Match, TokenIndex
-from doublespec.retrieval.chains import Chains
-from doublespec.retrieval.ranking import most_alike
+from doublespec.retrieval.chains import MOST_PLACES, NOWHERE, Chains, Places
+from doublespec.retrieval.ranking import follow_most_alike
 from doublespec.tokens import Tokens, common_prefix
 
 RECENT = 128  # tokens at the end of the text that every lookup compares
-SAMPLES = 64  # tokens of the rest that it compares
+SAMPLES = 32  # tokens of the rest that it compares
 
 
 def context_sources() -> list[TokenIndex]:
@@ -19,19 +19,37 @@ def context_sources() -> list[TokenIndex]:
 
 
 class RequestText:
-    """The chained text of a request, as it was last handed over."""
+    """The chained text of a request, as it was last handed over, and where its end occurs in it."""
 
     def __init__(self) -> None:
         self.chains = Chains()
+        self.places = NOWHERE  # of the whole text
+        self.places_of_rest = NOWHERE  # of the text without its last token
         self._calls = 0
 
     def follow(self, tokens: Tokens) -> list[int]:
         """Make the chained text equal to `tokens`, and return them."""
         text = tokens if isinstance(tokens, list) else list(tokens)
+        known = len(self.chains.tokens)
         agreed = self._agreed(text)
-        self.chains.cut(agreed)
-        self.chains.extend(text[agreed:])
+        if not agreed == known == len(text):
+            self.chains.cut(agreed)
+            self.chains.extend(text[agreed:])
+            start, places = (known, self.places) if agreed == known else (0, NOWHERE)
+            last = max(0, len(text) - 1)
+            self.places_of_rest = self._places(start, places, last)
+            self.places = self._places(last, self.places_of_rest, len(text))
         return text
+
+    def _places(self, start: int, places: Places, stop: int) -> Places:
+        """The places of the first `stop` tokens, from those of the first `start` if they go on
+        alike: copying a passage then costs no search. Nothing deeper can have come in between."""
+        tokens, more = self.chains.tokens, stop - start
+        new = tokens[start:stop] if places.stops else []
+        stops = [place + more for place in places.stops if tokens[place : place + more] == new]
+        if stops and len(places.stops) in (len(stops), *range(MOST_PLACES)):
+            return Places(stops, places.depth + more)
+        return self.chains.earlier(stop)
 
     def _agreed(self, text: list[int]) -> int:
         """How many leading tokens of `text` are those of the last call.
@@ -46,10 +64,15 @@ class RequestText:
         recent = max(0, stop - RECENT)
         self._calls += 1
         stride = recent // SAMPLES + 1
-        sample = slice(self._calls % stride, recent, stride)
-        if mine[sample] != text[sample] or mine[recent : recent + 1] != text[recent : recent + 1]:
+        start = self._calls % stride
+        if mine[start:recent:stride] != text[start:recent:stride]:
             return common_prefix(mine, text)
-        return recent + common_prefix(mine[recent:stop], text[recent:stop])
+        mine_recent, text_recent = mine[recent:stop], text[recent:stop]
+        if mine_recent == text_recent:
+            return stop
+        if mine_recent[0] != text_recent[0]:
+            return common_prefix(mine, text)
+        return recent + common_prefix(mine_recent, text_recent)
 
 
 class ContextIndex:
@@ -64,12 +87,11 @@ class ContextIndex:
     def lookup(self, tokens: Tokens, limit: int) -> Match | None:
         """What followed the longest suffix of `tokens` that occurs in them before."""
         text = self._text.follow(tokens)
-        places = self._text.chains.longest(text, len(text), before=len(text))
-        if places is None or limit < 1:
+        stops, depth = self._text.places
+        if not stops or limit < 1:
             return None
-        choice = most_alike(text, text, places.stops)
-        run = tuple(text[choice.stop : choice.stop + limit])
-        return Match(run, places.depth, "context", choice.likeness, choice.share)
+        run, choice = follow_most_alike(text, text, stops, limit)
+        return Match(tuple(run), depth, "context", choice.likeness, choice.share)
 
 
 class EditIndex:
@@ -86,14 +108,12 @@ class EditIndex:
         """What followed the token that the last of `tokens` replaces; the match has depth 0."""
         text = self._text.follow(tokens)
         last = len(text) - 1
-        places = self._text.chains.longest(text, last, before=last) if last > 0 else None
-        replaced = [stop for stop in places.stops if text[stop] != text[last]] if places else []
+        replaced = [stop for stop in self._text.places_of_rest.stops if text[stop] != text[last]]
         stops = [stop + 1 for stop in replaced if stop + 1 < last]
         if not stops or limit < 1:
             return None
-        choice = most_alike(text, text, stops)
-        run = tuple(text[choice.stop : choice.stop + limit])
-        return Match(run, 0, "edit", choice.likeness, choice.share)
+        run, choice = follow_most_alike(text, text, stops, limit)
+        return Match(tuple(run), 0, "edit", choice.likeness, choice.share)
 
 
 class NgramIndex:

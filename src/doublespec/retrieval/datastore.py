@@ -15,22 +15,23 @@ import json
 import mmap
 import struct
 import zlib
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 from doublespec.errors import DatastoreError
 from doublespec.retrieval.base import Match
-from doublespec.retrieval.ranking import WINDOW, most_alike
-from doublespec.tokens import Tokens, common_prefix
+from doublespec.retrieval.ranking import most_alike
+from doublespec.tokens import Tokens
 
 MAGIC = b"DOUBLEDS"
 VERSION = 1
 PREFIX = struct.Struct("<8sIII")  # magic, version, bytes of the header, its CRC-32
 BORDER = 0
 CONTEXT = 32  # tokens before a place that a search compares
+SHORT = 8  # tokens that most searches are decided by
 NEIGHBOURS = 3  # places looked at on either side of where the text would stand
 
 
@@ -57,6 +58,14 @@ class Header:
     sections: dict[str, Section]  # tokens, places, starts, in this order
 
 
+class Nearest(NamedTuple):
+    """Places after a text's longest suffix, its length, and the tokens before each, backwards."""
+
+    depth: int
+    places: list[int]
+    contexts: list[list[int]]
+
+
 class Datastore:
     """An open store. Raises DatastoreError if the file is none, damaged, or another tokenizer's.
 
@@ -66,6 +75,7 @@ class Datastore:
 
     def __init__(self, path: Path, vocabulary: str | None = None) -> None:
         self.path = path
+        self._source = f"datastore {path.name}"
         self._bytes = _map(path)
         self.header = _read_header(path, self._bytes)
         if vocabulary not in (None, self.header.vocabulary):
@@ -89,52 +99,61 @@ class Datastore:
     def lookup(self, tokens: Tokens, limit: int) -> Match | None:
         """What followed the longest suffix of `tokens`, of at most CONTEXT, in the corpus."""
         text = [token + 1 for token in tokens[-CONTEXT:]]
-        depth, found = self._nearest(text)
-        if not found or limit < 1:
+        found = self._nearest(text)
+        if not found.places or limit < 1:
             return None
-        joined: list[int] = []
-        stops: dict[int, int] = {}
-        for place, context in found.items():
-            joined += [BORDER] * (WINDOW - len(context)) + context[:WINDOW][::-1]
-            stops[len(joined)] = place
-            joined.append(self._tokens[place])
-        choice = most_alike(text, joined, list(stops))
-        run = self._run(stops[choice.stop], limit)
-        source = f"datastore {self.path.name}"
-        return Match(tuple(run), depth, source, choice.likeness, choice.share) if run else None
+        following = [self._tokens[place] for place in found.places]
+        choice = most_alike(text, found.contexts, following)
+        run = self._run(found.places[choice.number], limit)
+        if not run:
+            return None
+        return Match(tuple(run), found.depth, self._source, choice.likeness, choice.share)
 
     def matches(self, tokens: Tokens, most: int) -> list[tuple[list[int], list[int]]]:
         """For people: what stands before and after the places most like the end of `tokens`."""
-        _, found = self._nearest([token + 1 for token in tokens[-CONTEXT:]])
-        return [
-            (_before(context), self._run(place, CONTEXT))
-            for place, context in islice(found.items(), most)
-        ]
+        found = self._nearest([token + 1 for token in tokens[-CONTEXT:]])
+        pairs = zip(found.places, found.contexts, strict=True)
+        return [(_before(context), self._run(place, CONTEXT)) for place, context in pairs][:most]
 
-    def _nearest(self, text: list[int]) -> tuple[int, dict[int, list[int]]]:
-        """The length of the longest suffix of `text` that occurs, and places after it, each with
-        what is before it, backwards."""
+    def _nearest(self, text: list[int]) -> Nearest:
+        """The places after the longest suffix of `text` that occurs, nearest to where the text
+        itself would stand."""
         key = text[::-1]
         if not key or not 0 < key[0] < len(self._starts) - 1:
-            return 0, {}
+            return Nearest(0, [], [])
         high = min(self._starts[key[0] + 1], len(self._places))
         low = min(self._starts[key[0]], high)
-        middle = bisect_left(self._places, key, low, high, key=self._context)
+        middle = self._middle(key, low, high)
         first = max(low, middle - NEIGHBOURS)
         places = self._places[first : min(high, middle + NEIGHBOURS)].tolist()
         contexts = [self._context(place) for place in places]
         beside = contexts[max(0, middle - first - 1) : middle - first + 1]  # the most alike
-        deepest = max((common_prefix(context, key) for context in beside), default=0)
-        alike = key[:deepest]
-        found = zip(places, contexts, strict=True)
-        return deepest, {
-            p: context for p, context in found if deepest and context[:deepest] == alike
-        }
+        depth = max((_shared(context, key) for context in beside), default=0)
+        if depth == 0:
+            return Nearest(0, [], [])
+        shared = key[:depth]
+        alike = [i for i, context in enumerate(contexts) if context[:depth] == shared]
+        return Nearest(depth, [places[i] for i in alike], [contexts[i] for i in alike])
+
+    def _middle(self, key: list[int], low: int, high: int) -> int:
+        """Where among the sorted places the text would stand. Most searches are over after a few
+        tokens; only if these occur is the rest of the text compared."""
+        short = key[:SHORT]
+        middle = bisect_left(self._places, short, low, high, key=self._short_context)
+        if middle == high or self._short_context(self._places[middle]) != short:
+            return middle
+        stop = bisect_right(self._places, short, middle, high, key=self._short_context)
+        return bisect_left(self._places, key, middle, stop, key=self._context)
 
     def _context(self, place: int) -> list[int]:
         """The tokens before a place, backwards."""
-        context: list[int] = self._tokens[max(0, place - CONTEXT) : place].tolist()
-        context.reverse()
+        stop = place - CONTEXT - 1 if place > CONTEXT else None
+        context: list[int] = self._tokens[place - 1 : stop : -1].tolist()
+        return context
+
+    def _short_context(self, place: int) -> list[int]:
+        stop = place - SHORT - 1 if place > SHORT else None
+        context: list[int] = self._tokens[place - 1 : stop : -1].tolist()
         return context
 
     def _run(self, place: int, limit: int) -> list[int]:
@@ -148,6 +167,14 @@ class Datastore:
     def _view(self, section: Section) -> "memoryview[int]":
         raw = self._raw(section)
         return raw.cast("H") if section.width == 2 else raw.cast("I")
+
+
+def _shared(context: list[int], key: list[int]) -> int:
+    """How many leading tokens are the same: few, mostly."""
+    return next(
+        (i for i, (a, b) in enumerate(zip(context, key, strict=False)) if a != b),
+        min(len(context), len(key)),
+    )
 
 
 def _before(context: list[int]) -> list[int]:

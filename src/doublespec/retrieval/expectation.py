@@ -2,14 +2,13 @@
 that came after them; not models, and not what was accepted."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from doublespec.retrieval.base import Match
 from doublespec.tokens import Tokens
 
-# What a match's likeness, and each token of a run that has held, add to its depth as evidence.
+# What a match's likeness adds to its depth as evidence.
 LIKENESS_WEIGHT = 12.0
-TOKEN_WEIGHT = 1.5
 # The share of run tokens that were the text's own, by evidence: 0-1, 2-3, ... 30-31, then 32-63,
 # 64-127, 128 and more. Measured on answers of Llama-3.1-8B-Instruct to four kinds of prompts, after
 # the first 60 of each kind (November 2026).
@@ -21,8 +20,22 @@ PRIOR_WEIGHT = 32.0  # tokens that the prior counts for
 MEMORY = 1024.0  # tokens after which what was learnt counts half
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+MOST_TOKENS = 255  # of a run, as `config` bounds it
+MOST_EVIDENCE = 128  # more says no more
+
+
+def _cell(evidence: float) -> int:
+    if evidence < 32:
+        return int(evidence) // 2
+    return min(int(evidence).bit_length() + 10, len(PRIOR) - 1)
+
+
+GRAIN = 4  # parts of evidence that are told apart
+STRIDE = 6  # parts that each token of a run that has held adds to it
+CELLS = bytes(_cell(part / GRAIN) for part in range(MOST_EVIDENCE * GRAIN + MOST_TOKENS * STRIDE))
+
+
+class Run(NamedTuple):
     """How much of a match to show, and what a step that shows it settles per unit of time."""
 
     length: int
@@ -35,45 +48,41 @@ class Expectation:
     def __init__(self) -> None:
         self._held = [chance * PRIOR_WEIGHT for chance in PRIOR]
         self._seen = [PRIOR_WEIGHT] * len(PRIOR)
+        self._chances = list(PRIOR)  # held / seen
 
     def best_run(self, match: Match, costs: Sequence[float]) -> Run:
         """The length of run that settles most per unit of time; `costs[n]` is the time of a
         forward that shows n tokens."""
-        best = Run(0, 1.0 / costs[0])
-        chance, settled, evidence = match.share, 1.0, evidence_of(match)
-        most = min(len(match.tokens), len(costs) - 1)
-        for length in range(1, most + 1):
-            if settled + chance * (most - length + 1) <= best.rate * costs[length]:
+        chances, most = self._chances, min(len(match.tokens), len(costs) - 1)
+        length, rate = 0, 1.0 / costs[0]
+        chance, settled, left = match.share, 1.0, most
+        for cell in _cells(match)[:most]:
+            cost = costs[most - left + 1]
+            if settled + chance * left <= rate * cost:
                 break  # not even if every further token held as often as this one
-            cell = _cell(evidence)
-            chance *= self._held[cell] / self._seen[cell]
+            chance *= chances[cell]
             settled += chance
-            evidence += TOKEN_WEIGHT
-            if settled / costs[length] > best.rate:
-                best = Run(length, settled / costs[length])
-        return best
+            left -= 1
+            if settled > rate * cost:
+                length, rate = most - left, settled / cost
+        return Run(length, rate)
 
     def learn(self, match: Match, after: Tokens) -> None:
         """Take in what the text turned out to be `after` the place where `match` was found."""
-        evidence, expected = evidence_of(match), match.share
-        for token, actual in zip(match.tokens, after, strict=False):
-            cell = _cell(evidence)
-            self._seen[cell] += expected
-            self._held[cell] += token == actual
-            if self._seen[cell] > MEMORY:
-                self._seen[cell] /= 2
-                self._held[cell] /= 2
+        held, seen, expected = self._held, self._seen, match.share
+        for token, actual, cell in zip(match.tokens, after, _cells(match), strict=False):
+            seen[cell] += expected
+            held[cell] += token == actual
+            if seen[cell] > MEMORY:
+                seen[cell] /= 2
+                held[cell] /= 2
+            self._chances[cell] = held[cell] / seen[cell]
             if token != actual:
                 return
-            evidence, expected = evidence + TOKEN_WEIGHT, 1.0
+            expected = 1.0
 
 
-def evidence_of(match: Match) -> float:
-    """How much speaks for the first token of a match."""
-    return match.depth + LIKENESS_WEIGHT * match.likeness
-
-
-def _cell(evidence: float) -> int:
-    if evidence < 32:
-        return int(evidence) // 2
-    return min(int(evidence).bit_length() + 10, len(PRIOR) - 1)
+def _cells(match: Match) -> bytes:
+    """For each token of a match's run the place in PRIOR of what speaks for it."""
+    first = round(GRAIN * (match.depth + LIKENESS_WEIGHT * match.likeness))
+    return CELLS[min(first, MOST_EVIDENCE * GRAIN) :: STRIDE]

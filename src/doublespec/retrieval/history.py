@@ -1,18 +1,20 @@
 """What was answered before in this process, as a source of runs. Knows tenants, not models."""
 
 import json
-from collections.abc import Iterator
+import os
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from doublespec.errors import DatastoreError
 from doublespec.retrieval.base import Match
-from doublespec.retrieval.chains import BORDER, Chains
 from doublespec.retrieval.files import replacing
-from doublespec.retrieval.ranking import most_alike
+from doublespec.retrieval.shared import MOST_DEPTH, SharedTexts
 from doublespec.tokens import Tokens
 
 FORMAT = "doublespec history 1"
+NOBODY = -1  # a tenant without texts
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,46 +26,50 @@ class Entry:
 
 
 class History:
-    """Earlier texts, in two halves: when the young half has its share of the bytes, the old one is
-    dropped whole and the young one takes its place.
-
-    Each tenant's texts are chained apart: no lookup reaches those of another.
-    """
+    """Earlier texts in memory that other processes may search (`shared`): within a number of bytes,
+    half by half, the oldest first out. No lookup reaches the texts of another tenant."""
 
     def __init__(self, most_bytes: int = 64 << 20) -> None:
-        self._most_bytes = most_bytes
-        self._young: dict[str, Chains] = {}
-        self._old: dict[str, Chains] = {}
+        self._texts = SharedTexts(most_bytes)
+        self._lock = threading.Lock()
+        self._writer = os.getpid()  # a process forked from it adds nothing and names nobody
+        self._numbers = {"": 0}  # of tenants
+        self._next = 1
 
     @property
-    def num_bytes(self) -> int:
-        return _num_bytes(self._young) + _num_bytes(self._old)
+    def descriptor(self) -> int:
+        """Of the memory, for `open_history` in a process that inherits it."""
+        return self._texts.descriptor
+
+    def number_of(self, tenant: str) -> int:
+        """What a tenant is called in the memory. A number is never given twice."""
+        with self._lock:
+            return self._number(tenant)
 
     def add(self, tokens: Tokens, tenant: str = "") -> None:
         """Keep a text for the lookups of `tenant`. One larger than half the bytes is not kept."""
-        half, new = self._most_bytes // 2, len(tokens) + 1
-        if Chains().bytes_with(new) > half:
+        if not tokens or os.getpid() != self._writer:
             return
-        chains = self._young.get(tenant, Chains())
-        if _num_bytes(self._young) - chains.num_bytes + chains.bytes_with(new) > half:
-            self._old, self._young, chains = self._young, {}, Chains()
-        chains.extend([*tokens, BORDER])
-        self._young[tenant] = chains
+        with self._lock:
+            if self._texts.add(list(tokens), self._number(tenant)):
+                kept = {0, *(owner for owner, _ in self._texts.texts())}
+                self._numbers = {name: n for name, n in self._numbers.items() if n in kept}
 
     def index(self, tenant: str = "") -> "TenantIndex":
         """The texts of one tenant, those that are still to come included."""
-        return TenantIndex(self, tenant)
+        return self.index_of(self.number_of(tenant))
 
-    def chains_of(self, tenant: str) -> list[Chains]:
-        """The chained texts of one tenant, the later ones first."""
-        return [half[tenant] for half in (self._young, self._old) if tenant in half]
+    def index_of(self, number: int) -> "TenantIndex":
+        """The same by the tenant's number."""
+        return TenantIndex(self._texts, number)
 
     def entries(self) -> Iterator[Entry]:
-        """All texts; those of one tenant in the order in which they came."""
-        for half in (self._old, self._young):
-            for tenant, chains in half.items():
-                for tokens in _texts(chains.tokens):
-                    yield Entry(tenant, tokens)
+        """All texts in the order in which they came."""
+        with self._lock:
+            names = {number: name for name, number in self._numbers.items()}
+            texts = list(self._texts.texts())
+        for number, tokens in texts:
+            yield Entry(names[number], tokens)
 
     def save(self, path: Path, vocabulary: str) -> None:
         """Write all texts to a file; `vocabulary` names the tokenizer that they belong to."""
@@ -78,46 +84,31 @@ class History:
         for entry in _read(path, vocabulary):
             self.add(entry.tokens, entry.tenant)
 
+    def _number(self, tenant: str) -> int:
+        if tenant not in self._numbers and os.getpid() != self._writer:
+            return NOBODY
+        if tenant not in self._numbers:
+            self._numbers[tenant] = self._next
+            self._next += 1
+        return self._numbers[tenant]
+
 
 class TenantIndex:
     """One tenant's earlier texts."""
 
-    def __init__(self, history: History, tenant: str) -> None:
-        self._history = history
-        self._tenant = tenant
+    def __init__(self, texts: SharedTexts, number: int) -> None:
+        self._texts = texts
+        self._number = number
 
     def lookup(self, tokens: Tokens, limit: int) -> Match | None:
         """What followed the longest suffix of `tokens` in an earlier text."""
-        text = tokens if isinstance(tokens, list) else list(tokens)
-        best: Match | None = None
-        for chains in self._history.chains_of(self._tenant):
-            match = lookup_in(chains, text, limit)
-            if match is not None and (best is None or match.depth > best.depth):
-                best = match
-        return best
+        return self._texts.lookup(list(tokens[-MOST_DEPTH:]), limit, self._number)
 
 
-def lookup_in(chains: Chains, text: list[int], limit: int) -> Match | None:
-    """What followed the longest suffix of `text` in one of the chained texts."""
-    places = chains.longest(text, len(text), before=len(chains.tokens))
-    if places is None or limit < 1:
-        return None
-    choice = most_alike(text, chains.tokens, places.stops)
-    run = chains.tokens[choice.stop : choice.stop + limit]
-    run = run[: run.index(BORDER)] if BORDER in run else run
-    return Match(tuple(run), places.depth, "history", choice.likeness, choice.share)
-
-
-def _num_bytes(half: dict[str, Chains]) -> int:
-    return sum(chains.num_bytes for chains in half.values())
-
-
-def _texts(tokens: list[int]) -> Iterator[list[int]]:
-    start = 0
-    while start < len(tokens):
-        stop = tokens.index(BORDER, start)
-        yield tokens[start:stop]
-        start = stop + 1
+def open_history(descriptor: int) -> Callable[[int], TenantIndex]:
+    """The history behind an inherited descriptor: gives the texts of the tenant of a number."""
+    texts = SharedTexts(descriptor=descriptor)
+    return lambda number: TenantIndex(texts, number)
 
 
 def _line(value: dict[str, object]) -> bytes:
@@ -142,6 +133,6 @@ def _entry(value: dict[str, object]) -> Entry:
     tenant, tokens = value["tenant"], value["tokens"]
     if not isinstance(tenant, str) or not isinstance(tokens, list):
         raise ValueError("not an entry")
-    if not all(type(token) is int and token >= 0 for token in tokens):
+    if not all(type(token) is int and 0 <= token < 1 << 31 for token in tokens):
         raise ValueError("not token ids")
     return Entry(tenant, tokens)

@@ -2,10 +2,11 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 from doublespec.retrieval.base import Match, TokenIndex
-from doublespec.retrieval.expectation import Expectation, Run
+from doublespec.retrieval.expectation import Expectation
 from doublespec.tokens import Tokens
 
 LONGEST_RUN = 96
@@ -13,13 +14,12 @@ ROW_COST = 0.015  # of a forward, where no profile says better: 2.7 rows a token
 TAIL = 16  # tokens by which a text is known again
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(NamedTuple):
     """What the sources found for a text of `length` tokens that ended with `tail`."""
 
     length: int
     tail: Tokens
-    matches: tuple[Match, ...]
+    matches: list[Match]
 
 
 class LayeredIndex:
@@ -35,26 +35,28 @@ class LayeredIndex:
         self._sources = sources
         self._costs = list(row_costs) or [1.0 + ROW_COST * n for n in range(LONGEST_RUN + 1)]
         self._expectations: defaultdict[str, Expectation] = defaultdict(Expectation)
-        self._asked = Asked(0, [], ())
+        self._asked = Asked(0, [], [])
 
     def lookup(self, tokens: Tokens, limit: int) -> Match | None:
         """The run of the best source, as much of it as pays."""
         self._learn(tokens)
         most = min(limit, len(self._costs) - 1)
-        found = (source.lookup(tokens, most) for source in self._sources)
-        matches = tuple(match for match in found if match is not None)
+        found = [source.lookup(tokens, most) for source in self._sources]
+        matches = [match for match in found if match is not None]
         self._asked = Asked(len(tokens), tokens[-TAIL:], matches)
-        runs = [(self._run_of(match), match) for match in matches]
-        run, match = max(runs, key=lambda pair: pair[0].rate, default=(Run(0, 0.0), None))
-        return replace(match, tokens=match.tokens[: run.length]) if match and run.length else None
-
-    def _run_of(self, match: Match) -> Run:
-        return self._expectations[match.source].best_run(match, self._costs)
+        best, length, rate = None, 0, 0.0
+        for match in matches:
+            run = self._expectations[match.source].best_run(match, self._costs)
+            if run.rate > rate:
+                best, (length, rate) = match, run
+        if best is None or length == 0:
+            return None
+        return replace(best, tokens=best.tokens[:length], rate=rate)
 
     def _learn(self, tokens: Tokens) -> None:
         """Compare what was found last with what the text has become."""
-        asked = self._asked
-        if tokens[max(0, asked.length - TAIL) : asked.length] == asked.tail:
-            after = tokens[asked.length : asked.length + LONGEST_RUN]
-            for match in asked.matches:
+        length, tail, matches = self._asked
+        if tokens[max(0, length - TAIL) : length] == tail:
+            after = tokens[length : length + LONGEST_RUN]
+            for match in matches:
                 self._expectations[match.source].learn(match, after)

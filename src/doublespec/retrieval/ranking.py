@@ -5,37 +5,42 @@ little better than the first match; what tells them apart is the text *before* t
 edit inside a copied passage it still agrees place by place, when the last token alone says nothing.
 """
 
-from dataclasses import dataclass
 from operator import eq
+from typing import NamedTuple
 
 WINDOW = 16  # tokens before the run that are compared
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """The place to go on from, and the two marks it got (see `Match`)."""
+class Choice(NamedTuple):
+    """The number of the place to go on from, and the two marks it got (see `Match`)."""
 
-    stop: int
+    number: int
     likeness: float
     share: float
 
 
-def most_alike(text: list[int], tokens: list[int], stops: list[int]) -> Choice:
-    """Of the places `stops` in `tokens` the one most like the end of `text`.
-
-    Of equals the first, so pass the latest first. Every stop has a token after it.
-    """
-    end = text[-WINDOW:]
-    end.reverse()
+def most_alike(text: list[int], contexts: list[list[int]], following: list[int]) -> Choice:
+    """Of several places the one most like the end of `text`, given the tokens before each of them,
+    backwards, and the token that follows. Of equals the first, so pass the latest first."""
+    end = text[: -WINDOW - 1 : -1]
     vocabulary = frozenset(end)
-    following = [tokens[stop] for stop in stops]
-    best, best_score = Choice(0, 0.0, 0.0), -1.0
-    for stop, token in zip(stops, following, strict=True):
-        before = tokens[max(0, stop - WINDOW) : stop]
-        before.reverse()
+    best, best_score = (0, 0.0, 0.0), -1.0
+    for number, context in enumerate(contexts):
+        before = context[:WINDOW]
         in_place, anywhere = sum(map(eq, end, before)), len(vocabulary.intersection(before))
         likeness = (in_place + anywhere / 2) / (1.5 * WINDOW)
-        share = following.count(token) / len(following)
+        share = following.count(following[number]) / len(following)
         if likeness + share / 3 > best_score:
-            best, best_score = Choice(stop, likeness, share), likeness + share / 3
-    return best
+            best, best_score = (number, likeness, share), likeness + share / 3
+    return Choice(*best)
+
+
+def follow_most_alike(
+    text: list[int], tokens: list[int], stops: list[int], limit: int
+) -> tuple[list[int], Choice]:
+    """What follows that one of the places `stops` in `tokens` which is most like the end of
+    `text`. Every stop has a token after it."""
+    contexts = [tokens[stop - WINDOW if stop > WINDOW else 0 : stop][::-1] for stop in stops]
+    choice = most_alike(text, contexts, [tokens[stop] for stop in stops])
+    stop = stops[choice.number]
+    return tokens[stop : stop + limit], choice

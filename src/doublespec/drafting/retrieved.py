@@ -1,0 +1,59 @@
+"""What one side of a method retrieves with: indexes by its settings, and drafters around them."""
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from pathlib import Path
+
+from doublespec.config import RetrievalSettings
+from doublespec.drafting.base import Drafter
+from doublespec.drafting.choice import Choice, RunOrDraft
+from doublespec.drafting.lookup import LookupDrafter, TenantDrafter
+from doublespec.retrieval.base import TokenIndex
+from doublespec.retrieval.context import NgramIndex, context_sources
+from doublespec.retrieval.datastore import Datastore
+from doublespec.retrieval.layered import ROW_COST, LayeredIndex
+from doublespec.retrieval.recent import RecentNgramIndex
+
+History = Callable[[int], TokenIndex]  # earlier answers by the tenant's number
+
+_MOST_TENANTS = 16  # whose indexes are kept
+
+
+class Retrieval:
+    """Drafters over the same sources: the text, in `history` the tenant's earlier answers, and the
+    datastores. Where n-grams are limited it is a published search in the text alone."""
+
+    def __init__(self, settings: RetrievalSettings, history: History | None = None) -> None:
+        self._settings = settings
+        self._history = history
+        self._stores = [Datastore(Path(p), settings.vocabulary) for p in settings.datastores]
+        self._sources_of = lru_cache(maxsize=_MOST_TENANTS)(self._make_sources)
+
+    def lookup(self) -> Drafter:
+        """Proposes retrieved runs."""
+        settings = self._settings
+        if settings.ngram is not None:
+            kind = RecentNgramIndex if settings.latest else NgramIndex
+            return LookupDrafter(kind(settings.ngram, settings.shortest), settings.tokens)
+        return TenantDrafter(
+            lambda tenant: LookupDrafter(self._index(tenant), settings.tokens), _MOST_TENANTS
+        )
+
+    def choice(self, steps: int, seconds: float) -> Choice | None:
+        """Where to leave out a draft of so many forwards that take `seconds` (`RunOrDraft`). A
+        published search promises nothing, so that it gives no choice."""
+        if self._settings.ngram is not None:
+            return None
+        return lru_cache(maxsize=_MOST_TENANTS)(
+            lambda tenant: RunOrDraft(self._index(tenant), steps, seconds)
+        )
+
+    def _index(self, tenant: int) -> LayeredIndex:
+        """An index that learns for itself, over sources that are shared."""
+        cost = ROW_COST if self._settings.row_cost is None else self._settings.row_cost
+        costs = [1.0 + cost * n for n in range(self._settings.tokens + 1)]
+        return LayeredIndex(self._sources_of(tenant), costs)
+
+    def _make_sources(self, tenant: int) -> Sequence[TokenIndex]:
+        earlier = [] if self._history is None else [self._history(tenant)]
+        return [*context_sources(), *earlier, *self._stores]

@@ -1,0 +1,208 @@
+"""A draft that goes ahead: its path, its forks, what it learns, and what the target keeps of it."""
+
+import random
+from collections.abc import Sequence
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from doublespec.config import ForkSettings
+from doublespec.drafting.ahead import DraftAhead
+from doublespec.drafting.base import NoDrafter
+from doublespec.drafting.lookup import LookupDrafter
+from doublespec.drafting.model import ModelDrafter
+from doublespec.drafting.odds import Odds
+from doublespec.drafting.pace import Pace
+from doublespec.drafting.tree import DraftTree
+from doublespec.models.toy import ToyModel
+from doublespec.retrieval.context import NgramIndex
+from doublespec.sampling import Ranking, Request, SamplingParams
+from doublespec.tokens import Tokens
+
+REQUEST = Request(SamplingParams(), 3)
+TEXT = [3, 1, 4]
+FORKS = ForkSettings(forks=3, rows=12)
+
+
+def _ahead(model: ToyModel, forks: ForkSettings = FORKS, limit: int = 6) -> DraftAhead:
+    ahead = DraftAhead(model, NoDrafter(), forks)
+    ahead.begin(list(TEXT), limit, REQUEST)
+    return ahead
+
+
+def _paths(ahead: DraftAhead) -> list[tuple[int, ...]]:
+    """All that is drafted when nothing more is to be done, the draft's own path first."""
+    tree = DraftTree()
+    found: list[tuple[int, ...]] = []
+    while ahead.has_work():
+        for path in ahead.forward().paths:
+            tree.add(path)
+            found.append(path)
+    own = tuple(tree.best(100))
+    return [own, *(path for path in found if path != own[: len(path)])]
+
+
+def _true(model: ToyModel, text: Sequence[int], count: int) -> list[int]:
+    return ModelDrafter(model, count, NoDrafter()).propose(list(text), count, REQUEST)
+
+
+def test_the_path_is_what_the_model_says_up_to_the_limit() -> None:
+    ahead = _ahead(ToyModel(), ForkSettings())
+    assert _paths(ahead) == [tuple(_true(ToyModel(), TEXT, 6))]
+    assert not ahead.has_work()
+
+
+def test_forks_leave_the_path_at_its_closest_choices_and_go_on_as_the_model_would() -> None:
+    model = ToyModel(sharpness=0.5)  # close choices
+    own, *forks = _paths(_ahead(model))
+    assert forks
+    for fork in forks:
+        place = next(i for i, (a, b) in enumerate(zip(fork, own, strict=False)) if a != b)
+        prefix = [*TEXT, *fork[: place + 1]]
+        assert list(fork[place + 1 :]) == _true(model, prefix, len(fork) - place - 1)
+
+
+def test_without_forks_no_correction_is_foreseen() -> None:
+    assert len(_paths(_ahead(ToyModel(sharpness=0.5), ForkSettings()))) == 1
+
+
+def test_a_correction_that_was_drafted_becomes_the_path() -> None:
+    model = ToyModel(sharpness=0.5)
+    ahead = _ahead(model)
+    _, *forks = _paths(ahead)
+    longest = max(forks, key=len)
+    ahead.settle(longest[:-1], 6)
+    assert ahead.forward().paths[0][:1] == longest[-1:]
+
+
+def test_what_is_settled_along_the_path_keeps_the_rest() -> None:
+    model = ToyModel()
+    ahead = _ahead(model, limit=6)
+    own = _paths(ahead)[0]
+    ahead.settle(own[:4], 6)
+    paths = _paths(ahead)
+    assert list(paths[0]) == _true(model, [*TEXT, *own[:4]], 6)
+
+
+def test_an_unforeseen_correction_begins_a_new_path() -> None:
+    model = ToyModel(agreement=0.5)
+    ahead = _ahead(model, ForkSettings())
+    own = _paths(ahead)[0]
+    other = [own[0], (own[1] + 1) % 32]
+    ahead.settle(other, 3)
+    assert list(_paths(ahead)[0]) == _true(model, [*TEXT, *other], 3)
+
+
+def test_where_retrieval_disagrees_its_token_becomes_a_fork() -> None:
+    model = ToyModel()
+    nxt = _true(model, TEXT, 1)[0]
+    retrieved = (nxt + 1) % 32
+
+    class Says:
+        def propose(self, tokens: Tokens, limit: int, request: Request) -> list[int]:
+            return [retrieved, 0, 0][:limit] if len(tokens) == len(TEXT) else []
+
+    ahead = DraftAhead(model, Says(), FORKS)
+    ahead.begin(list(TEXT), 6, REQUEST)
+    _, *forks = _paths(ahead)
+    assert any(fork[0] == retrieved and len(fork) > 1 for fork in forks)
+
+
+def test_draft_side_retrieval_makes_a_forward_worth_more() -> None:
+    model = ToyModel(vocab_size=8, sharpness=4.0)
+    text = [1, *_true(model, [1], 60)]
+    helped = DraftAhead(model, LookupDrafter(NgramIndex(), 10), ForkSettings())
+    helped.begin(list(text), 20, Request(SamplingParams(), len(text)))
+    before, made = model.forwards, 0
+    while helped.has_work():
+        made += len(helped.forward().tokens)
+    assert made == 20
+    assert model.forwards - before < 20
+
+
+def test_a_path_ends_at_an_end_token_and_at_the_models_context() -> None:
+    free = _true(ToyModel(), TEXT, 8)
+    ended = DraftAhead(ToyModel(), NoDrafter(), ForkSettings())
+    ended.begin(list(TEXT), 8, Request(SamplingParams(), 3, frozenset({free[3]})))
+    assert list(_paths(ended)[0]) == free[: free.index(free[3]) + 1]
+    short = DraftAhead(ToyModel(max_length=6), NoDrafter(), FORKS)
+    short.begin(list(TEXT), 8, REQUEST)
+    assert len(_paths(short)[0]) <= 4
+
+
+@given(st.integers(0, 1 << 30))
+def test_a_target_that_goes_any_way_finds_only_what_the_draft_would_say(seed: int) -> None:
+    """After any settlement the path is the model's own continuation of the text."""
+    chance = random.Random(seed)
+    model = ToyModel(16, sharpness=0.7)
+    ahead = DraftAhead(model, NoDrafter(), ForkSettings(chance.choice([0, 2, 4]), 8))
+    text = [1, 2, 3]
+    ahead.begin(list(text), 5, REQUEST)
+    for _ in range(6):
+        for _ in range(chance.randrange(4)):
+            if ahead.has_work():
+                ahead.forward()
+        new = [chance.choice([*_true(model, text, 1), chance.randrange(16)]) for _ in range(2)]
+        text += new
+        ahead.settle(new, 5)
+    if ahead.has_work():
+        drafted = max((ahead.forward().paths for _ in range(1) if ahead.has_work()), default=())
+        for path in drafted[:1]:
+            assert list(path) == _true(model, text, len(path))
+
+
+def _ranking(behind: float) -> Ranking:
+    return Ranking((1, 2, 3), (0.0, behind, behind + 1))
+
+
+def test_odds_begin_with_how_close_the_choice_was_and_learn() -> None:
+    odds = Odds()
+    close, clear = _ranking(0.1), _ranking(9.0)
+    assert odds.of(close, 1) > 10 * odds.of(clear, 1)
+    before = odds.of(close, 1)
+    for _ in range(50):
+        odds.learn(close, 2)
+    assert odds.of(close, 1) > 0.8 > before
+    assert odds.of(clear, 0) > 0.95
+
+
+def test_forks_go_where_the_second_choice_has_been_right() -> None:
+    model = ToyModel(sharpness=0.5)
+    logits = model.logits(TEXT, 1, 3)
+    first, second = (int(token) for token in logits[0].topk(2).indices)
+
+    def goes_on(chosen: int) -> bool:
+        """Whether the second choice is gone on from, after the target has always `chosen`."""
+        ahead = _ahead(model, limit=4)
+        for _ in range(200):
+            ahead.begin(list(TEXT), 4, REQUEST)
+            ahead.forward()
+            ahead.settle([chosen], 4)
+        ahead.begin(list(TEXT), 4, REQUEST)
+        return any(path[0] == second and len(path) > 1 for path in _paths(ahead))
+
+    assert goes_on(second)
+    assert not goes_on(first)
+
+
+def test_a_tree_keeps_what_holds_and_knows_what_was_foreseen() -> None:
+    tree = DraftTree()
+    for path in ((1, 2, 3), (1, 5, 6), (1, 2, 3, 4)):
+        tree.add(path)
+    assert tree.best(10) == [1, 2, 3, 4]
+    assert tree.best(2) == [1, 2]
+    assert tree.settle([1, 5]) is True
+    assert tree.best(10) == [6]
+    assert tree.settle([7]) is False
+    assert tree.settle([8]) is None  # nothing was drafted there
+
+
+def test_a_target_waits_for_a_quarter_of_what_the_draft_makes_in_a_step() -> None:
+    pace = Pace()
+    assert pace.worth_waiting_for == 0  # nothing is known yet
+    for _ in range(100):
+        pace.drafted(0.002)
+        pace.stepped(0.024)
+    assert pace.worth_waiting_for == 3
+    pace.stepped(10.0)  # a long prompt
+    assert pace.worth_waiting_for <= 4

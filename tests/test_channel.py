@@ -1,0 +1,69 @@
+"""Messages over a socket."""
+
+import socket
+import threading
+import time
+
+import pytest
+
+from doublespec.drafting.channel import Channel, ChannelLost
+
+
+@pytest.fixture
+def ends():
+    pair = [Channel(end) for end in socket.socketpair()]
+    yield pair
+    for end in pair:
+        end.close()
+
+
+def test_messages_arrive_whole_and_in_order(ends) -> None:
+    ours, theirs = ends
+    sent = [("a", 1), list(range(50_000)), "end"]
+    for message in sent:
+        ours.send(message)
+    received = []
+    while len(received) < 3:
+        received += theirs.receive(1.0)
+        ours.receive(0.0)  # sends what did not fit
+    assert received == sent
+
+
+def test_sending_never_waits_for_a_reader(ends) -> None:
+    ours, _ = ends
+    begun = time.monotonic()
+    for _ in range(100):
+        ours.send(bytes(10_000))
+    assert time.monotonic() - begun < 1.0
+
+
+def test_a_reader_that_never_reads_is_given_up(ends) -> None:
+    ours, _ = ends
+    with pytest.raises(ChannelLost, match="does not read"):
+        for _ in range(100):
+            ours.send(bytes(1_000_000))
+
+
+def test_receiving_waits_as_long_as_it_is_told(ends) -> None:
+    ours, theirs = ends
+    assert theirs.receive(0.0) == []
+    timer = threading.Timer(0.1, ours.send, ["late"])
+    timer.start()
+    assert theirs.receive(5.0) == ["late"]
+    timer.join()
+
+
+def test_the_last_messages_of_an_end_that_is_gone_are_read_first(ends) -> None:
+    ours, theirs = ends
+    ours.send("farewell")
+    ours.close()
+    assert theirs.receive(1.0) == ["farewell"]
+    with pytest.raises(ChannelLost):
+        theirs.receive(1.0)
+
+
+def test_bytes_that_are_no_message_are_noticed(ends) -> None:
+    ours, theirs = ends
+    ours._socket.send(b"12345678 what is this?")
+    with pytest.raises(ChannelLost, match="damaged"):
+        theirs.receive(1.0)

@@ -1,0 +1,120 @@
+"""Where a serial draft is left out for a retrieved run."""
+
+from doublespec.bench.machine import Curve, Machine
+from doublespec.bench.replay import Replay
+from doublespec.bench.simulate import Outcome, plans, simulate
+from doublespec.bench.traces import Trace
+from doublespec.config import PRESETS, RetrievalSettings
+from doublespec.decoding import decode_serial
+from doublespec.drafting.choice import DraftUnlessRun, RunOrDraft
+from doublespec.drafting.retrieved import Retrieval
+from doublespec.models.toy import ToyModel
+from doublespec.retrieval.base import Match
+from doublespec.sampling import Request, SamplingParams
+from doublespec.stopping import StopRule
+from doublespec.tokens import Tokens
+
+MACHINE = Machine(Curve(((1, 0.010),)), Curve(((1, 0.002),)), 0.010, devices=1)  # c = 5
+REQUEST = Request(SamplingParams(), 3)
+
+
+class Promising:
+    """An index whose run is expected to settle `rate` tokens in the time of a forward."""
+
+    def __init__(self, rate: float) -> None:
+        self.rate = rate
+
+    def lookup(self, tokens: Tokens, limit: int) -> Match | None:
+        return Match((7,) * limit, 9, "made up", rate=self.rate) if self.rate else None
+
+
+class Counting:
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def propose(self, tokens: Tokens, limit: int, request: Request) -> list[int]:
+        self.asked += 1
+        return [1, 2]
+
+
+def test_a_draft_is_left_out_where_a_run_promises_more_in_the_time() -> None:
+    """Four forwards that take as long as one of the target: 1 + 0.7 x 4 tokens in two of them."""
+    for rate, asked in ((0.0, 1), (1.5, 1), (3.0, 0)):
+        drafter = Counting()
+        choice = RunOrDraft(Promising(rate), steps=4, seconds=1.0)
+        guess = DraftUnlessRun(drafter, lambda tenant, c=choice: c).propose([5], 9, REQUEST)
+        assert (guess == [], drafter.asked) == (asked == 0, asked)
+    assert not RunOrDraft(Promising(9.0), 4, 1.0).takes_run([5], 0), "no room for a run"
+
+
+def test_what_a_draft_settles_is_learnt_from_the_text() -> None:
+    index = Promising(0.0)
+    choice, text = RunOrDraft(index, steps=4, seconds=0.0), [1, 2, 3]
+    for new in ([4] * 12,) * 40:
+        choice.takes_run(text, 9)
+        text = text + new
+    index.rate = 6.0
+    assert not choice.takes_run(text, 9), "the draft settles 12 tokens a step"
+    index.rate = 0.0
+    for _ in range(100):
+        choice.takes_run(text, 9)
+        text = [*text, 5]
+    index.rate = 6.0
+    assert choice.takes_run(text, 9), "and then one"
+
+
+def test_another_text_teaches_nothing() -> None:
+    choice = RunOrDraft(Promising(0.0), steps=1, seconds=0.0)
+    for i in range(200):
+        choice.takes_run([i] * 20, 9)
+        choice.takes_run([i + 1] * 50, 9)
+    assert RunOrDraft(Promising(3.0), steps=1, seconds=0.0).takes_run([1], 9)
+    choice._index = Promising(3.0)
+    assert choice.takes_run([1], 9), "a draft is believed to settle 1.7 tokens, as at first"
+
+
+def test_published_searches_promise_nothing() -> None:
+    paper = PRESETS["paper"].retrieval
+    assert paper is not None
+    assert Retrieval(paper).choice(4, 1.0) is None
+
+
+def test_a_step_that_shows_a_run_has_nothing_drafted() -> None:
+    """The toy's text goes round: soon runs are long, and the draft, always wrong, costs."""
+    side = Retrieval(RetrievalSettings(row_cost=0.0))
+    drafter = Counting()
+    choice = side.choice(2, 2.0)
+    assert choice is not None
+    steps = list(
+        decode_serial(
+            ToyModel(8),
+            DraftUnlessRun(drafter, choice),
+            side.lookup(),
+            [1, 2, 3],
+            REQUEST,
+            StopRule(300),
+            most=24,
+        )
+    )
+    shown = [step for step in steps if step.num_drafted == 0 and step.guess]
+    assert len(shown) > 5
+    assert drafter.asked == sum(step.num_drafted > 0 for step in steps)
+
+
+def copied(agrees: bool) -> Trace:
+    """An answer that copies its prompt."""
+    text = tuple(range(100, 220))
+    return Trace("copied", (*text, 5, 6, *text[:3]), text[3:], (agrees,) * 117)
+
+
+def outcome(name: str, trace: Trace) -> Outcome:
+    (plan,) = plans(name, MACHINE, 5)
+    return simulate(plan, MACHINE, [Replay(trace)] * 4)
+
+
+def test_a_copy_does_not_wait_for_a_draft_that_is_wrong() -> None:
+    """Asked first, the draft would cost 5 x 2 of 20 milliseconds and end every run."""
+    alone, both = outcome("lookup", copied(False)), outcome("double-serial", copied(False))
+    assert both.speedup > 0.8 * alone.speedup
+    assert both.bubbles > 0.5
+    assert outcome("double-serial@paper", copied(False)).speedup < both.speedup / 2

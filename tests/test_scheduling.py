@@ -1,0 +1,85 @@
+"""`auto`: it finds the fastest method, notices when that changes, and its trials cost little."""
+
+import random
+
+import pytest
+
+from doublespec.decoding import Step, Steps, decode_in_turns
+from doublespec.scheduling import Scheduler
+from doublespec.tokens import Tokens
+
+NAMES = ("double", "double-serial", "lookup", "ar")
+
+
+def _run(scheduler: Scheduler, rates: dict[str, float], steps: int, seed: int = 0) -> float:
+    """Steps of methods with such rates (tokens per second), noisy; tokens per second of all."""
+    chance = random.Random(seed)
+    tokens = seconds = 0.0
+    for _ in range(steps):
+        turn = scheduler.choose()
+        for place in range(turn.steps):
+            new = chance.randint(1, 5)
+            took = new / rates[turn.name] * chance.uniform(0.7, 1.3)
+            scheduler.learn(turn, place, new, took)
+            tokens, seconds = tokens + new, seconds + took
+    return tokens / seconds
+
+
+@pytest.mark.parametrize("best", NAMES)
+def test_the_fastest_method_is_found_and_trials_cost_little(best: str) -> None:
+    rates = {name: 300.0 if name == best else 150.0 for name in NAMES}
+    reached = _run(Scheduler(NAMES, {"ar": rates["ar"]}), rates, 400)
+    assert reached > 0.97 * 300
+
+
+def test_where_nothing_pays_plain_decoding_is_hardly_slowed() -> None:
+    rates = {"double": 60.0, "double-serial": 50.0, "lookup": 90.0, "ar": 100.0}
+    assert _run(Scheduler(NAMES, {"ar": 100.0}), rates, 400) > 0.97 * 100
+
+
+def test_a_change_of_the_text_is_noticed() -> None:
+    scheduler = Scheduler(NAMES, {"ar": 100.0})
+    _run(scheduler, {"double": 300, "double-serial": 200, "lookup": 120, "ar": 100}, 100)
+    assert scheduler.explain()[0].name == "double"
+    _run(scheduler, {"double": 90, "double-serial": 80, "lookup": 400, "ar": 100}, 400)
+    assert scheduler.explain()[0].name == "lookup"
+
+
+def test_what_was_measured_is_explained() -> None:
+    scheduler = Scheduler(("lookup", "ar"), {"ar": 100.0})
+    before = {row.name: row for row in scheduler.explain()}
+    assert before["lookup"].tokens_per_second is None
+    assert before["ar"].tokens_per_second == pytest.approx(100)
+    _run(scheduler, {"lookup": 200, "ar": 100}, 50)
+    rows = {row.name: row for row in scheduler.explain()}
+    assert rows["lookup"].tokens_per_second == pytest.approx(200, rel=0.2)
+    assert rows["lookup"].share > 0.8
+    assert sum(row.share for row in rows.values()) == pytest.approx(1)
+
+
+def test_a_turn_ends_the_method_it_leaves() -> None:
+    closed: list[str] = []
+
+    def begin(name: str, tokens: Tokens) -> Steps:
+        try:
+            finish = None
+            while finish is None:
+                position = len(tokens)
+                finish = "length" if position >= 100 else None
+                yield Step((position,), (), 0, finish, 0.0, 0.01, 0.0, 0.01)
+                tokens = [*tokens, position]
+        finally:
+            closed.append(name)
+
+    scheduler = Scheduler(("lookup", "ar"), {"ar": 100.0})
+    steps = list(decode_in_turns(begin, lambda name: True, scheduler, [0]))
+    assert [step.new[0] for step in steps] == list(range(1, 101))
+    assert len(closed) > 5
+    assert set(closed) == {"lookup", "ar"}
+
+
+def test_a_method_that_cannot_run_now_is_left_out() -> None:
+    scheduler = Scheduler(NAMES, {"ar": 100.0})
+    turns = [scheduler.choose(lambda name: not name.startswith("double")) for _ in range(20)]
+    assert {turn.name for turn in turns} <= {"lookup", "ar"}
+    assert scheduler.choose().name == "double"
