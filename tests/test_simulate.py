@@ -49,8 +49,8 @@ def _copied(length: int = 120) -> Trace:
 def _patchwork(length: int) -> Trace:
     """An answer of pieces of its prompt, with a draft that is always wrong."""
     text = tuple(range(100, 400))
-    starts = [place * 41 % 288 for place in range(length // 12)]
-    answer = tuple(token for start in starts for token in text[start : start + 12])
+    starts = [place * 41 % 288 for place in range(length // 6)]
+    answer = tuple(token for start in starts for token in text[start : start + 6])
     return Trace("patchwork", text, answer, (False,) * len(answer))
 
 
