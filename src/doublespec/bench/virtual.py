@@ -10,9 +10,11 @@ from typing import TypeVar
 from torch import Tensor
 
 from doublespec.bench.replay import ReplayedModel
+from doublespec.drafting.base import Drafter
 from doublespec.drafting.messages import FromDraft, Ready, ToDraft
 from doublespec.drafting.worker import Worker
 from doublespec.models.base import Branch
+from doublespec.sampling import Request
 from doublespec.tokens import Tokens
 
 M = TypeVar("M")
@@ -69,6 +71,19 @@ class TimedModel:
             self._after()
 
 
+class TimedDrafter:
+    """A drafter whose every proposal takes virtual time."""
+
+    def __init__(self, drafter: Drafter, seconds: float, clock: VirtualClock) -> None:
+        self._drafter = drafter
+        self._seconds = seconds
+        self._clock = clock
+
+    def propose(self, tokens: Tokens, limit: int, request: Request) -> list[int]:
+        self._clock.now += self._seconds
+        return self._drafter.propose(tokens, limit, request)
+
+
 class VirtualLink:
     """A link to a worker on a clock of its own; messages take `delay` seconds each way."""
 
@@ -112,6 +127,11 @@ class VirtualLink:
                 return busy
             else:
                 busy += self._work()
+
+    def busy_within(self, seconds: float) -> float:
+        """For how many of the next `seconds` the worker works, if it is sent nothing more."""
+        begun = max(0.0, self._worker_clock.now - self._clock.now)
+        return min(seconds, begun + self.run_until(self._clock.now + seconds))
 
     def share_device(self) -> None:
         """The target has computed on the worker's own device: what the worker did meanwhile has

@@ -12,9 +12,14 @@ from doublespec.bench.exactness import OTHER_THREADS, Trial, check_model
 from doublespec.bench.outputs import check_file
 from doublespec.bench.profile import (
     ROW_COUNTS,
+    PairTimes,
     Profile,
+    measure_beside,
     measure_forwards,
+    measure_lookup,
     measure_pipe,
+    measure_step,
+    profile_row_counts,
     save_profile,
 )
 from doublespec.cli import options
@@ -27,8 +32,6 @@ from doublespec.models.devices import (
     usable_cores,
     use_threads,
 )
-
-_CONTEXT = 400
 
 
 def doctor(
@@ -67,12 +70,24 @@ def doctor(
 
 def _measure(llm: LLM) -> Profile:
     use_threads(llm.settings.threads)
-    draft = measure_forwards(llm.engine.draft_model(), _CONTEXT) if llm.recipe else None
+    target, counts = llm.target, profile_row_counts(llm.target.row_counts)
+    alone, fastest = (measure_forwards([m], counts)[0] for m in (target, target.fastest()))
+    draft = in_turns = beside = None
+    if llm.recipe is not None:
+        model = llm.engine.draft_model()
+        (draft,) = measure_forwards([model], counts)
+        after, before = measure_forwards([target, model], counts)
+        in_turns = PairTimes(after, before)
+        beside = measure_beside(target, llm.recipe.load, counts, llm.settings.draft_threads)
     return Profile(
-        target=measure_forwards(llm.target, _CONTEXT),
-        fastest=measure_forwards(llm.target.fastest(), _CONTEXT),
-        draft=draft,
+        alone,
+        fastest,
+        draft,
+        in_turns,
+        beside,
         pipe_seconds=measure_pipe() if llm.recipe else None,
+        lookup_seconds=measure_lookup(),
+        step_seconds=measure_step(),
         threads=torch.get_num_threads(),
     )
 
@@ -97,9 +112,16 @@ def _print(llm: LLM, profile: Profile, found: list[Trial], advice: tuple[str, in
     times = {"target": profile.target, "target, fastest shape": profile.fastest}
     if profile.draft is not None:
         times["draft"] = profile.draft
+    if profile.in_turns is not None:
+        times["target, after a draft"] = profile.in_turns.target
+    if profile.beside is not None:
+        times["target, beside a draft"] = profile.beside.target
+        times["draft, beside the target"] = profile.beside.draft
     for name, row in times.items():
-        table.add_row(name, *(f"{seconds * 1e3:.2f}" for seconds in row.seconds.values()))
+        shown = [row.seconds.get(rows) for rows in ROW_COUNTS]
+        table.add_row(name, *("-" if s is None else f"{s * 1e3:.2f}" for s in shown))
     terminal.print(table)
+    terminal.print(f"a retrieval {profile.lookup_seconds * 1e6:.0f} microseconds")
     if profile.pipe_seconds is not None:
         terminal.print(f"pipe round trip {profile.pipe_seconds * 1e6:.0f} microseconds")
     failed = _broken(found)
