@@ -42,7 +42,8 @@ class Curve:
 class Machine:
     """What a pair of models costs. `baseline_seconds` is a forward of plain decoding in its fastest
     shape, `pipe_seconds` what a background draft's messages add to its time, `overhead_seconds`
-    what a step costs outside the models, `lookup_seconds` a retrieval.
+    what a step costs outside the models, `lookup_seconds` a retrieval,
+    `branch_seconds` a correction drafted in advance, for each forward of the draft that it is in.
 
     Where draft and target share a processor, each makes the other's forwards longer: `after_draft`
     are the target's in turns with a draft's, `beside_draft` those while the draft works, and
@@ -55,6 +56,7 @@ class Machine:
     overhead_seconds: float = 0.0
     devices: int = 2
     lookup_seconds: float = 0.0
+    branch_seconds: float = 0.0
     after_draft: Curve | None = None
     beside_draft: Curve | None = None
     draft_beside: Curve | None = None
@@ -98,6 +100,7 @@ def _machine(profile: Mapping[str, Any]) -> Machine:
         float(profile["pipe_seconds"]),
         float(profile["step_seconds"]),
         lookup_seconds=float(profile["lookup_seconds"]),
+        branch_seconds=float(profile["branch_seconds"]),
         after_draft=_curve(in_turns["target"]),
         beside_draft=_curve(beside["target"]),
         draft_beside=_curve(beside["draft"]),

@@ -6,19 +6,20 @@ process beside it. That is what a simulation of this machine needs to be right a
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from time import perf_counter
+from typing import Any
 
 import torch
 
 from doublespec.bench.outputs import replace_file
-from doublespec.config import DraftStyle, ForkSettings, RetrievalSettings
+from doublespec.config import DEFAULT_FORKS, DraftStyle, ForkSettings, RetrievalSettings
 from doublespec.decoding import decode_serial
 from doublespec.drafting.ahead import DraftAhead
 from doublespec.drafting.background import RemoteDrafter, StyledDrafter
@@ -36,15 +37,17 @@ ROW_COUNTS = (1, 2, 4, 8, 16, 32)  # what is shown to people
 CONTEXT = 400  # tokens before the rows
 PROFILE_VERSION = 2
 _MOST_ROWS = 64
-_REPEATS = 15
+_REPEATS = 6
 
 LoadDraft = Callable[[], LanguageModel]  # importable by name, so that a child can have it
 
 
 @dataclass(frozen=True, slots=True)
 class ForwardTimes:
-    """Median seconds of a forward by the number of new rows, after `context` tokens. Fewer rows
-    than one of the counts take as long as these."""
+    """Seconds of a forward by the number of new rows, after `context` tokens: medians, all longer
+    by what the mean of all forwards is longer than that of the medians. (On a busy machine some
+    forwards are interrupted, whatever their rows; answers are as slow as the mean.) Fewer rows than
+    one of the counts take as long as these."""
 
     context: int
     seconds: dict[int, float]
@@ -62,9 +65,11 @@ class PairTimes:
 class Profile:
     """What a pair of models costs on a machine. Times are in seconds.
 
-    `in_turns`: a forward of the draft before each of the target; `beside`: the draft's in another
-    process at the same time. `lookup_seconds` is a retrieval, `step_seconds` what a step costs
-    besides forwards and retrievals, `pipe_seconds` a round trip to a draft's process.
+    `branch_seconds` is what a correction drafted in advance adds to a forward of the draft besides
+    its rows. `in_turns`: a forward of the draft before each of the target; `beside`: the
+    draft's in another process at the same time. `lookup_seconds` is a retrieval, `step_seconds`
+    what a step costs besides forwards and retrievals, `pipe_seconds` a round trip to a draft's
+    process.
     """
 
     target: ForwardTimes
@@ -72,6 +77,7 @@ class Profile:
     draft: ForwardTimes | None
     in_turns: PairTimes | None
     beside: PairTimes | None
+    branch_seconds: float | None
     pipe_seconds: float | None
     lookup_seconds: float
     step_seconds: float
@@ -97,10 +103,15 @@ def measure_forwards(
         for rows in counts:
             for model, seconds in zip(models, times, strict=True):
                 seconds[rows].append(_forward_seconds(model, rows, context, attempt))
-    return [
-        ForwardTimes(context, {rows: median(found[1:]) for rows, found in seconds.items()})
-        for seconds in times  # the first forward reads the prompt, too
-    ]
+    # The first round reads the prompt, too.
+    rounds = [{rows: found[1:] for rows, found in seconds.items()} for seconds in times]
+    return [_forward_times(context, seconds) for seconds in rounds]
+
+
+def _forward_times(context: int, times: Mapping[int, Sequence[float]]) -> ForwardTimes:
+    medians = {rows: median(found) for rows, found in times.items()}
+    stretch = sum(fmean(found) for found in times.values()) / sum(medians.values())
+    return ForwardTimes(context, {rows: stretch * seconds for rows, seconds in medians.items()})
 
 
 def measure_beside(
@@ -111,6 +122,25 @@ def measure_beside(
         (mine,) = measure_forwards([target], row_counts)
         draft = stop()
     return PairTimes(mine, draft)
+
+
+def measure_branch(draft: LanguageModel, alone: ForwardTimes) -> float:
+    """What each branch adds to a forward of the draft, besides its rows; `alone` are forwards
+    without branches."""
+    context, most = alone.context, max(alone.seconds)
+    added = []
+    for attempt in range(_REPEATS):
+        ahead = DraftAhead(draft, NoDrafter(), ForkSettings(DEFAULT_FORKS))
+        text = [1 + i % 7 for i in range(context)] + [1 + attempt]
+        ahead.begin(text, min(12, draft.max_length - len(text)), Request(SamplingParams(), context))
+        while ahead.has_work():
+            begun = perf_counter()
+            progress = ahead.forward()
+            seconds = perf_counter() - begun
+            if progress.branches:
+                rows = min((n for n in alone.seconds if n >= progress.rows), default=most)
+                added.append((seconds - alone.seconds[rows]) / progress.branches)
+    return max(0.0, median(added)) if added else 0.0
 
 
 def measure_pipe(context: int = CONTEXT, repeats: int = 200) -> float:
@@ -150,6 +180,25 @@ def measure_step(steps: int = 200) -> float:
     request = Request(SamplingParams(), len(prompt))
     events = decode_serial(ToyModel(512), nobody, nobody, prompt, request, StopRule(steps), 0)
     return median(step.seconds - step.target_seconds for step in events)
+
+
+def merged(profiles: Sequence[Profile]) -> Profile:
+    """The medians of profiles that were measured one after the other: a disturbance that lasted
+    for one of them is left out."""
+    return Profile(**_merged([asdict(profile) for profile in profiles]))
+
+
+def _merged(values: Sequence[Any]) -> Any:
+    """The median of numbers; of records, of each of their entries."""
+    first = values[0]
+    if isinstance(first, dict):
+        found = {key: _merged([value[key] for value in values]) for key in first}
+        if found.keys() == {"context", "seconds"}:
+            return ForwardTimes(**found)
+        return PairTimes(**found) if found.keys() == {"target", "draft"} else found
+    if first is None or isinstance(first, int):
+        return first
+    return median(values)
 
 
 def save_profile(profile: Profile, path: Path) -> None:
@@ -210,12 +259,8 @@ def _be_busy(
     found: list[ForwardTimes] = []
     while not found or not end.poll():
         found += measure_forwards([draft], row_counts, repeats=3)
-    counts = found[0].seconds
-    end.send(
-        ForwardTimes(
-            found[0].context, {n: median(times.seconds[n] for times in found) for n in counts}
-        )
-    )
+    rounds = {rows: [times.seconds[rows] for times in found] for rows in found[0].seconds}
+    end.send(_forward_times(found[0].context, rounds))
 
 
 class _ToyDraft:

@@ -232,7 +232,9 @@ class _Parts:
         return self._remote
 
     def _draft(self, seconds: Curve, clock: VirtualClock) -> TimedModel:
-        self.drafts.append(TimedModel(self._trace.draft(), seconds, clock))
+        per_branch = self._machine.branch_seconds
+        model = TimedModel(self._trace.draft(), seconds, clock, branch_seconds=per_branch)
+        self.drafts.append(model)
         return self.drafts[-1]
 
     def _helper(self, retrieval: bool, clock: VirtualClock) -> Drafter:

@@ -32,7 +32,8 @@ class VirtualClock:
 
 
 class TimedModel:
-    """A replayed model whose forwards take virtual time, by their rows. `after` is called when one
+    """A replayed model whose forwards take virtual time, by their rows, and `branch_seconds` more
+    for each branch. `after` is called when one
     is over."""
 
     can_branch = True
@@ -43,11 +44,13 @@ class TimedModel:
         seconds: Seconds,
         clock: VirtualClock,
         after: Callable[[], None] | None = None,
+        branch_seconds: float = 0.0,
     ) -> None:
         self._model = model
         self._seconds = seconds
         self._clock = clock
         self._after = after
+        self._branch_seconds = branch_seconds
         self.vocab_size = model.vocab_size
         self.max_length = model.max_length
         self.forwards = 0
@@ -61,6 +64,7 @@ class TimedModel:
         self, tokens: Tokens, last: int, branches: Sequence[Branch], prompt_length: int
     ) -> tuple[Tensor, Tensor]:
         logits = self._model.branch_logits(tokens, last, branches, prompt_length)
+        self._clock.now += self._branch_seconds * len(branches)
         self._pass_time()
         return logits
 

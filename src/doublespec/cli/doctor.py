@@ -15,10 +15,12 @@ from doublespec.bench.profile import (
     PairTimes,
     Profile,
     measure_beside,
+    measure_branch,
     measure_forwards,
     measure_lookup,
     measure_pipe,
     measure_step,
+    merged,
     profile_row_counts,
     save_profile,
 )
@@ -32,6 +34,8 @@ from doublespec.models.devices import (
     usable_cores,
     use_threads,
 )
+
+_ROUNDS = 3  # of the whole measurement
 
 
 def doctor(
@@ -56,7 +60,7 @@ def doctor(
     }
     with options.loaded(target, draft, **settings) as llm:
         found = list(check_model(llm.target, trials))
-        profile = _measure(llm)
+        profile = merged([_measure(llm) for _ in range(_ROUNDS)])
         advice = _recommend(llm, profile)
         if save is not None:
             save_profile(profile, save)
@@ -72,7 +76,7 @@ def _measure(llm: LLM) -> Profile:
     use_threads(llm.settings.threads)
     target, counts = llm.target, profile_row_counts(llm.target.row_counts)
     alone, fastest = (measure_forwards([m], counts)[0] for m in (target, target.fastest()))
-    draft = in_turns = beside = None
+    model = draft = in_turns = beside = None
     if llm.recipe is not None:
         model = llm.engine.draft_model()
         (draft,) = measure_forwards([model], counts)
@@ -85,6 +89,7 @@ def _measure(llm: LLM) -> Profile:
         draft,
         in_turns,
         beside,
+        branch_seconds=measure_branch(model, draft) if model and draft else None,
         pipe_seconds=measure_pipe() if llm.recipe else None,
         lookup_seconds=measure_lookup(),
         step_seconds=measure_step(),
