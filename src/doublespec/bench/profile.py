@@ -34,10 +34,11 @@ from doublespec.sampling import Request, SamplingParams
 from doublespec.stopping import StopRule
 
 ROW_COUNTS = (1, 2, 4, 8, 16, 32)  # what is shown to people
-CONTEXT = 400  # tokens before the rows
+CONTEXT = 200  # tokens before the rows, by default
 PROFILE_VERSION = 2
 _MOST_ROWS = 64
 _REPEATS = 6
+_IN_A_ROW = 3  # forwards, of which the last counts: it finds the caches as a loop leaves them
 
 LoadDraft = Callable[[], LanguageModel]  # importable by name, so that a child can have it
 
@@ -91,18 +92,24 @@ class Profile:
 
 
 def measure_forwards(
-    models: Sequence[LanguageModel], row_counts: Sequence[int], repeats: int = _REPEATS
+    models: Sequence[LanguageModel],
+    row_counts: Sequence[int],
+    context: int = CONTEXT,
+    repeats: int = _REPEATS,
 ) -> list[ForwardTimes]:
     """Forwards of the models in turns, so that each finds the caches as the others left them; and
     over all row counts in turns, so that a disturbance falls on all of them."""
     room = min(model.max_length for model in models)
     counts = [rows for rows in row_counts if rows <= max(1, room // 2)]
-    context = min(CONTEXT, room - counts[-1])
+    context = min(context, room - counts[-1])
     times: list[dict[int, list[float]]] = [{rows: [] for rows in counts} for _ in models]
     for attempt in range(repeats + 1):
         for rows in counts:
-            for model, seconds in zip(models, times, strict=True):
-                seconds[rows].append(_forward_seconds(model, rows, context, attempt))
+            for number in range(_IN_A_ROW):
+                for model, seconds in zip(models, times, strict=True):
+                    found = _forward_seconds(model, rows, context, _IN_A_ROW * attempt + number)
+                    if number + 1 == _IN_A_ROW:
+                        seconds[rows].append(found)
     # The first round reads the prompt, too.
     rounds = [{rows: found[1:] for rows, found in seconds.items()} for seconds in times]
     return [_forward_times(context, seconds) for seconds in rounds]
@@ -115,11 +122,15 @@ def _forward_times(context: int, times: Mapping[int, Sequence[float]]) -> Forwar
 
 
 def measure_beside(
-    target: LanguageModel, load_draft: LoadDraft, row_counts: Sequence[int], threads: int
+    target: LanguageModel,
+    load_draft: LoadDraft,
+    row_counts: Sequence[int],
+    threads: int,
+    context: int = CONTEXT,
 ) -> PairTimes:
     """The target's forwards while a draft works in a process of so many threads, and those."""
-    with _busy_draft(load_draft, row_counts, threads) as stop:
-        (mine,) = measure_forwards([target], row_counts)
+    with _busy_draft(load_draft, row_counts, threads, context) as stop:
+        (mine,) = measure_forwards([target], row_counts, context)
         draft = stop()
     return PairTimes(mine, draft)
 
@@ -224,13 +235,14 @@ def _forward_seconds(model: LanguageModel, rows: int, context: int, attempt: int
 
 @contextmanager
 def _busy_draft(
-    load_draft: LoadDraft, row_counts: Sequence[int], threads: int
+    load_draft: LoadDraft, row_counts: Sequence[int], threads: int, context: int
 ) -> Iterator[Callable[[], ForwardTimes]]:
     """A draft at work in another process; what is yielded ends it and says how long its forwards
     took."""
-    context = get_context("spawn")
-    ours, theirs = context.Pipe()
-    child = context.Process(target=_be_busy, args=(theirs, load_draft, row_counts, threads))
+    spawn = get_context("spawn")
+    ours, theirs = spawn.Pipe()
+    settings = (load_draft, row_counts, threads, context)
+    child = spawn.Process(target=_be_busy, args=(theirs, *settings))
     child.daemon = True
     child.start()
     theirs.close()
@@ -250,15 +262,19 @@ def _busy_draft(
 
 
 def _be_busy(
-    end: Connection, load_draft: LoadDraft, row_counts: Sequence[int], threads: int
+    end: Connection,
+    load_draft: LoadDraft,
+    row_counts: Sequence[int],
+    threads: int,
+    context: int,
 ) -> None:
     torch.set_num_threads(threads)
     draft = load_draft()
-    measure_forwards([draft], row_counts, repeats=1)
+    measure_forwards([draft], row_counts, context, repeats=1)
     end.send("ready")
     found: list[ForwardTimes] = []
     while not found or not end.poll():
-        found += measure_forwards([draft], row_counts, repeats=3)
+        found += measure_forwards([draft], row_counts, context, repeats=3)
     rounds = {rows: [times.seconds[rows] for times in found] for rows in found[0].seconds}
     end.send(_forward_times(found[0].context, rounds))
 

@@ -203,7 +203,9 @@ class _Parts:
             else ModelDrafter(model, self._plan.gamma, helper)
         )
         drafter = _Counted(made, self)
-        return DraftUnlessRun(drafter, choice) if retrieval and choice else drafter
+        if not retrieval or choice is None:
+            return drafter
+        return TimedDrafter(DraftUnlessRun(drafter, choice), machine.lookup_seconds, self._now)
 
     def background(self, *, retrieval: bool) -> BackgroundDrafter:
         plan = self._plan

@@ -11,6 +11,7 @@ from rich.table import Table
 from doublespec.bench.exactness import OTHER_THREADS, Trial, check_model
 from doublespec.bench.outputs import check_file
 from doublespec.bench.profile import (
+    CONTEXT,
     ROW_COUNTS,
     PairTimes,
     Profile,
@@ -26,6 +27,7 @@ from doublespec.bench.profile import (
 )
 from doublespec.cli import options
 from doublespec.cli.options import terminal
+from doublespec.errors import ConfigError
 from doublespec.llm import BUNDLED, LLM
 from doublespec.models.devices import (
     all_devices,
@@ -42,6 +44,7 @@ def doctor(
     target: options.Target = BUNDLED,
     draft: options.Draft = None,
     trials: Annotated[int, typer.Option(help="Random texts in the exactness test.")] = 24,
+    context: Annotated[int, typer.Option(help="Tokens before the measured rows.")] = CONTEXT,
     save: Annotated[Path | None, typer.Option(help="Write the profile to this JSON file.")] = None,
     target_device: options.TargetDevice = None,
     draft_device: options.DraftDevice = None,
@@ -52,6 +55,8 @@ def doctor(
 ) -> None:
     """Measure forwards, test bit-exactness, recommend a method; exit code 1 if bits differ."""
     check_file(save, force=force)
+    if context < 1:
+        raise ConfigError(f"context must be a whole number from 1 up, got {context}")
     settings = {
         "target_device": target_device,
         "draft_device": draft_device,
@@ -60,7 +65,7 @@ def doctor(
     }
     with options.loaded(target, draft, **settings) as llm:
         found = list(check_model(llm.target, trials))
-        profile = merged([_measure(llm) for _ in range(_ROUNDS)])
+        profile = merged([_measure(llm, context) for _ in range(_ROUNDS)])
         advice = _recommend(llm, profile)
         if save is not None:
             save_profile(profile, save)
@@ -72,17 +77,18 @@ def doctor(
         raise typer.Exit(1)
 
 
-def _measure(llm: LLM) -> Profile:
+def _measure(llm: LLM, context: int) -> Profile:
     use_threads(llm.settings.threads)
     target, counts = llm.target, profile_row_counts(llm.target.row_counts)
-    alone, fastest = (measure_forwards([m], counts)[0] for m in (target, target.fastest()))
+    alone, fastest = (measure_forwards([m], counts, context)[0] for m in (target, target.fastest()))
     model = draft = in_turns = beside = None
     if llm.recipe is not None:
         model = llm.engine.draft_model()
-        (draft,) = measure_forwards([model], counts)
-        after, before = measure_forwards([target, model], counts)
+        (draft,) = measure_forwards([model], counts, context)
+        after, before = measure_forwards([target, model], counts, context)
         in_turns = PairTimes(after, before)
-        beside = measure_beside(target, llm.recipe.load, counts, llm.settings.draft_threads)
+        threads = llm.settings.draft_threads
+        beside = measure_beside(target, llm.recipe.load, counts, threads, context)
     return Profile(
         alone,
         fastest,
