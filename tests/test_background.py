@@ -278,8 +278,7 @@ def test_ctrl_c_ends_both_processes() -> None:
     child = int(run.stdout.readline())
     os.killpg(run.pid, signal.SIGINT)
     _, said = run.communicate(timeout=10)
-    assert said.count("Traceback") == 1
-    assert "KeyboardInterrupt" in said
+    assert said.count("\nKeyboardInterrupt") == 1
     with contextlib.suppress(psutil.NoSuchProcess):
         psutil.Process(child).wait(5)
     assert not psutil.pid_exists(child)

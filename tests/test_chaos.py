@@ -43,6 +43,9 @@ class ChaosParts:
         self._toy = DRAFTS[self.chance.choice(sorted(DRAFTS))]
         self._drafter: StyledDrafter | None = None
 
+    def is_draft_ready(self) -> bool:
+        return True
+
     def lookup(self) -> Drafter:
         return Retrieval(RetrievalSettings()).lookup()
 

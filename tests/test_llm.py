@@ -121,7 +121,7 @@ def test_an_empty_prompt_begins_with_the_token_that_begins_texts(bundled: LLM) -
 
 def test_without_a_draft_retrieval_is_used() -> None:
     with LLM("bundled") as llm:
-        assert llm.method == "lookup"
+        assert {row.name for row in llm.explain().methods} == {"lookup", "ar"}
         with pytest.raises(ConfigError, match="needs a draft model"):
             llm.generate("x", method="double")
 
@@ -144,7 +144,7 @@ def test_a_draft_of_another_vocabulary_is_refused(tmp_path: Path) -> None:
     [
         (lambda llm: llm.generate("x", temperature=-1), "temperature must be a number from 0"),
         (lambda llm: llm.generate("x", colour="red"), "'colour' is no sampling parameter"),
-        (lambda llm: llm.generate("x", method="magic"), "method must be one of ar, lookup"),
+        (lambda llm: llm.generate("x", method="magic"), "method must be one of auto, ar"),
         (lambda llm: llm.generate("x", method="double@home"), "preset after @ must be one of"),
         (lambda llm: llm.generate([99999]), "prompt token ids must be from 0 to 8191"),
         (lambda llm: llm.chat([]), "at least one message"),

@@ -57,6 +57,9 @@ class ToyParts:
         self._threads = threads
         self._open: list[BackgroundDrafter] = []
 
+    def is_draft_ready(self) -> bool:
+        return True
+
     def lookup(self) -> Drafter:
         return Retrieval(RetrievalSettings()).lookup()
 

@@ -72,7 +72,14 @@ def test_a_turn_ends_the_method_it_leaves() -> None:
             closed.append(name)
 
     scheduler = Scheduler(("lookup", "ar"), {"ar": 100.0})
-    steps = list(decode_in_turns(begin, scheduler, [0]))
+    steps = list(decode_in_turns(begin, lambda name: True, scheduler, [0]))
     assert [step.new[0] for step in steps] == list(range(1, 101))
     assert len(closed) > 5
     assert set(closed) == {"lookup", "ar"}
+
+
+def test_a_method_that_cannot_run_now_is_left_out() -> None:
+    scheduler = Scheduler(NAMES, {"ar": 100.0})
+    turns = [scheduler.choose(lambda name: not name.startswith("double")) for _ in range(20)]
+    assert {turn.name for turn in turns} <= {"lookup", "ar"}
+    assert scheduler.choose().name == "double"

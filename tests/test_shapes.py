@@ -9,11 +9,13 @@ from torch import Tensor
 from doublespec.models.shapes import (
     ANSWER_COUNTS,
     FASTEST,
+    FINE_KEY_STEP,
     KEY_STEP,
     PROMPT_COUNTS,
     STRICT,
     Block,
     Shapes,
+    Span,
     find_shapes,
     pad,
     plan,
@@ -21,7 +23,8 @@ from doublespec.models.shapes import (
 )
 
 FOUND = Shapes((16, 32, 256), (2, 3, 8, 64), KEY_STEP, alike=True)
-ALL_SHAPES = st.sampled_from([FOUND, STRICT, FASTEST])
+FINE = Shapes((32, 64, 256), (1, 3, 4, 8, 64), FINE_KEY_STEP, alike=True, lone=3)
+ALL_SHAPES = st.sampled_from([FOUND, FINE, STRICT, FASTEST])
 
 
 @st.composite
@@ -68,12 +71,28 @@ def test_a_block_has_an_allowed_count_of_rows_of_one_role(
         assert not block.start < prompt_length < block.stop
 
 
-@given(ranges(), st.sampled_from([FOUND, STRICT]))
+@given(ranges(), st.sampled_from([FOUND, FINE, STRICT]))
 def test_the_number_of_keys_follows_from_the_position(
     request_: tuple[int, int, int], shapes: Shapes
 ) -> None:
     for position, keys in key_lengths(list(plan(*request_, shapes))).items():
-        assert keys == (position // KEY_STEP + 1) * KEY_STEP
+        assert shapes.key_step is not None
+        assert keys == (position // shapes.key_step + 1) * shapes.key_step
+
+
+@given(ranges(), ALL_SHAPES)
+def test_a_span_attends_among_an_allowed_count_of_rows(
+    request_: tuple[int, int, int], shapes: Shapes
+) -> None:
+    """All rows of a block attend, padding too, and only a lone row is repeated."""
+    for block in plan(*request_, shapes):
+        counts = shapes.prompt if block.start < request_[2] else shapes.answer
+        for span in block.spans:
+            last = block.rows if span is block.spans[-1] else span.stop
+            assert span.rows in counts
+            assert span.rows >= shapes.lone
+            assert span.first <= span.start < span.stop <= last
+            assert block.rows == 1 or last <= span.first + span.rows <= block.rows
 
 
 @given(ranges())
@@ -86,6 +105,17 @@ def test_the_fastest_shapes_pad_nothing(request_: tuple[int, int, int]) -> None:
 def test_a_block_across_a_border_of_key_lengths_has_two_spans() -> None:
     (block,) = plan(KEY_STEP - 2, KEY_STEP + 1, 10, FOUND)
     assert [(s.start, s.stop, s.keys) for s in block.spans] == [(0, 2, 256), (2, 3, 512)]
+
+
+def test_a_lone_row_attends_as_several() -> None:
+    (block,) = plan(100, 101, 10, FINE)
+    assert (block.rows, block.spans) == (1, (Span(0, 1, 128, 0, 3),))
+
+
+def test_a_span_takes_rows_of_its_neighbours_for_padding() -> None:
+    (block,) = plan(126, 131, 10, FINE)
+    assert block.rows == 8
+    assert block.spans == (Span(0, 2, 128, 0, 3), Span(2, 5, 160, 0, 8))
 
 
 def test_a_block_that_would_be_mostly_padding_becomes_smaller_ones() -> None:
@@ -124,36 +154,54 @@ def but(condition: Tensor | bool, index: Tensor) -> Tensor:
 
 
 def test_all_counts_are_used_where_all_agree() -> None:
-    found = find_shapes([exact], [exact])
+    found = find_shapes([exact], [exact], [exact])
     assert found == Shapes(PROMPT_COUNTS, ANSWER_COUNTS, KEY_STEP, alike=True)
 
 
 def test_counts_that_differ_in_any_kernel_are_left_out() -> None:
-    found = find_shapes([exact, lambda i: but(len(i) == 1, i)], [lambda i: but(len(i) % 2 == 1, i)])
-    assert found.answer == tuple(n for n in ANSWER_COUNTS if n % 2 == 0)
+    products = [exact, lambda i: but(len(i) == 4, i)]
+    attention = [exact, lambda i: but(len(i) == 8, i)]
+    found = find_shapes(products, attention, [lambda i: but(len(i) % 2 == 1, i)])
+    assert found.answer == tuple(n for n in ANSWER_COUNTS if n % 2 == 0 and n not in (4, 8))
     assert found.prompt == PROMPT_COUNTS
 
 
+def test_a_row_comes_alone_where_only_attention_tells_it_from_several() -> None:
+    found = find_shapes([exact], [lambda i: but(len(i) < 3, i)], [exact])
+    assert (found.answer, found.lone) == ((1, *ANSWER_COUNTS[2:]), 3)
+
+
+def test_a_row_never_comes_alone_where_products_tell_it_from_several() -> None:
+    for products, vocabulary in (([but_alone], []), ([exact], [but_alone])):
+        found = find_shapes(products, [exact, but_alone], vocabulary)
+        assert (found.answer, found.lone) == (ANSWER_COUNTS[1:], 1)
+
+
+def but_alone(index: Tensor) -> Tensor:
+    return but(len(index) == 1, index)
+
+
 def test_prompts_keep_their_large_blocks_where_these_differ_from_small_ones() -> None:
-    found = find_shapes([lambda i: but(len(i) > 32, i)], [])
+    found = find_shapes([exact], [lambda i: but(len(i) > 32, i)], [])
     assert found.prompt == (48, 64, 96, 128, 192, 256)
     assert found.answer[-1] == 32
     assert not found.alike
 
 
 def test_logits_may_differ_in_counts_that_only_prompts_have() -> None:
-    assert find_shapes([exact], [lambda i: but(len(i) > 64, i)]).prompt == PROMPT_COUNTS
+    assert find_shapes([exact], [exact], [lambda i: but(len(i) > 64, i)]).prompt == PROMPT_COUNTS
 
 
 def test_strict_shapes_are_used_where_a_row_depends_on_where_it_stands() -> None:
     def first_row_differs(index: Tensor) -> Tensor:
         return but(torch.arange(len(index)) == 0, index)
 
-    assert find_shapes([exact, first_row_differs], []) == STRICT
-    assert find_shapes([exact], [first_row_differs]) == STRICT
+    assert find_shapes([exact, first_row_differs], [exact], [exact]) == STRICT
+    assert find_shapes([exact], [first_row_differs], [exact]) == STRICT
+    assert find_shapes([exact], [exact], [first_row_differs]) == STRICT
 
 
 @pytest.mark.parametrize("place", [33, 40, 63])
 def test_a_count_is_left_out_if_one_row_of_its_block_differs(place: int) -> None:
-    found = find_shapes([lambda i: but(torch.arange(len(i)) == place, i)], [])
+    found = find_shapes([lambda i: but(torch.arange(len(i)) == place, i)], [exact], [])
     assert found.answer == tuple(n for n in ANSWER_COUNTS if n <= place)

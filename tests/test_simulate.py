@@ -7,9 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
+from doublespec.bench import study
 from doublespec.bench.machine import Curve, Machine, parse_curve, read_machine
-from doublespec.bench.replay import Counter, Replay
+from doublespec.bench.replay import Replay
 from doublespec.bench.simulate import Outcome, plans, simulate
 from doublespec.bench.study import Question, ask, recommend, sweep_questions
 from doublespec.bench.traces import (
@@ -32,15 +34,31 @@ def _trace(agrees: bool = True, length: int = 120) -> Trace:
     return Trace("new", tuple(range(20)), answer, (agrees,) * length)
 
 
+def _uneven(length: int = 600, every: int = 6) -> Trace:
+    """An answer of which the draft is wrong at every sixth place."""
+    trace = _trace(length=length)
+    return replace(trace, agrees=tuple(place % every != every - 1 for place in range(length)))
+
+
 def _copied(length: int = 120) -> Trace:
     """An answer that copies its prompt, with a draft that is always wrong."""
     text = tuple(range(100, 100 + length))
     return Trace("copied", (*text, 5, 6, *text[:3]), text[3:], (False,) * (length - 3))
 
 
-def _outcome(name: str, trace: Trace, machine: Machine = MACHINE, gamma: int = 5) -> Outcome:
+def _patchwork(length: int) -> Trace:
+    """An answer of pieces of its prompt, with a draft that is always wrong."""
+    text = tuple(range(100, 400))
+    starts = [place * 41 % 288 for place in range(length // 6)]
+    answer = tuple(token for start in starts for token in text[start : start + 6])
+    return Trace("patchwork", text, answer, (False,) * len(answer))
+
+
+def _outcome(
+    name: str, trace: Trace, machine: Machine = MACHINE, gamma: int = 5, second: float = 0.0
+) -> Outcome:
     (plan,) = plans(name, machine, gamma)
-    return simulate(plan, machine, [Replay(trace)])
+    return simulate(plan, machine, [Replay(trace, second)])
 
 
 def test_plain_decoding_is_the_unit() -> None:
@@ -63,20 +81,68 @@ def test_a_parallel_draft_reaches_its_ceiling_and_not_more() -> None:
 
 
 def test_a_draft_that_is_always_wrong_leaves_bubbles() -> None:
-    outcome = _outcome("psd", _trace(agrees=False))
+    outcome = _outcome("psd@lock-step", _trace(agrees=False))
     assert outcome.speedup == pytest.approx(1, rel=0.02)
+    assert outcome.bubbles == 1
 
 
-def test_retrieval_breaks_the_ceiling_where_text_is_copied() -> None:
+def test_lock_step_depends_on_gamma_and_a_free_draft_does_not() -> None:
+    """c = 5: with gamma 10 the target waits for the draft in every step, with gamma 2 the draft for
+    the target."""
+    fitting = _outcome("psd@lock-step", _uneven()).speedup
+    for gamma in (2, 10):
+        assert _outcome("psd@lock-step", _uneven(), gamma=gamma).speedup < 0.6 * fitting
+        assert _outcome("psd@free", _uneven(), gamma=gamma).speedup > 0.85 * fitting
+
+
+def test_lock_step_waits_for_a_draft_whose_rows_are_dear() -> None:
+    """A draft forward that judges a retrieved run of ten takes as long as two of the target's."""
+    steep = replace(MACHINE, draft=Curve(((1, 0.002), (11, 0.020))))
     trace = replace(_copied(400), agrees=(True,) * 397)
-    assert _outcome("double@paper", trace).speedup > 1.5 * _outcome("psd", trace).speedup
-    assert _outcome("double@paper", trace).ceiling > 2 * MACHINE.ratio
-    assert _outcome("lookup@pld", _copied(400)).mean_accepted_length > 9
+    free, lockstep = (_outcome(f"double@{way}", trace, steep) for way in ("free", "lock-step"))
+    assert free.speedup > 2 * lockstep.speedup
 
 
-def test_one_device_takes_the_sum_of_both_times() -> None:
+def test_corrections_in_advance_pay_as_often_as_the_second_choice_is_right() -> None:
+    """The draft is wrong once in six tokens; nothing but its second choice can help."""
+    assert _outcome("psd@free", _uneven(), second=1.0).foreseen == 0
+    never, half, always = (_outcome("psd@forks", _uneven(), second=n) for n in (0.0, 0.5, 1.0))
+    assert never.speedup == _outcome("psd@free", _uneven()).speedup
+    assert never.speedup < 0.92 * half.speedup < 0.85 * always.speedup
+    assert never.foreseen == 0
+    assert half.foreseen == pytest.approx(0.5, abs=0.15)
+    assert always.foreseen > 0.9
+    assert always.bubbles < never.bubbles
+
+
+def test_a_free_draft_hides_the_pipe_and_lock_step_pays_for_it() -> None:
+    """A pipe as slow as the target: in lock-step each step takes twice as long."""
+    piped = replace(MACHINE, pipe_seconds=0.010)
+    lockstep = _outcome("psd@lock-step", _uneven(), piped).speedup
+    assert lockstep == pytest.approx(_outcome("psd@lock-step", _uneven()).speedup / 2, rel=0.01)
+    assert _outcome("psd@free", _uneven(), piped).speedup > 1.1 * lockstep
+
+
+def test_auto_comes_close_to_the_best_fixed_method() -> None:
+    for devices, drafting in ((2, "double"), (1, "double-serial")):
+        machine = replace(MACHINE, devices=devices)
+        for trace in (_uneven(), _patchwork(600), _trace(False, 600)):
+            replays = [Replay(trace)] * 8
+            speedups = [
+                simulate(plans(name, machine)[0], machine, replays).speedup
+                for name in ("auto", drafting, "lookup", "ar")
+            ]
+            assert speedups[0] > 0.9 * max(speedups[1:])
+
+
+@pytest.mark.parametrize("way", ["lock-step", "free"])
+def test_one_device_takes_the_sum_of_both_times(way: str) -> None:
+    """Five tokens for 10 + 5 x 2 milliseconds; the time that the draft takes from the target, the
+    target takes from the draft."""
     shared = replace(MACHINE, devices=1)
-    assert _outcome("psd", _trace(), shared).speedup < 0.6 * _outcome("psd", _trace()).speedup
+    outcome = _outcome(f"psd@{way}", _trace(length=1000), shared)
+    assert outcome.speedup == pytest.approx(2.5, rel=0.05)
+    assert _outcome("best", _trace(), shared).speedup == pytest.approx(3.0, rel=0.02)
 
 
 def test_rows_pipe_and_overhead_cost_time() -> None:
@@ -179,14 +245,29 @@ def test_the_command_is_deterministic_to_the_byte(tmp_path: Path) -> None:
     first, second = _run(*arguments), _run(*arguments)
     report = json.loads(first.stdout)
     assert first.stdout == second.stdout
+    assert list(report["results"]) == [
+        "lookup@pld", "sd", "psd@lock-step", "double@paper", "best", "auto"
+    ]  # fmt: skip
     assert report["results"]["best"]["mean"]["speedup"] > 1
     assert report["results"]["double@paper"]["t"]["mean_accepted_length"] > 1
+
+
+def test_the_number_of_processes_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {"new": [_trace(False, 40)] * 3, "copied": [_copied(60)] * 2}
+    question = Question(("sd", "double@paper", "best", "auto"), MACHINE, 0.8)
+    monkeypatch.setattr(study, "WORTH_PROCESSES", 0)
+    found = []
+    for cores in (1, 2, 3):
+        monkeypatch.setattr(study, "usable_cores", lambda cores=cores: cores)
+        found.append(ask(files, question))
+    assert found[0] == found[1] == found[2]
+    assert repr(found[0]) == repr(found[2])  # in the same order, too
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--methods", "magic"), "method must be one of ar, lookup"),
+        (("--methods", "magic"), "method must be one of auto, ar, lookup"),
         (("--json", "/no/such/folder/x.json"), "there is no folder /no/such/folder"),
         (("--agreement", "2"), "agreement must be from 0 to 1"),
         (("--target-ms", "fast"), "target-ms must be milliseconds"),
@@ -204,17 +285,24 @@ def test_a_mistake_is_one_sentence(
 
 
 def test_a_branch_is_replayed_where_it_is_the_true_text() -> None:
-    counter = Counter()
     replay = Replay(_trace(length=20))
-    model = replay.draft(counter)
+    model = replay.draft()
     text = [*replay.prompt, *replay.answer]
     wrong = model.vocab_size - 1
     assert can_branch(model)
     model.logits(text[:22], 1, 20)
     guess = [*text[:24], wrong]  # the 25th token is guessed wrong
     branches = [Branch(24, tuple(text[24:27])), Branch(24, (text[25],)), Branch(25, (text[25],))]
-    counter.take()
     rows, ends = model.branch_logits(guess, 1, branches, 20)
     assert rows.argmax(-1).tolist() == [wrong]
     assert ends.argmax(-1).tolist() == [text[27], wrong, wrong]
-    assert counter.take() == [3 + 5]
+    assert model.rows == 3 + 5
+
+
+def test_the_second_choice_is_right_as_often_as_asked() -> None:
+    replay = Replay(_trace(False, 1000), second=0.7)
+    text = [*replay.prompt, *replay.answer]
+    top = replay.draft().logits(text[:-1], 1000, 20).topk(2).indices
+    assert not (top[:, 0] == torch.tensor(replay.answer)).any()
+    right = (top[:, 1] == torch.tensor(replay.answer)).float().mean()
+    assert right == pytest.approx(0.7, abs=0.05)

@@ -9,6 +9,7 @@ Background = Literal["process", "thread", "inline"]
 BACKGROUNDS = ("process", "thread", "inline")
 Schedule = Literal["free", "lock-step"]
 SCHEDULES = ("free", "lock-step")
+DEFAULT_FORKS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,7 @@ class Settings:
     gamma: int | None = None
     retrieval: RetrievalSettings = field(default_factory=RetrievalSettings)
     schedule: Schedule = "free"
-    forks: int | None = None
+    forks: int = DEFAULT_FORKS
     draft_timeout: float = 30.0
     guess_tokens: int = 48
     background: Background = "process"
@@ -99,8 +100,7 @@ class Settings:
         if self.history_bytes != 0:
             _check("history_bytes", self.history_bytes, 1 << 16, 1 << 36)
         _check("guess_tokens", self.guess_tokens, 1, 255)
-        if self.forks is not None:
-            _check("forks", self.forks, 0, 64)
+        _check("forks", self.forks, 0, 64)
         _check_choice("background", self.background, BACKGROUNDS)
         _check_choice("schedule", self.schedule, SCHEDULES)
         timeout = self.draft_timeout
@@ -136,5 +136,5 @@ PRESETS: Final = {
     "pld": Preset(RetrievalSettings(ngram=8, tokens=10, shortest=2, latest=True)),
     "lock-step": Preset(None, "lock-step", forks=0),
     "free": Preset(None, "free", forks=0),
-    "forks": Preset(None, "free", forks=4),
+    "forks": Preset(None, "free", forks=DEFAULT_FORKS),
 }

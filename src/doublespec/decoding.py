@@ -156,14 +156,17 @@ def decode_parallel(
 
 
 def decode_in_turns(
-    begin: Callable[[str, Tokens], Steps], scheduler: Scheduler, prompt: Tokens
+    begin: Callable[[str, Tokens], Steps],
+    can_run: Callable[[str], bool],
+    scheduler: Scheduler,
+    prompt: Tokens,
 ) -> Steps:
     """Decodes with the method that the scheduler names, turn by turn; `begin` begins one anywhere
     in the answer. The first step is not measured: it reads the prompt."""
     tokens = list(prompt)
     finish: Finish | None = None
     while finish is None:
-        turn = scheduler.choose()
+        turn = scheduler.choose(can_run)
         with closing(begin(turn.name, list(tokens))) as steps:
             for place, step in enumerate(islice(steps, turn.steps)):
                 if place or len(tokens) > len(prompt):

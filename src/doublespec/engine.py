@@ -21,6 +21,7 @@ from doublespec.drafting.background import Link, Patience, RemoteDrafter, Styled
 from doublespec.drafting.base import BackgroundDrafter, Drafter
 from doublespec.drafting.choice import DraftUnlessRun
 from doublespec.drafting.links import InlineLink, ProcessLink, ThreadLink
+from doublespec.drafting.pace import Pace
 from doublespec.drafting.recipe import DraftRecipe
 from doublespec.drafting.retrieved import Retrieval
 from doublespec.errors import ConfigError
@@ -40,6 +41,20 @@ from doublespec.sampling import Request
 from doublespec.scheduling import Measured, Scheduler
 from doublespec.stopping import StopRule
 from doublespec.tokens import Tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """What decides how an answer is decoded: seconds of a forward of the target over one row, the
+    share of it that each further row adds, seconds of a draft's forward beside the target (None:
+    none was made), for how many drafted tokens a step waits, and the methods `auto` chooses from,
+    the fastest first."""
+
+    target_seconds: float
+    row_cost: float
+    draft_seconds: float | None
+    waits_for: int
+    methods: tuple[Measured, ...]
 
 
 class Engine:
@@ -84,11 +99,18 @@ class Engine:
         steps = self._locked(METHODS[name](parts, prompt, request, stop))
         return _kept(steps, self.history, prompt if self._settings.history_prompts else (), tenant)
 
-    def explain(self) -> list[Measured]:
-        """What `auto` has measured, the fastest method first."""
+    def explain(self) -> Explanation:
+        """What was measured here, and what `auto` has made of it."""
         with self._lock:
             parts = self._parts.get(self._choice(Preset()))
-        return parts.scheduler.explain() if parts else []
+            pace = self._background.pace if self._background else Pace()
+        return Explanation(
+            target_seconds=self._cost.seconds,
+            row_cost=self._cost.row_cost,
+            draft_seconds=pace.draft_seconds or None,
+            waits_for=pace.worth_waiting_for,
+            methods=tuple((parts.scheduler if parts else self.make_scheduler()).explain()),
+        )
 
     def make_scheduler(self) -> Scheduler:
         """For `auto`: the methods that can run here."""
@@ -143,7 +165,8 @@ class Engine:
         drafter = self._recipe.drafter(model, retrieval)
         if retrieval is None:
             return drafter
-        choice = target_side.choice(drafter.steps, self._recipe.drafting_seconds(model))
+        seconds = drafter.steps * self._recipe.seconds(model)
+        choice = target_side.choice(drafter.steps, seconds)
         return drafter if choice is None else DraftUnlessRun(drafter, choice)
 
     def background(self) -> RemoteDrafter:
@@ -172,7 +195,7 @@ class Engine:
         forks = self._settings.forks if preset.forks is None else preset.forks
         if self._settings.background == "inline":  # it drafts only when it is waited for
             lockstep = True
-        return _Choice(retrieval, lockstep, ForkSettings(0 if lockstep else forks or 0))
+        return _Choice(retrieval, lockstep, ForkSettings(0 if lockstep else forks))
 
     def _locked(self, steps: Steps) -> Steps:
         try:
@@ -235,6 +258,9 @@ class _Parts:
         choice = self._choice
         style = DraftStyle(self._retrieval(retrieval), choice.lockstep, None, choice.forks)
         return StyledDrafter(self._engine.background(), style)
+
+    def is_draft_ready(self) -> bool:
+        return self._engine.background().is_ready()
 
     def _retrieval(self, wanted: bool) -> RetrievalSettings | None:
         return self._choice.retrieval if wanted else None

@@ -10,7 +10,7 @@ from typing import Any, Self
 from doublespec.config import Settings
 from doublespec.decoding import Step, Steps
 from doublespec.drafting.recipe import DraftRecipe
-from doublespec.engine import Engine
+from doublespec.engine import Engine, Explanation
 from doublespec.errors import ConfigError
 from doublespec.methods import split_name
 from doublespec.models.devices import find_device, find_dtype, use_threads
@@ -20,7 +20,6 @@ from doublespec.models.weights import open_checkpoint
 from doublespec.retrieval.datastore import Datastore, fingerprint
 from doublespec.retrieval.history import History
 from doublespec.sampling import Request, SamplingParams, TokenLogprobs
-from doublespec.scheduling import Measured
 from doublespec.stats import Stats, summarise
 from doublespec.stopping import StopRule
 from doublespec.text import Message, TextCodec, TextStream
@@ -165,8 +164,8 @@ class LLM:
             raise ConfigError("there is no history with history_bytes=0; give it some bytes")
         return self.engine.history
 
-    def explain(self) -> list[Measured]:
-        """What `auto` has measured so far, the fastest method first."""
+    def explain(self) -> Explanation:
+        """What was measured here, and what `auto` has made of it so far."""
         return self.engine.explain()
 
     def close(self) -> None:

@@ -37,6 +37,10 @@ class Parts(Protocol):
         """The draft model beside the target."""
         ...
 
+    def is_draft_ready(self) -> bool:
+        """Whether the draft beside the target is loaded; if not, its loading begins."""
+        ...
+
 
 Method = Callable[[Parts, Tokens, Request, StopRule], Steps]
 
@@ -91,7 +95,10 @@ def auto(parts: Parts, prompt: Tokens, request: Request, stop: StopRule) -> Step
     def begin(name: str, tokens: Tokens) -> Steps:
         return METHODS[name](parts, tokens, request, stop)
 
-    return decode_in_turns(begin, parts.scheduler, prompt)
+    def can_run(name: str) -> bool:
+        return name not in BESIDE or parts.is_draft_ready()
+
+    return decode_in_turns(begin, can_run, parts.scheduler, prompt)
 
 
 METHODS: dict[str, Method] = {

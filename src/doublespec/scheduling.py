@@ -6,7 +6,7 @@ a small share of the time. Knows methods as names, and no clock.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 TURN_STEPS = 16  # of the fastest, before it is asked again
@@ -82,10 +82,11 @@ class Scheduler:
         self._latest = ""  # method of the last turn
         self._on_trial = False
 
-    def choose(self) -> Turn:
-        """The next turn."""
-        best = self._best()
-        other = None if self._on_trial else self._worth_a_trial(best)
+    def choose(self, can_run: Callable[[str], bool] = lambda name: True) -> Turn:
+        """The next turn, with a method that can run now (plain decoding always can)."""
+        names = [name for name in self._records if can_run(name)]
+        best = self._best(names)
+        other = None if self._on_trial else self._worth_a_trial(names, best)
         name = other or best
         settling = SETTLING_STEPS if name != self._latest and self._latest else 0
         self._latest, self._on_trial = name, other is not None
@@ -97,7 +98,7 @@ class Scheduler:
         self._steps += 1
         self._seconds += seconds
         if self._on_trial or place < turn.settling:
-            rate = self._records[self._best()].rate
+            rate = self._records[self._best(list(self._records))].rate
             self._lost += max(0.0, seconds - tokens / rate) if rate else 0.0
         record.tried_at = self._steps
         record.steps += 1
@@ -112,17 +113,16 @@ class Scheduler:
         ]
         return sorted(found, key=lambda measured: -(measured.tokens_per_second or 0.0))
 
-    def _best(self) -> str:
+    def _best(self, names: Sequence[str]) -> str:
         """The fastest so far; before anything was measured, the likely best."""
-        first = next(iter(self._records))
-        if not self._records[first].seconds:
-            return first
-        return max(self._records, key=lambda name: self._records[name].rate)
+        if not self._records[names[0]].seconds:
+            return names[0]
+        return max(names, key=lambda name: self._records[name].rate)
 
-    def _worth_a_trial(self, best: str) -> str | None:
+    def _worth_a_trial(self, names: Sequence[str], best: str) -> str | None:
         """Another method, if trials have not cost too much: one that is promising, or was not
         tried for long."""
-        others = [name for name in self._records if name != best]
+        others = [name for name in names if name != best]
         too_dear = self._lost > _BUDGET * self._seconds + self._first_trials
         if not others or too_dear or not self._records[best].steps:
             return None

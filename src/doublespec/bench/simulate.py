@@ -144,6 +144,7 @@ class _Parts:
         self._kept = kept
         self._now = VirtualClock()
         self._link: VirtualLink | None = None
+        self._remote: RemoteDrafter | None = None
         self.clock: Clock = self._now
         self.scheduler = kept.scheduler
         self.guess_tokens = plan.guess_tokens
@@ -165,6 +166,9 @@ class _Parts:
             yield step
         assert settled == trace.answer
 
+    def is_draft_ready(self) -> bool:
+        return True
+
     def lookup(self) -> Drafter:
         return self._kept.target_side
 
@@ -174,17 +178,31 @@ class _Parts:
         return DraftUnlessRun(drafter, choice) if retrieval and choice else drafter
 
     def background(self, *, retrieval: bool) -> BackgroundDrafter:
-        lockstep = self._plan.schedule == "lock-step"
-        beside = VirtualClock()
-        forks = ForkSettings(0 if lockstep else self._plan.forks)
-        model, odds = self._draft(beside), self._kept.odds
-        ahead = DraftAhead(model, self._helper(retrieval), forks, odds)
-        draft = Draft(ahead, self._plan.gamma if lockstep else None)
-        worker = Worker(lambda style: draft, beside)
-        delay = self._machine.pipe_seconds / 2
-        self._link = link = VirtualLink(worker, self._now, beside, delay)
-        remote = RemoteDrafter(lambda: link, Patience(), self._now)
-        return StyledDrafter(remote, DraftStyle(lockstep=lockstep))
+        plan = self._plan
+        lockstep = plan.schedule == "lock-step"
+        style = DraftStyle(
+            plan.retrieval if retrieval else None,
+            lockstep,
+            plan.gamma if lockstep else None,
+            ForkSettings(0 if lockstep else plan.forks),
+        )
+        return StyledDrafter(self._remote_draft(), style)
+
+    def _remote_draft(self) -> RemoteDrafter:
+        """The draft beside the target, one for all styles."""
+        if self._remote is None:
+            beside = VirtualClock()
+            model = self._draft(beside)
+            odds = self._kept.odds
+
+            def make(style: DraftStyle) -> Draft:
+                helper = self._helper(style.retrieval is not None)
+                return Draft(DraftAhead(model, helper, style.forks, odds), style.gamma)
+
+            delay = self._machine.pipe_seconds / 2
+            self._link = link = VirtualLink(Worker(make, beside), self._now, beside, delay)
+            self._remote = RemoteDrafter(lambda: link, Patience(), self._now)
+        return self._remote
 
     def _draft(self, clock: VirtualClock) -> TimedModel:
         self.drafts.append(TimedModel(self._trace.draft(), self._machine.draft, clock))
@@ -196,10 +214,9 @@ class _Parts:
     def _target_seconds(self, rows: int) -> float:
         return self._machine.target(rows) + self._machine.overhead_seconds
 
-    def _share(self, begun: float) -> None:
-        """On one device, what the draft does while the target computes delays the target."""
+    def _share(self) -> None:
         if self._link is not None and self._machine.devices == 1:
-            self._now.now += self._link.run_until(self._now.now)
+            self._link.share_device()
 
 
 class _Counted:

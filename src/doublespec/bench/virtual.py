@@ -31,7 +31,7 @@ class VirtualClock:
 
 class TimedModel:
     """A replayed model whose forwards take virtual time, by their rows. `after` is called when one
-    is over, with the time when it began."""
+    is over."""
 
     can_branch = True
 
@@ -40,7 +40,7 @@ class TimedModel:
         model: ReplayedModel,
         seconds: Seconds,
         clock: VirtualClock,
-        after: Callable[[float], None] | None = None,
+        after: Callable[[], None] | None = None,
     ) -> None:
         self._model = model
         self._seconds = seconds
@@ -63,11 +63,10 @@ class TimedModel:
         return logits
 
     def _pass_time(self) -> None:
-        begun = self._clock.now
         self._clock.now += self._seconds(self._model.rows)
         self.forwards += 1
         if self._after is not None:
-            self._after(begun)
+            self._after()
 
 
 class VirtualLink:
@@ -113,6 +112,12 @@ class VirtualLink:
                 return busy
             else:
                 busy += self._work()
+
+    def share_device(self) -> None:
+        """The target has computed on the worker's own device: what the worker did meanwhile has
+        delayed the target, and what the target did has delayed the worker."""
+        self._clock.now += self.run_until(self._clock.now)
+        self._worker_clock.now = max(self._worker_clock.now, self._clock.now)
 
     def _deliver(self) -> None:
         """Hands the worker the messages that have reached it."""

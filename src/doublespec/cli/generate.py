@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.table import Table
 
 from doublespec.cli import options
 from doublespec.cli.options import errors
 from doublespec.cli.trace import check_trace_path, write_trace
+from doublespec.config import DEFAULT_FORKS
+from doublespec.engine import Explanation
 from doublespec.errors import ConfigError
 from doublespec.llm import BUNDLED, LLM, Completion, Stream
 from doublespec.methods import DRAFTLESS, split_name
@@ -38,6 +41,8 @@ def generate(
     frequency_penalty: Annotated[float, typer.Option(help="0 is none.")] = 0.0,
     ignore_eos: Annotated[bool, typer.Option(help="Go on after the end token.")] = False,
     gamma: options.Gamma = None,
+    schedule: options.Schedule = "free",
+    forks: options.Forks = DEFAULT_FORKS,
     datastores: options.Datastores = None,
     history: options.HistoryFile = None,
     background: options.Background = "process",
@@ -51,6 +56,9 @@ def generate(
         typer.Option(help="Record the steps: .jsonl for `doublespec trace`, .json for Perfetto."),
     ] = None,
     force: options.Force = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Say what was measured and chosen.")
+    ] = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Answer one prompt. The text goes to stdout as it is made, figures to stderr."""
@@ -71,6 +79,8 @@ def generate(
     )
     settings = {
         "gamma": gamma,
+        "schedule": schedule,
+        "forks": forks,
         "datastore": datastores or (),
         "background": background,
         "target_device": target_device,
@@ -84,6 +94,8 @@ def generate(
         stream = _start(llm, text, params, raw)
         try:
             _show(stream, as_json=as_json)
+            if explain:
+                errors.print(explanation(llm.explain()))
         finally:  # also of an answer that was stopped
             if trace is not None:
                 write_trace(trace, _trace(llm, stream, target, options.draft_name(target, draft)))
@@ -126,6 +138,25 @@ def _trace(llm: LLM, stream: Stream, target: str, draft: str | None) -> Timeline
         steps=tuple(stream.steps),
         texts={token: llm.codec.decode([token]) for token in sorted(seen)},
     )
+
+
+def explanation(found: Explanation) -> Table:
+    """What was measured and chosen, for people."""
+    draft = "" if found.draft_seconds is None else f", the draft's {found.draft_seconds * 1e3:.2f}"
+    table = Table(
+        "method",
+        "tokens/s",
+        "steps",
+        "share",
+        title="what auto has tried, the fastest first",
+        caption=f"a forward of the target takes {found.target_seconds * 1e3:.2f} ms{draft}; each "
+        f"row more adds {found.row_cost:.1%}; after a mistake of the draft a step waits for "
+        f"{found.waits_for} drafted tokens",
+    )
+    for row in found.methods:
+        rate = "-" if row.tokens_per_second is None else f"{row.tokens_per_second:.1f}"
+        table.add_row(row.name, rate, str(row.steps), f"{row.share:.0%}")
+    return table
 
 
 def _start(llm: LLM, text: str, params: SamplingParams, raw: bool) -> Stream:

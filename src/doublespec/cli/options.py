@@ -24,6 +24,12 @@ MethodName = Annotated[str, typer.Option(help="Decoding method; 'auto' chooses o
 Gamma = Annotated[
     int | None, typer.Option(help="Draft forwards per step. Default: as many as fit in one step.")
 ]
+Schedule = Annotated[
+    str, typer.Option(help="A draft beside the target: free (goes ahead) or lock-step (the paper).")
+]
+Forks = Annotated[
+    int, typer.Option(help="Corrections that a free draft goes on from in advance; 0: none.")
+]
 Background = Annotated[str, typer.Option(help="Where a parallel draft runs: process or thread.")]
 TargetDevice = Annotated[str | None, typer.Option(help="Such as cpu or cuda:0.")]
 DraftDevice = Annotated[str | None, typer.Option(help="Default: the target's device.")]

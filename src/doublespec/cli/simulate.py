@@ -31,7 +31,7 @@ from doublespec.bench.traces import mean_agreement, read_traces, trace_files
 from doublespec.cli import options
 from doublespec.errors import ConfigError
 
-_METHODS = "lookup@pld,sd,psd,double@paper,best"
+_METHODS = "lookup@pld,sd,psd@lock-step,double@paper,best,auto"
 
 
 def simulate(

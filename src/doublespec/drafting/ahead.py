@@ -11,11 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 
+from torch import Tensor
+
 from doublespec.config import ForkSettings
 from doublespec.drafting.base import Drafter
 from doublespec.drafting.odds import Odds
 from doublespec.models.base import Branch, BranchingModel, LanguageModel, can_branch
-from doublespec.sampling import Ranking, Request, rank
+from doublespec.sampling import Ranking, Request, choose, rank
 from doublespec.tokens import common_prefix
 
 _RANKED = 3  # choices of the draft that are looked at, the first included
@@ -76,7 +78,7 @@ class DraftAhead:
         """Takes another text, after which at most `limit` tokens are of use."""
         self._request = request
         self._text, self._limit = tokens, limit
-        self._take_path([], [])
+        self._take_path([])
 
     def settle(self, new: Sequence[int], limit: int) -> None:
         """The text has grown by `new`; what was drafted and still holds is kept."""
@@ -99,8 +101,8 @@ class DraftAhead:
         run = self._retrieved(ahead, self._request)
         forks = self._chosen_forks(self._settings.rows - len(run))
         rows = 1 + len(run) + sum(len(fork.tokens) for fork in forks)
-        rankings = self._compute([*ahead, *run], len(run) + 1, forks, self._request)
-        added = self._extend(run, rankings) if self._goes_on() else []
+        logits = self._compute([*ahead, *run], len(run) + 1, forks, self._request)
+        added = self._extend(ahead, run, logits, self._request) if self._goes_on() else []
         paths = [self._path] if added else []
         paths += [[*self._path[: fork.place], *fork.tokens] for fork in forks]
         return Progress(
@@ -127,14 +129,10 @@ class DraftAhead:
         room = min(self._limit - len(self._path), self._model.max_length - len(ahead)) - 1
         return self._helper.propose(ahead, room, request)
 
-    def _compute(
-        self, text: list[int], last: int, forks: list[Fork], request: Request
-    ) -> list[Ranking]:
-        """The model's choices for the last places of `text`; each fork grows by one token."""
+    def _compute(self, text: list[int], last: int, forks: list[Fork], request: Request) -> Tensor:
+        """The model's logits for the last places of `text`; each fork grows by one token."""
         if self._branching is None or not forks:
-            logits = self._model.logits(text, last, request.prompt_length)
-            count = 1 if self._branching is None else _RANKED
-            return rank(logits, text, len(text) - last + 1, request, count)
+            return self._model.logits(text, last, request.prompt_length)
         base = len(self._text)
         branches = [Branch(base + fork.place, tuple(fork.tokens)) for fork in forks]
         logits, tips = self._branching.branch_logits(text, last, branches, request.prompt_length)
@@ -144,28 +142,36 @@ class DraftAhead:
             fork.tokens.append(choice.tokens[0])
             fork.rankings.append(choice)
             fork.chance *= self._odds.of(choice, 0)
-        return rank(logits, text, len(text) - last + 1, request, _RANKED)
+        return logits
 
-    def _extend(self, run: list[int], rankings: list[Ranking]) -> list[int]:
+    def _extend(
+        self, ahead: list[int], run: list[int], logits: Tensor, request: Request
+    ) -> list[int]:
         """Takes what the model chose after the path, as far as `run` agrees with it, and one token
         more; where they disagree the token of `run` becomes a fork."""
-        assert self._request is not None
-        chosen = [ranking.tokens[0] for ranking in rankings]
+        text, place = [*ahead, *run], len(self._path)
+        chosen = choose(logits, text, len(ahead), request)
         kept = common_prefix(chosen, run) + 1
-        ends = (i + 1 for i, token in enumerate(chosen[:kept]) if token in self._request.end_ids)
+        ends = (i + 1 for i, token in enumerate(chosen[:kept]) if token in request.end_ids)
         kept = next(ends, kept)
-        other = run[kept - 1 : kept] if self._branching else []
-        place = len(self._path)
-        for token, ranking in zip(chosen[:kept], rankings, strict=False):
-            self._append(token, ranking)
-        if other and other[0] != chosen[kept - 1]:
-            self._retrieved_fork(place + kept - 1, other[0])
+        for ranking in self._ranked(chosen[:kept], text, len(ahead), logits, request):
+            self._append(ranking)
+        if self._branching and run[kept - 1 : kept] not in ([], chosen[kept - 1 : kept]):
+            self._retrieved_fork(place + kept - 1, run[kept - 1])
         return chosen[:kept]
 
-    def _append(self, token: int, ranking: Ranking) -> None:
+    def _ranked(
+        self, chosen: list[int], text: list[int], start: int, logits: Tensor, request: Request
+    ) -> list[Ranking]:
+        """What was chosen, with what came close to it if forks may go there."""
+        if self._branching is None:
+            return [Ranking((token,), (0.0,)) for token in chosen]
+        return rank(logits[: len(chosen)], text, start, request, _RANKED)
+
+    def _append(self, ranking: Ranking) -> None:
         """The path's next token; the other choices at its place become forks."""
         place = len(self._path)
-        self._path.append(token)
+        self._path.append(ranking.tokens[0])
         self._rankings.append(ranking)
         reach = self._reach[place]
         self._reach.append(reach * self._odds.of(ranking, 0))
@@ -174,11 +180,11 @@ class DraftAhead:
             if chance >= _LEAST:
                 self._forks.append(Fork(place, [other], [], chance))
 
-    def _take_path(self, path: list[int], rankings: list[Ranking]) -> None:
-        """Begins again with a path whose places were ranked."""
+    def _take_path(self, rankings: list[Ranking]) -> None:
+        """Begins again with the path of these choices."""
         self._path, self._rankings, self._reach, self._forks = [], [], [1.0], []
-        for token, ranking in zip(path, rankings, strict=True):
-            self._append(token, ranking)
+        for ranking in rankings:
+            self._append(ranking)
 
     # -- forks -----------------------------------------------------------------------------------
 
@@ -221,11 +227,9 @@ class DraftAhead:
         """The target has gone another way: along a fork, it may be."""
         for fork in self._forks:
             tokens = [*self._path[: fork.place], *fork.tokens]
-            if tokens[: len(new)] == new:
-                rankings = [*self._rankings[: fork.place], *fork.rankings]
-                rest = len(tokens) - len(new)
-                return self._take_path(tokens[len(new) :], rankings[len(rankings) - rest :])
-        return self._take_path([], [])
+            if tokens[: len(new)] == new and len(new) > fork.place:
+                return self._take_path(fork.rankings[len(new) - fork.place - 1 :])
+        return self._take_path([])
 
     def _learn(self, new: list[int]) -> None:
         """What the target chose where the draft had chosen, up to its first correction."""

@@ -93,7 +93,7 @@ class RemoteDrafter:
         self._told_at = 0.0
         self._silent_calls = 0
         self._tree = DraftTree()
-        self._pace = Pace()
+        self.pace = Pace()
         self._left_at: float | None = None  # when the loop was last told what is pending
         self._forwards: list[DraftForward] = []
         self._pause = 0.0
@@ -107,6 +107,13 @@ class RemoteDrafter:
         self._drop_if_forked()
         if self._link is None and self._clock() >= self._retry_at:
             self._guarded(self._open)
+
+    def is_ready(self) -> bool:
+        """Whether the draft is loaded. If there is none, begins one."""
+        self.launch()
+        if not self._ready:
+            self._guarded(lambda: self._hear(0.0))
+        return self._ready
 
     def wait_until_ready(self) -> bool:
         """Waits until the draft is loaded, has failed, or has taken too long; whether it is."""
@@ -129,7 +136,7 @@ class RemoteDrafter:
             self._waited = True
             self.wait_until_ready()
         if self._left_at is not None:
-            self._pace.stepped(self._clock() - self._left_at)
+            self.pace.stepped(self._clock() - self._left_at)
         self.launch()
         if order.style.lockstep:
             self._await_forwards()
@@ -142,9 +149,9 @@ class RemoteDrafter:
 
     def wait(self, shown: int, limit: int) -> list[int]:
         """As `BackgroundDrafter.wait`."""
-        wanted = min(limit, self._pace.worth_waiting_for)
+        wanted = min(limit, self.pace.worth_waiting_for)
         if shown < wanted and self._order is not None and not self._order.style.lockstep:
-            self._await_tokens(wanted, self._clock() + self._pace.longest_wait)
+            self._await_tokens(wanted, self._clock() + self.pace.longest_wait)
             self._left_at = self._clock()
         return self._tree.best(limit)
 
@@ -214,7 +221,7 @@ class RemoteDrafter:
             self._pause = 0.0
             if message.forward is not None:
                 self._forwards.append(message.forward)
-                self._pace.drafted(message.forward.seconds)
+                self.pace.drafted(message.forward.seconds)
             if message.text == self._text_number:
                 self._add(message)
         elif isinstance(message, Lost):

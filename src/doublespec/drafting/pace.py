@@ -11,15 +11,15 @@ _SHARE = 0.25  # of c
 
 
 class Pace:
-    """Running means of the seconds of draft forwards and of steps."""
+    """Running means of the seconds of draft forwards (0: none so far) and of steps."""
 
     def __init__(self) -> None:
-        self._draft_seconds = 0.0
+        self.draft_seconds = 0.0
         self._step_seconds = 0.0
 
     def drafted(self, seconds: float) -> None:
         """A draft forward took that long."""
-        self._draft_seconds = _mean(self._draft_seconds, seconds)
+        self.draft_seconds = _mean(self.draft_seconds, seconds)
 
     def stepped(self, seconds: float) -> None:
         """The target was away for that long."""
@@ -28,9 +28,9 @@ class Pace:
     @property
     def worth_waiting_for(self) -> int:
         """How many drafted tokens a step should have to judge."""
-        if not self._draft_seconds:
+        if not self.draft_seconds:
             return 0
-        return round(_SHARE * self._step_seconds / self._draft_seconds)
+        return round(_SHARE * self._step_seconds / self.draft_seconds)
 
     @property
     def longest_wait(self) -> float:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from doublespec.config import DraftStyle, RetrievalSettings
 from doublespec.drafting.ahead import DraftAhead
 from doublespec.drafting.base import Drafter, NoDrafter
+from doublespec.drafting.confident import ConfidentDrafter
 from doublespec.drafting.model import ModelDrafter
 from doublespec.drafting.retrieved import History, Retrieval
 from doublespec.drafting.worker import Draft, Worker
@@ -55,13 +56,19 @@ class DraftRecipe:
 
         return Worker(make)
 
-    def drafter(self, model: LanguageModel, retrieval: RetrievalSettings | None) -> ModelDrafter:
-        """The draft before the target, around a model that is loaded already."""
-        return ModelDrafter(model, self._steps(model), _helper(retrieval, self._history()))
+    def drafter(
+        self, model: LanguageModel, retrieval: RetrievalSettings | None
+    ) -> ModelDrafter | ConfidentDrafter:
+        """The draft before the target, around a model that is loaded already: with retrieval and
+        no given gamma, as many forwards as are worth their time."""
+        helper = _helper(retrieval, self._history())
+        if retrieval is None or retrieval.ngram is not None or self.gamma is not None:
+            return ModelDrafter(model, self._steps(model), helper)
+        return ConfidentDrafter(model, helper, self.seconds(model))
 
-    def drafting_seconds(self, model: LanguageModel) -> float:
-        """The time of its forwards, in forwards of the target."""
-        return self._steps(model) * forward_seconds(model) / self.target_seconds
+    def seconds(self, model: LanguageModel) -> float:
+        """The time of a draft forward, in forwards of the target."""
+        return forward_seconds(model) / self.target_seconds
 
     def _history(self) -> History | None:
         return None if self.history is None else open_history(self.history)

@@ -28,7 +28,9 @@ from doublespec.models.layers import (
 )
 from doublespec.models.shapes import (
     FASTEST,
+    FINE_KEY_STEP,
     KEY_STEP,
+    STRICT,
     Block,
     Shapes,
     Span,
@@ -42,8 +44,17 @@ from doublespec.models.weights import Checkpoint, rotary_frequencies
 from doublespec.tokens import Tokens, common_prefix
 
 _FIRST_CAPACITY = 4 * KEY_STEP
+_PADDING = max(STRICT.prompt)  # rows of padding may stand that far behind the cache's last place
 
-Cache = tuple[Tensor, Tensor]  # keys and values of one layer, (1, kv heads, capacity, head_dim)
+Cache = tuple[Tensor, Tensor]  # keys and values
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    """What a block needs of one layer's cache."""
+
+    slots: Cache  # to write: (1, kv heads, new rows, head_dim)
+    seen: Sequence[Cache]  # to read, for each span: (1, kv heads, keys, head_dim)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +62,10 @@ class _Rows:
     """What every layer needs to know of a block: where its rows are and what they may see."""
 
     block: Block
-    cos: Tensor  # (rows, 1, head_dim)
+    cos: Tensor  # (rows, head_dim); repeated where a lone row attends as several
     sin: Tensor
     masks: tuple[Tensor | None, ...]  # (heads of a group x rows, keys) for each span
+    views: list[_View]  # for each layer
 
 
 class Decoder:
@@ -69,11 +81,14 @@ class Decoder:
     ) -> None:
         self.config = config
         self.shapes = shapes
+        self.device = weights.embedding.device
+        self.dtype = weights.embedding.dtype
         self._weights = weights
         self._rotary = rotary
         self._max_length = max_length
         self._capacity = 0
-        self._caches: list[Cache] = []
+        self._cache = self._zeros(0), self._zeros(0)
+        self._seen: tuple[int, list[Cache]] = 0, []  # the first so many places, as last cut
         self._cached: list[int] = []
         self._cached_prompt_length = 0
         self._reserve(min(_FIRST_CAPACITY, max_length))
@@ -95,11 +110,8 @@ class Decoder:
         rotary = rotary_frequencies(checkpoint.config, config.head_dim)
         weights = read_weights(checkpoint, config, device, dtype, progress)
         length = min(config.max_length, max_length or config.max_length)
-        decoder = cls(config, weights, rotary, FASTEST, length)
-        if canonical:
-            probe = KernelProbe(config, device, dtype)
-            decoder.shapes = find_shapes(probe.layer(key_lengths(length)), probe.vocabulary())
-        return decoder
+        shapes = _canonical_shapes(config, device, dtype, length) if canonical else FASTEST
+        return cls(config, weights, rotary, shapes, length)
 
     def with_shapes(self, shapes: Shapes) -> Self:
         """The same weights with a cache of their own, computing in other shapes."""
@@ -123,12 +135,9 @@ class Decoder:
         return self.shapes.answer
 
     @property
-    def device(self) -> torch.device:
-        return self._weights.embedding.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self._weights.embedding.dtype
+    def _group(self) -> int:
+        """Heads that share keys and values."""
+        return self.config.num_heads // self.config.num_kv_heads
 
     @property
     def can_branch(self) -> bool:
@@ -184,28 +193,39 @@ class Decoder:
         wanted = max(length, min(2 * self._capacity, self._max_length))
         capacity = -(-wanted // KEY_STEP) * KEY_STEP
         self._check_memory(capacity)
-        old: Sequence[Cache | None] = self._caches or [None] * self.config.num_layers
-        self._caches = [self._grown(cache, capacity) for cache in old]
+        self._cache = self._grown(self._cache[0], capacity), self._grown(self._cache[1], capacity)
         self._capacity = capacity
-        self._cos, self._sin = self._rotary_table(capacity)
+        self._cos, self._sin = self._rotary_table(capacity + _PADDING)
+        self._steps = self._staircase(capacity)
+        self._lone_steps = self._steps.expand(self._group * self.shapes.lone, -1)
+        self._seen = 0, []
 
-    def _grown(self, old: Cache | None, capacity: int) -> Cache:
-        shape = (1, self.config.num_kv_heads, capacity, self.config.head_dim)
-        new = tuple(torch.zeros(shape, dtype=self.dtype, device=self.device) for _ in range(2))
-        for part, old_part in zip(new, old or (), strict=False):
-            part[:, :, : old_part.shape[2]] = old_part
-        return new[0], new[1]
+    def _grown(self, old: Tensor, capacity: int) -> Tensor:
+        new = self._zeros(capacity)
+        new[..., : old.shape[-2], :] = old
+        return new
+
+    def _zeros(self, capacity: int) -> Tensor:
+        """Keys or values of all layers."""
+        c = self.config
+        shape = (c.num_layers, 1, c.num_kv_heads, capacity, c.head_dim)
+        return torch.zeros(shape, dtype=self.dtype, device=self.device)
 
     def _rotary_table(self, capacity: int) -> tuple[Tensor, Tensor]:
-        """cos and sin (capacity, 1, head_dim) of rotary embeddings (arXiv 2104.09864, eq. 34),
+        """cos and sin (capacity, head_dim) of rotary embeddings (arXiv 2104.09864, eq. 34),
         the sign of the turned half folded into sin."""
         frequencies, factor = self._rotary
         angles = torch.arange(capacity).float()[:, None] * frequencies
         cos, sin = angles.cos() * factor, angles.sin() * factor
         table = torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
-        return table[0][:, None].to(self.device, self.dtype), table[1][:, None].to(
-            self.device, self.dtype
-        )
+        return table[0].to(self.device, self.dtype), table[1].to(self.device, self.dtype)
+
+    def _staircase(self, capacity: int) -> Tensor:
+        """Zeros, then minus infinity: its window of k values from place capacity + padding - 1 - p
+        on is the mask over k keys of a row at position p."""
+        steps = torch.zeros(2 * capacity + _PADDING, dtype=self.dtype, device=self.device)
+        steps[capacity + _PADDING :] = float("-inf")
+        return steps
 
     def _check_memory(self, capacity: int) -> None:
         row = self.config.cache_bytes_per_token(self.dtype)
@@ -229,69 +249,91 @@ class Decoder:
         ids = torch.tensor([*tokens, *padding, *more], device=self.device)
         rows = self._branching_rows(block, branches) if branches else self._rows(block)
         hidden = F.embedding(ids, self._weights.embedding)
-        for layer, cache in zip(self._weights.layers, self._caches, strict=True):
-            hidden = self._layer(layer, cache, rows, hidden)
+        for layer, view in zip(self._weights.layers, rows.views, strict=True):
+            hidden = self._layer(layer, view, rows, hidden)
         return hidden
 
     def _rows(self, block: Block) -> _Rows:
-        positions = torch.arange(block.start, block.start + block.rows, device=self.device)
-        positions.clamp_(max=block.stop - 1)
-        masks = tuple(self._mask(positions, span.keys, block) for span in block.spans)
-        return _Rows(block, self._cos[positions], self._sin[positions], masks)
+        stop = block.start + block.rows
+        masks = tuple(self._mask(block, span) for span in block.spans)
+        cos, sin = self._cos[block.start : stop], self._sin[block.start : stop]
+        attending = block.spans[0].rows
+        if block.rows == 1 < attending:
+            cos, sin = cos.expand(attending, -1), sin.expand(attending, -1)
+        return _Rows(block, cos, sin, masks, self._views(block))
 
     def _branching_rows(self, block: Block, branches: Sequence[Branch]) -> _Rows:
         """The block's rows, which are not padded, and those of the branches, as one block."""
         standing = behind.positions(block.start, block.stop, branches)
-        hidden = torch.from_numpy(behind.hidden(block.start, block.stop, branches))
-        keys = block.start + len(standing)
-        whole = Block(block.start, keys, len(standing), (Span(0, len(standing), keys),))
+        rows, keys = len(standing), block.start + len(standing)
+        whole = Block(block.start, keys, rows, (Span(0, rows, keys, 0, rows),))
         positions = torch.tensor(standing, device=self.device)
-        mask = self._as_mask(hidden.to(self.device))
-        return _Rows(whole, self._cos[positions], self._sin[positions], (mask,))
-
-    def _mask(self, positions: Tensor, keys: int, block: Block) -> Tensor | None:
-        """What each row sees; None for a lone row that sees all, if no other row's bits must equal
-        its own."""
-        if block.rows == 1 and keys == block.stop and not self.shapes.is_canonical():
-            return None
-        return self._as_mask(torch.arange(keys, device=self.device) > positions[:, None])
-
-    def _as_mask(self, hidden: Tensor) -> Tensor:
-        """Minus infinity where a row must not look, 0 elsewhere, once for each head of a group."""
+        hidden = torch.from_numpy(behind.hidden(block.start, block.stop, branches))
         mask = torch.zeros(hidden.shape, dtype=self.dtype, device=self.device)
-        group = self.config.num_heads // self.config.num_kv_heads
-        return mask.masked_fill_(hidden, float("-inf")).repeat(group, 1)
+        mask = mask.masked_fill_(hidden.to(self.device), float("-inf")).repeat(self._group, 1)
+        cos, sin = self._cos[positions], self._sin[positions]
+        return _Rows(whole, cos, sin, (mask,), self._views(whole))
 
-    def _layer(self, layer: Layer, cache: Cache, rows: _Rows, hidden: Tensor) -> Tensor:
+    def _mask(self, block: Block, span: Span) -> Tensor | None:
+        """Minus infinity where a row must not look, 0 elsewhere, once for each head of a group;
+        None for a lone row that sees all, if no other row's bits must equal its own."""
+        if block.rows == 1 and span.keys == block.stop and not self.shapes.is_canonical():
+            return None
+        place = self._capacity + _PADDING - 1 - block.start
+        if block.rows == 1:
+            mask = self._lone_steps.narrow(1, place, span.keys)
+            return mask if self.device.type == "cpu" else mask.contiguous()  # GPUs want it aligned
+        place -= span.first
+        order = [*range(place, place - span.rows, -1)] * self._group
+        windows = self._steps.unfold(0, span.keys, 1)
+        return windows.index_select(0, torch.tensor(order, device=self.device))
+
+    def _views(self, block: Block) -> list[_View]:
+        written = self._places(block.start, block.stop - block.start)
+        read = [self._first_places(span.keys) for span in block.spans]
+        return [_View(slots, seen) for slots, *seen in zip(written, *read, strict=True)]
+
+    def _first_places(self, count: int) -> list[Cache]:
+        if self._seen[0] != count:  # canonical shapes ask for the same again and again
+            self._seen = count, self._places(0, count)
+        return self._seen[1]
+
+    def _places(self, start: int, count: int) -> list[Cache]:
+        """`count` places of each layer's cache, all layers cut at once."""
+        keys, values = (part.narrow(3, start, count).unbind() for part in self._cache)
+        return list(zip(keys, values, strict=True))
+
+    def _layer(self, layer: Layer, view: _View, rows: _Rows, hidden: Tensor) -> Tensor:
         qkv = layer.qkv(layer.attention_norm(hidden))
-        hidden = layer.output(self._attention(layer, cache, rows, qkv)).add_(hidden)
+        hidden = layer.output(self._attention(layer, view, rows, qkv)).add_(hidden)
         return layer.down(swiglu(layer.gate_up(layer.mlp_norm(hidden)))).add_(hidden)
 
-    def _attention(self, layer: Layer, cache: Cache, rows: _Rows, qkv: Tensor) -> Tensor:
+    def _attention(self, layer: Layer, view: _View, rows: _Rows, qkv: Tensor) -> Tensor:
         """Attention of all rows; (rows, heads x head_dim)."""
         heads, dim = self.config.num_heads, self.config.head_dim
-        qkv = qkv.view(len(qkv), -1, dim)
-        turned = heads + self.config.num_kv_heads
-        qk, values = qkv[:, :turned], qkv[:, turned:]
+        qkv = qkv.view(len(qkv), -1, dim).transpose(0, 1)  # (heads, rows, head_dim)
+        kv_heads = self.config.num_kv_heads
+        qk, values = qkv.split_with_sizes((heads + kv_heads, kv_heads))
         if layer.query_norm is not None and layer.key_norm is not None:
-            query, keys = qk[:, :heads], qk[:, heads:]
-            qk = torch.cat((layer.query_norm(query), layer.key_norm(keys)), dim=1)
-        qk = torch.addcmul(qk * rows.cos, qk.roll(dim // 2, -1), rows.sin).transpose(0, 1)
-        start, stop = rows.block.start, rows.block.stop
-        cache[0][0, :, start:stop] = qk[heads:, : stop - start]
-        cache[1][0, :, start:stop] = values[: stop - start].transpose(0, 1)
-        mixed = self._attend(qk[:heads], cache, rows)
-        return mixed.transpose(0, 1).reshape(rows.block.rows, -1)
+            qk = torch.cat((layer.query_norm(qk[:heads]), layer.key_norm(qk[heads:])))
+        qk = torch.addcmul(qk * rows.cos, qk.roll(dim // 2, -1), rows.sin)
+        query, keys = qk.split_with_sizes((heads, kv_heads))
+        new = rows.block.stop - rows.block.start
+        view.slots[0].copy_(keys[:, :new])
+        view.slots[1].copy_(values[:, :new])
+        return self._attend(query, view, rows).transpose(0, 1).reshape(rows.block.rows, -1)
 
-    def _attend(self, query: Tensor, cache: Cache, rows: _Rows) -> Tensor:
-        """All rows over the keys of every span; of each result the span's own rows are kept."""
+    def _attend(self, query: Tensor, view: _View, rows: _Rows) -> Tensor:
+        """Each span's rows over its keys, among as many rows as its shape demands."""
+        if len(rows.masks) == 1:
+            mixed = attention(query, *view.seen[0], rows.masks[0])
+            return mixed if mixed.shape[1] == rows.block.rows else mixed[:, : rows.block.rows]
         parts = []
-        for span, mask in zip(rows.block.spans, rows.masks, strict=True):
-            keys, values = cache[0][:, :, : span.keys], cache[1][:, :, : span.keys]
-            mixed = attention(query, keys, values, mask)
+        for span, mask, seen in zip(rows.block.spans, rows.masks, view.seen, strict=True):
+            mixed = attention(query.narrow(1, span.first, span.rows), *seen, mask)
             stop = rows.block.rows if span is rows.block.spans[-1] else span.stop
-            parts.append(mixed[:, span.start : stop])
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+            parts.append(mixed[:, span.start - span.first : stop - span.first])
+        return torch.cat(parts, dim=1)
 
     def _head(self, hidden: Tensor) -> Tensor:
         """Logits (n, V) of hidden states (n, D), computed in row counts of the answer."""
@@ -301,3 +343,12 @@ class Decoder:
             padded = F.pad(rows, (0, 0, 0, padding)) if padding else rows
             parts.append(self._weights.vocabulary(self._weights.norm(padded))[: len(rows)])
         return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _canonical_shapes(
+    config: DecoderConfig, device: torch.device, dtype: torch.dtype, max_length: int
+) -> Shapes:
+    probe = KernelProbe(config, device, dtype)
+    key_step = FINE_KEY_STEP if device.type == "cpu" else KEY_STEP
+    attention = probe.attention(key_lengths(max_length, key_step))
+    return find_shapes(probe.products(), attention, probe.vocabulary(), key_step)

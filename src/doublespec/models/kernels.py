@@ -24,14 +24,17 @@ class KernelProbe:
     device: torch.device
     dtype: torch.dtype
 
-    def layer(self, key_lengths: list[int]) -> Iterator[Kernel]:
-        """What every row goes through: products, attention over each number of keys, the norm."""
+    def products(self) -> Iterator[Kernel]:
+        """What every row goes through by itself: products and the norm."""
         for out_size, in_size in sorted(self.config.layer_sizes()):
             yield self._linear(out_size, in_size)
+        yield self._norm()
+
+    def attention(self, key_lengths: list[int]) -> Iterator[Kernel]:
+        """Attention over each number of keys."""
         for keys in key_lengths:
             yield self._attention(keys, masked=False)
             yield self._attention(keys, masked=True)
-        yield self._norm()
 
     def vocabulary(self) -> Iterator[Kernel]:
         """What only rows go through whose logits are asked for."""

@@ -15,6 +15,13 @@ MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
 
 _UNDIVIDED = 32767  # elementwise operations on more values are divided among threads
 
+# Half the time of `to`, which first finds out what it was given.
+_CASTS: dict[torch.dtype, Callable[[Tensor], Tensor]] = {
+    torch.float32: Tensor.float,
+    torch.bfloat16: Tensor.bfloat16,
+    torch.float16: Tensor.half,
+}
+
 Linear = Callable[[Tensor], Tensor]
 Norm = Callable[[Tensor], Tensor]
 Progress = Callable[[int, int], None]  # layers read, layers in all
@@ -187,7 +194,7 @@ def linear(weight: Tensor, bias: Tensor | None = None) -> Linear:
     """
     if weight.device.type == "cpu" and _has_onednn(weight.dtype):
         packed = torch.ops.mkldnn._reorder_linear_weight(weight)
-        product = torch.ops.mkldnn._linear_pointwise
+        product = torch.ops.mkldnn._linear_pointwise.default
         return lambda x: product(x, packed, bias, "none", [], "")
     return lambda x: F.linear(x, weight, bias)
 
@@ -208,13 +215,13 @@ def rms_norm(weight: Tensor, eps: float) -> Norm:
     """
     if weight.device.type != "cpu":
         return lambda x: F.rms_norm(x, weight.shape, weight, eps)
-    size, dtype = len(weight), weight.dtype
+    size, cast = len(weight), _CASTS[weight.dtype]
     scaled, term = weight.float() * size**0.5, torch.tensor(size * eps)
 
     def norm(x: Tensor) -> Tensor:
         x = x.float()
         length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-        return (x * torch.addcmul(term, length, length).rsqrt_()).mul_(scaled).to(dtype)
+        return cast((x * torch.addcmul(term, length, length).rsqrt_()).mul_(scaled))
 
     return norm
 
@@ -239,8 +246,8 @@ def swiglu(gate_up: Tensor) -> Tensor:
     of each part differently; so on a CPU silu is handed fewer at a time, by whole rows.
     """
     gate, up = gate_up.chunk(2, dim=-1)
-    if gate.is_cuda:
-        return F.silu(gate).mul_(up)
     rows = max(1, _UNDIVIDED // gate.shape[-1])
+    if gate.is_cuda or len(gate) <= rows:
+        return F.silu(gate).mul_(up)
     parts = [F.silu(part) for part in torch.split(gate, rows)]
-    return (parts[0] if len(parts) == 1 else torch.cat(parts)).mul_(up)
+    return torch.cat(parts).mul_(up)

@@ -7,10 +7,13 @@ to give the same bits, and a row attends over a number of keys that follows from
     row at position p   attends over   the first multiple of `key_step` above p   keys
     rows of the prompt  come in        row counts from `prompt`
     rows of the answer  come in        row counts from `answer`
+    a lone row          attends as     `lone` equal rows
 
-Where prompt and answer rows have the same bits too (`alike`), a cached row serves in both roles.
-`FASTEST` pads nothing: for drafts, whose bits change nothing but speed, and as the baseline in
-benchmarks. Which sets hold on this device is found by a test of its kernels (`models/kernels.py`).
+A block that crosses a border of key lengths attends in spans, each over its own number of keys, in
+row counts from the same sets (with rows of its neighbours as padding). Where prompt and answer rows
+have the same bits too (`alike`), a cached row serves in both roles. `FASTEST` pads nothing: for
+drafts, whose bits change nothing but speed, and as the baseline in benchmarks. Which sets hold on
+this device is found by a test of its kernels (`models/kernels.py`).
 """
 
 from bisect import bisect_left
@@ -26,17 +29,20 @@ Kernel = Callable[[Tensor], Tensor]
 ANSWER_COUNTS: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 20, 24, 32, 48, 64)
 PROMPT_COUNTS: tuple[int, ...] = (16, 24, 32, 48, 64, 96, 128, 192, 256)
 KEY_STEP = 256
+FINE_KEY_STEP = 32  # for a CPU, where every key costs
 KERNEL_ROWS = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Shapes:
-    """Row counts (ascending) that blocks of the prompt and of the answer are padded to."""
+    """Row counts (ascending) that blocks of the prompt and of the answer are padded to; `lone` is 1
+    or one of the answer's."""
 
     prompt: tuple[int, ...]
     answer: tuple[int, ...]
     key_step: int | None
     alike: bool
+    lone: int = 1
 
     def is_canonical(self) -> bool:
         return self.key_step is not None
@@ -49,16 +55,20 @@ STRICT = Shapes((256,), (16,), key_step=KEY_STEP, alike=False)
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Rows [start, stop) of a block, counted from its first row, that attend over `keys` keys."""
+    """Rows [start, stop) of a block, counted from its first, that attend over `keys` keys, among
+    rows [first, first + rows) or, if the block has but one row, as `rows` equal ones."""
 
     start: int
     stop: int
     keys: int
+    first: int
+    rows: int
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Positions [start, stop), computed as `rows` rows (the last one repeated as padding)."""
+    """Positions [start, stop), computed as `rows` rows: the last ones are padding, and attend as
+    part of the last span."""
 
     start: int
     stop: int
@@ -75,7 +85,8 @@ def plan(start: int, stop: int, prompt_length: int, shapes: Shapes) -> Iterator[
         if in_prompt:  # blocks end at multiples of their size, where key lengths change too
             end = min(end, prompt_length, (start // counts[-1] + 1) * counts[-1])
         end = start + _without_waste(end - start, counts)
-        yield Block(start, end, pad(end - start, counts), _spans(start, end, shapes.key_step))
+        rows = pad(end - start, counts)
+        yield Block(start, end, rows, tuple(_spans(start, end, rows, counts, shapes)))
         start = end
 
 
@@ -90,17 +101,18 @@ def pad(rows: int, counts: Sequence[int]) -> int:
     return counts[bisect_left(counts, rows)]
 
 
-def _spans(start: int, stop: int, key_step: int | None) -> tuple[Span, ...]:
-    if key_step is None:
-        return (Span(0, stop - start, stop),)
-    spans = []
+def _spans(
+    start: int, stop: int, rows: int, counts: Sequence[int], shapes: Shapes
+) -> Iterator[Span]:
     row = start
     while row < stop:
-        keys = (row // key_step + 1) * key_step
+        keys = (row // shapes.key_step + 1) * shapes.key_step if shapes.key_step else stop
         end = min(stop, keys)
-        spans.append(Span(row - start, end - start, keys))
+        own = end - row if end < stop else start + rows - row
+        count = pad(max(own, shapes.lone), counts)
+        first = max(0, min(row - start, rows - count))
+        yield Span(row - start, end - start, keys, first, count)
         row = end
-    return tuple(spans)
 
 
 def reusable(common: int, cached_prompt_length: int, prompt_length: int, shapes: Shapes) -> int:
@@ -110,26 +122,40 @@ def reusable(common: int, cached_prompt_length: int, prompt_length: int, shapes:
     return min(common, cached_prompt_length, prompt_length)
 
 
-def find_shapes(layer: Iterable[Kernel], vocabulary: Iterable[Kernel]) -> Shapes:
-    """The largest sets of row counts whose bits agree in all kernels; `STRICT` if none do.
+def find_shapes(
+    products: Iterable[Kernel],
+    attention: Iterable[Kernel],
+    vocabulary: Iterable[Kernel],
+    key_step: int = KEY_STEP,
+) -> Shapes:
+    """The largest sets of row counts whose bits agree in all kernels; `STRICT` if none do. A row
+    that only attention would not compute alone comes alone, and attends as several.
 
     Logits are always computed in row counts of the answer.
     """
-    answer, prompt, alike = ANSWER_COUNTS, PROMPT_COUNTS, True
-    for kernel in layer:
+    answer, attended, prompt, alike = ANSWER_COUNTS, ANSWER_COUNTS, PROMPT_COUNTS, True
+    for kernel in products:
         few, many = _reference(kernel, STRICT.answer[-1]), _reference(kernel, STRICT.prompt[-1])
-        answer = tuple(n for n in answer if _agrees(kernel, n, few))
-        prompt = tuple(n for n in prompt if _agrees(kernel, n, many))
+        answer, prompt = _agreeing(kernel, answer, few), _agreeing(kernel, prompt, many)
+        alike = alike and equal(few, many)
+    for kernel in attention:
+        few, many = _reference(kernel, STRICT.answer[-1]), _reference(kernel, STRICT.prompt[-1])
+        attended, prompt = _agreeing(kernel, attended, few), _agreeing(kernel, prompt, many)
         alike = alike and equal(few, many)
     for kernel in vocabulary:
-        few = _reference(kernel, STRICT.answer[-1])
-        answer = tuple(n for n in answer if _agrees(kernel, n, few))
-    return Shapes(prompt, answer, KEY_STEP, alike) if prompt and answer else STRICT
+        answer = _agreeing(kernel, answer, _reference(kernel, STRICT.answer[-1]))
+    several = tuple(n for n in answer if n > 1 and n in attended)
+    if not prompt or not several:
+        return STRICT
+    lone = several[0] if 1 in answer and 1 not in attended else 1
+    return Shapes(prompt, (1, *several) if 1 in answer else several, key_step, alike, lone)
 
 
-def key_lengths(max_length: int) -> list[int]:
-    """Key lengths to test: powers of two times the key step, up to 8,192."""
-    return [KEY_STEP << i for i in range(6) if KEY_STEP << i <= max(max_length, KEY_STEP)]
+def key_lengths(max_length: int, key_step: int) -> list[int]:
+    """Key lengths to test: multiples of the key step up to 512, which is as many keys as PyTorch
+    takes at a time on a CPU, and powers of two up to 8,192."""
+    lengths = [*range(key_step, 512, key_step), 512, 1024, 2048, 4096, 8192]
+    return [keys for keys in lengths if keys <= max(max_length, key_step)]
 
 
 def _reference(kernel: Kernel, count: int) -> Tensor:
@@ -137,8 +163,8 @@ def _reference(kernel: Kernel, count: int) -> Tensor:
     return kernel(torch.arange(count) % KERNEL_ROWS)[:KERNEL_ROWS]
 
 
-def _agrees(kernel: Kernel, count: int, wanted: Tensor) -> bool:
-    """Whether every row of a block of `count` has the `wanted` bits, each standing elsewhere in the
-    block than it does in the reference."""
-    index = (torch.arange(count) + 5) % KERNEL_ROWS
-    return equal(kernel(index), wanted[index])
+def _agreeing(kernel: Kernel, counts: Sequence[int], wanted: Tensor) -> tuple[int, ...]:
+    """The counts for which every row of a block has the `wanted` bits, each standing elsewhere in
+    the block than it does in the reference."""
+    indices = {count: (torch.arange(count) + 5) % KERNEL_ROWS for count in counts}
+    return tuple(n for n, index in indices.items() if equal(kernel(index), wanted[index]))

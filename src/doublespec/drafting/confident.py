@@ -1,0 +1,91 @@
+"""A draft before the target that goes on for as long as its next token is worth a forward."""
+
+import math
+
+from doublespec.drafting.base import Drafter
+from doublespec.drafting.odds import Odds
+from doublespec.models.base import LanguageModel
+from doublespec.sampling import Ranking, Request, rank
+from doublespec.tokens import Tokens, common_prefix
+
+_MOST_FORWARDS = 16
+_RANKED = 2  # the second choice says how sure the first one is
+_PRIOR_STEPS = 8.0
+_PRIOR_RATE = 2.0  # tokens settled in the time of a target forward, before anything was learnt
+_MEMORY = 64.0  # steps after which what was learnt counts half
+
+
+class ConfidentDrafter:
+    """Proposes what forwards of a draft model settle, as `ModelDrafter` does, but decides for
+    itself how many of them: the next one is made if the token it adds is settled more likely than
+    the same time spent otherwise would settle one.
+
+    How likely a token is settled it learns from how close its choices were and what became of
+    them (`Odds`), and from the text how much is settled in the time of a target forward.
+    """
+
+    def __init__(
+        self, model: LanguageModel, helper: Drafter, seconds: float, odds: Odds | None = None
+    ) -> None:
+        """`seconds` is the time of a draft forward, in forwards of the target."""
+        self._model = model
+        self._helper = helper
+        self._seconds = seconds
+        self._odds = odds or Odds()
+        self._text: list[int] = []  # that was drafted after last,
+        self._rankings: list[Ranking] = []  # the choices made there,
+        self._forwards = 0  # and the forwards it took
+        self._settled, self._spent = _PRIOR_STEPS * _PRIOR_RATE, _PRIOR_STEPS
+
+    @property
+    def steps(self) -> int:
+        """The forwards that a draft takes, as far as can be said beforehand."""
+        return max(1, min(round(1.0 / self._seconds), _MOST_FORWARDS))
+
+    def propose(self, tokens: Tokens, limit: int, request: Request) -> list[int]:
+        tokens = list(tokens)
+        self._learn(tokens)
+        limit = min(limit, self._model.max_length - len(tokens))
+        drafted: list[int] = []
+        reach = 1.0
+        while len(drafted) < limit and self._is_worth_a_forward(reach):
+            rankings = self._forward([*tokens, *drafted], limit - len(drafted) - 1, request)
+            drafted += [ranking.tokens[0] for ranking in rankings]
+            reach *= math.prod(self._odds.of(ranking, 0) for ranking in rankings)
+            self._rankings += rankings
+            self._forwards += 1
+            if drafted[-1] in request.end_ids:
+                break
+        return drafted
+
+    def _is_worth_a_forward(self, reach: float) -> bool:
+        if self._forwards == 0:
+            return True
+        rate = self._settled / self._spent
+        return self._forwards < _MOST_FORWARDS and reach > self._seconds * rate
+
+    def _forward(self, ahead: list[int], limit: int, request: Request) -> list[Ranking]:
+        """The model's choices after `ahead`, as far as a retrieved run agrees, and one more; cut
+        where the answer ends."""
+        run = self._helper.propose(ahead, limit, request)
+        text = [*ahead, *run]
+        logits = self._model.logits(text, len(run) + 1, request.prompt_length)
+        rankings = rank(logits, text, len(ahead), request, _RANKED)
+        chosen = [ranking.tokens[0] for ranking in rankings]
+        kept = common_prefix(chosen, run) + 1
+        ends = (i + 1 for i, token in enumerate(chosen[:kept]) if token in request.end_ids)
+        return rankings[: next(ends, kept)]
+
+    def _learn(self, tokens: list[int]) -> None:
+        """What the text became after the last draft."""
+        stop = len(self._text)
+        if 0 < stop < len(tokens) and tokens[:stop] == self._text:
+            self._settled += len(tokens) - stop
+            self._spent += 1.0 + self._seconds * self._forwards
+            if self._spent > _MEMORY:
+                self._settled, self._spent = self._settled / 2, self._spent / 2
+            for ranking, token in zip(self._rankings, tokens[stop:], strict=False):
+                self._odds.learn(ranking, token)
+                if token != ranking.tokens[0]:
+                    break
+        self._text, self._rankings, self._forwards = tokens, [], 0
