@@ -11,8 +11,20 @@ import torch
 
 from doublespec.bench import study
 from doublespec.bench.machine import Curve, Machine, parse_curve, read_machine
+from doublespec.bench.profile import (
+    ForwardTimes,
+    PairTimes,
+    Profile,
+    measure_beside,
+    measure_branch,
+    measure_forwards,
+    measure_lookup,
+    merged,
+    save_profile,
+)
+from doublespec.bench.race import Run
 from doublespec.bench.replay import Replay
-from doublespec.bench.simulate import Outcome, plans, simulate
+from doublespec.bench.simulate import Outcome, answers, plans, simulate
 from doublespec.bench.study import Question, ask, recommend, sweep_questions
 from doublespec.bench.traces import (
     Trace,
@@ -22,8 +34,13 @@ from doublespec.bench.traces import (
     with_agreement,
     write_traces,
 )
+from doublespec.bench.validation import validate
+from doublespec.config import Settings
 from doublespec.errors import ConfigError
+from doublespec.llm import Completion
 from doublespec.models.base import Branch, can_branch
+from doublespec.models.toy import ToyModel
+from doublespec.stats import summarise
 
 MACHINE = Machine(Curve(((1, 0.010),)), Curve(((1, 0.002),)), 0.010)  # c = 5
 
@@ -222,16 +239,103 @@ def test_curves_go_through_their_points_and_never_fall_beyond_them() -> None:
             parse_curve(text, "target-ms")
 
 
-def test_a_profile_of_the_doctor_is_read(tmp_path: Path) -> None:
+def _profile() -> dict[str, object]:
     times = {"context": 400, "seconds": {"1": 0.004, "8": 0.005}}
-    profile = {"target": times, "fastest": times, "draft": times, "pipe_seconds": 0.001}
+    slow = {"context": 400, "seconds": {"1": 0.008, "8": 0.010}}
+    return {
+        "version": 2,
+        **{name: times for name in ("target", "fastest", "draft")},
+        **{name: {"target": slow, "draft": slow} for name in ("in_turns", "beside")},
+        "branch_seconds": 0.0001,
+        "pipe_seconds": 0.001,
+        "lookup_seconds": 0.00005,
+        "step_seconds": 0.00001,
+    }
+
+
+def test_a_profile_of_the_doctor_is_read(tmp_path: Path) -> None:
     path = tmp_path / "p.json"
-    path.write_text(json.dumps(profile))
-    assert read_machine(path).ratio == 1
-    assert read_machine(path).pipe_seconds == 0.001
+    path.write_text(json.dumps(_profile()))
+    machine = read_machine(path)
+    assert (machine.ratio, machine.pipe_seconds) == (1, 0.001)
+    assert machine.beside_draft is not None
+    assert machine.beside_draft(2) == 0.010  # padded to 8 rows
+    path.write_text(json.dumps({**_profile(), "version": 1}))
+    with pytest.raises(ConfigError, match="version 1, and this program reads version 2; write it"):
+        read_machine(path)
     path.write_text("{}")
     with pytest.raises(ConfigError, match="is no profile"):
         read_machine(path)
+
+
+def test_a_profile_that_was_measured_is_read(tmp_path: Path) -> None:
+    toy, counts = ToyModel(64), (1, 4)
+    (alone,) = measure_forwards([toy], counts)
+    both = PairTimes(*measure_forwards([toy, ToyModel(64)], counts))
+    beside = measure_beside(toy, ToyModel, counts, 1)
+    branch = measure_branch(toy, alone)
+    profile = Profile(alone, alone, alone, both, beside, branch, 0.001, measure_lookup(), 0.0, 1)
+    save_profile(merged([profile, profile]), tmp_path / "p.json")
+    machine = read_machine(tmp_path / "p.json")
+    assert machine.target(1) == alone.seconds[1]
+    assert machine.draft_beside is not None
+    assert machine.draft_beside(4) == beside.draft.seconds[4]
+
+
+def test_merged_profiles_leave_out_what_was_disturbed() -> None:
+    quiet = ForwardTimes(400, {1: 0.004, 8: 0.005})
+    loud = ForwardTimes(400, {1: 0.040, 8: 0.005})
+    profiles = [
+        Profile(times, quiet, None, None, None, None, None, 0.0, 0.0, 1)
+        for times in (quiet, loud, quiet)
+    ]
+    assert merged(profiles) == profiles[0]
+
+
+def test_a_processor_that_both_share_makes_both_slower() -> None:
+    """Forwards beside the draft take twice as long; in lock-step it works half of that time."""
+    slow = replace(MACHINE, beside_draft=Curve(((1, 0.020),)))
+    alone = _outcome("psd@lock-step", _trace(length=1000))
+    beside = _outcome("psd@lock-step", _trace(length=1000), slow)
+    assert beside.speedup == pytest.approx(alone.speedup * 10 / 15, rel=0.01)
+    assert _outcome("sd", _trace(), slow).speedup == _outcome("sd", _trace()).speedup
+    after = replace(MACHINE, after_draft=Curve(((1, 0.020),)))
+    assert _outcome("sd", _trace(), after).speedup == pytest.approx(2.0, rel=0.02)
+
+
+def test_retrieval_and_branches_take_their_time() -> None:
+    slow = replace(MACHINE, lookup_seconds=0.005)
+    assert _outcome("lookup", _trace(False), slow).speedup == pytest.approx(10 / 15, rel=0.01)
+    dear = replace(MACHINE, branch_seconds=0.002)
+    free, forked = (_outcome(f"psd@{way}", _uneven(), dear) for way in ("free", "forks"))
+    assert free.speedup == _outcome("psd@free", _uneven()).speedup
+    assert forked.speedup < free.speedup
+
+
+def _runs(machine: Machine, trace: Trace, slower: float) -> list[Run]:
+    """Runs as the machine would make them, or slower by a factor, but for plain decoding."""
+    runs = []
+    for name in ("ar", "psd"):
+        (plan,) = plans(name, machine, 5, guess_tokens=Settings().guess_tokens)
+        (steps,) = answers(plan, machine, [Replay(trace, 0.5)])
+        factor = 1.0 if name == "ar" else slower
+        steps = [replace(step, seconds=factor * step.seconds) for step in steps]
+        completion = Completion("", trace.answer, 20, "length", summarise(steps))
+        runs.append(Run(name, 0, 0, completion, tuple(steps)))
+    return runs
+
+
+def test_the_simulator_is_validated_against_runs() -> None:
+    trace = _uneven()
+    exact = validate(_runs(MACHINE, trace, 1.0), [trace], MACHINE, 0.5, None)
+    assert list(exact) == ["ar", "psd"]
+    assert exact["psd"].difference == pytest.approx(0, abs=1e-9)
+    assert exact["psd"].simulated == exact["psd"].measured
+    slow = validate(_runs(MACHINE, trace, 1.25), [trace], MACHINE, 0.5, None)
+    assert slow["psd"].difference == pytest.approx(0.25)
+    assert slow["psd"].measured.step_milliseconds > slow["psd"].simulated.step_milliseconds
+    with pytest.raises(ConfigError, match="the traces are not the answers of these runs"):
+        validate(_runs(MACHINE, trace, 1.0), [_trace()], MACHINE, 0.5, None)
 
 
 def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -271,6 +375,7 @@ def test_the_number_of_processes_changes_nothing(monkeypatch: pytest.MonkeyPatch
         (("--json", "/no/such/folder/x.json"), "there is no folder /no/such/folder"),
         (("--agreement", "2"), "agreement must be from 0 to 1"),
         (("--target-ms", "fast"), "target-ms must be milliseconds"),
+        (("--validate", "runs.jsonl"), "--validate needs the --profile"),
         (("--vocab-size", "50"), "line 1: token 1119 is beyond the vocabulary"),
     ],
 )

@@ -5,16 +5,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
+from doublespec.bench.profile import PROFILE_VERSION
 from doublespec.errors import ConfigError
 
 
 @dataclass(frozen=True)
 class Curve:
     """Seconds of a forward by its rows: straight lines between what was measured, the last line
-    carried on, and never less than before it."""
+    carried on, and never less than before it. `padded`: a block takes as long as the next row
+    count that was measured."""
 
     points: tuple[tuple[int, float], ...]
+    padded: bool = False
 
     @cached_property
     def _table(self) -> list[float]:
@@ -29,6 +33,8 @@ class Curve:
         inside = [i for i, point in enumerate(self.points[1:], start=1) if rows <= point[0]]
         right = inside[0] if inside else len(self.points) - 1
         (x0, y0), (x1, y1) = self.points[right - 1], self.points[right]
+        if self.padded and inside:
+            return y1
         return max(y0 + (y1 - y0) * (rows - x0) / (x1 - x0), y0)
 
 
@@ -36,7 +42,12 @@ class Curve:
 class Machine:
     """What a pair of models costs. `baseline_seconds` is a forward of plain decoding in its fastest
     shape, `pipe_seconds` what a background draft's messages add to its time, `overhead_seconds`
-    what a step costs outside the models."""
+    what a step costs outside the models, `lookup_seconds` a retrieval,
+    `branch_seconds` a correction drafted in advance, for each forward of the draft that it is in.
+
+    Where draft and target share a processor, each makes the other's forwards longer: `after_draft`
+    are the target's in turns with a draft's, `beside_draft` those while the draft works, and
+    `draft_beside` the draft's then (None: as long as alone)."""
 
     target: Curve
     draft: Curve
@@ -44,6 +55,11 @@ class Machine:
     pipe_seconds: float = 0.0
     overhead_seconds: float = 0.0
     devices: int = 2
+    lookup_seconds: float = 0.0
+    branch_seconds: float = 0.0
+    after_draft: Curve | None = None
+    beside_draft: Curve | None = None
+    draft_beside: Curve | None = None
 
     @property
     def ratio(self) -> float:
@@ -60,9 +76,12 @@ def read_machine(path: Path) -> Machine:
     """The machine of a profile that `doublespec doctor --save` wrote. Raises ConfigError."""
     try:
         profile = json.loads(path.read_text(encoding="utf-8"))
-        target, draft = _curve(profile["target"]), _curve(profile["draft"])
-        baseline = _curve(profile["fastest"])(1)
-        pipe = float(profile["pipe_seconds"] or 0.0)
+        if profile["version"] != PROFILE_VERSION:
+            raise ConfigError(
+                f"{path} is a profile of version {profile['version']}, and this program reads "
+                f"version {PROFILE_VERSION}; write it anew with `doublespec doctor --save`"
+            )
+        return _machine(profile)
     except OSError as error:
         raise ConfigError(f"cannot read the profile {path}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -70,7 +89,22 @@ def read_machine(path: Path) -> Machine:
             f"{path} is no profile of a model pair as `doublespec doctor --save` writes it "
             f"({type(error).__name__}: {error})"
         ) from error
-    return Machine(target, draft, baseline, pipe)
+
+
+def _machine(profile: Mapping[str, Any]) -> Machine:
+    in_turns, beside = profile["in_turns"], profile["beside"]
+    return Machine(
+        _curve(profile["target"]),
+        _curve(profile["draft"]),
+        _curve(profile["fastest"])(1),
+        float(profile["pipe_seconds"]),
+        float(profile["step_seconds"]),
+        lookup_seconds=float(profile["lookup_seconds"]),
+        branch_seconds=float(profile["branch_seconds"]),
+        after_draft=_curve(in_turns["target"]),
+        beside_draft=_curve(beside["target"]),
+        draft_beside=_curve(beside["draft"]),
+    )
 
 
 def parse_curve(text: str, name: str) -> Curve:
@@ -97,4 +131,4 @@ def _curve(times: Mapping[str, Mapping[str, float]]) -> Curve:
     points = sorted((int(rows), float(seconds)) for rows, seconds in times["seconds"].items())
     if not points:
         raise ValueError("no times")
-    return Curve(tuple(points))
+    return Curve(tuple(points), padded=True)

@@ -1,43 +1,87 @@
-"""How long forwards take on this machine: what a choice of method is made from."""
+"""How long forwards take on this machine: what a choice of method is made from.
+
+Times are of forwards as the loops make them, choices included; for a target that works with a
+draft they are measured with the draft at work: its forwards before each of the target's, or in a
+process beside it. That is what a simulation of this machine needs to be right about it.
+"""
 
 import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from time import perf_counter
+from typing import Any
+
+import torch
 
 from doublespec.bench.outputs import replace_file
-from doublespec.config import DraftStyle, ForkSettings
+from doublespec.config import DEFAULT_FORKS, DraftStyle, ForkSettings, RetrievalSettings
+from doublespec.decoding import decode_serial
 from doublespec.drafting.ahead import DraftAhead
 from doublespec.drafting.background import RemoteDrafter, StyledDrafter
 from doublespec.drafting.base import NoDrafter
 from doublespec.drafting.links import ProcessLink
+from doublespec.drafting.retrieved import Retrieval
 from doublespec.drafting.worker import Draft, Worker
 from doublespec.models.base import LanguageModel
-from doublespec.models.load import forward_seconds
 from doublespec.models.toy import ToyModel
+from doublespec.oracle import advance
 from doublespec.sampling import Request, SamplingParams
+from doublespec.stopping import StopRule
 
-ROW_COUNTS = (1, 2, 4, 8, 16, 32)
-PROFILE_VERSION = 1
+ROW_COUNTS = (1, 2, 4, 8, 16, 32)  # what is shown to people
+CONTEXT = 200  # tokens before the rows, by default
+PROFILE_VERSION = 2
+_MOST_ROWS = 64
+_REPEATS = 6
+_IN_A_ROW = 3  # forwards, of which the last counts: it finds the caches as a loop leaves them
+
+LoadDraft = Callable[[], LanguageModel]  # importable by name, so that a child can have it
 
 
 @dataclass(frozen=True, slots=True)
 class ForwardTimes:
-    """Median seconds of a forward by the number of new rows, after `context` tokens."""
+    """Seconds of a forward by the number of new rows, after `context` tokens: medians, all longer
+    by what the mean of all forwards is longer than that of the medians. (On a busy machine some
+    forwards are interrupted, whatever their rows; answers are as slow as the mean.) Fewer rows than
+    one of the counts take as long as these."""
 
     context: int
     seconds: dict[int, float]
 
 
 @dataclass(frozen=True, slots=True)
+class PairTimes:
+    """Forwards of both models of a pair, measured together."""
+
+    target: ForwardTimes
+    draft: ForwardTimes
+
+
+@dataclass(frozen=True, slots=True)
 class Profile:
-    """What a pair of models costs on a machine. Times are in seconds."""
+    """What a pair of models costs on a machine. Times are in seconds.
+
+    `branch_seconds` is what a correction drafted in advance adds to a forward of the draft besides
+    its rows. `in_turns`: a forward of the draft before each of the target; `beside`: the
+    draft's in another process at the same time. `lookup_seconds` is a retrieval, `step_seconds`
+    what a step costs besides forwards and retrievals, `pipe_seconds` a round trip to a draft's
+    process.
+    """
 
     target: ForwardTimes
     fastest: ForwardTimes  # the target in its fastest shapes, as the baseline runs
     draft: ForwardTimes | None
+    in_turns: PairTimes | None
+    beside: PairTimes | None
+    branch_seconds: float | None
     pipe_seconds: float | None
+    lookup_seconds: float
+    step_seconds: float
     threads: int
     version: int = PROFILE_VERSION
 
@@ -47,14 +91,70 @@ class Profile:
         return None if self.draft is None else self.target.seconds[1] / self.draft.seconds[1]
 
 
-def measure_forwards(model: LanguageModel, context: int) -> ForwardTimes:
-    context = min(context, model.max_length - max(ROW_COUNTS))
-    return ForwardTimes(
-        context, {rows: forward_seconds(model, rows, context, repeats=15) for rows in ROW_COUNTS}
-    )
+def measure_forwards(
+    models: Sequence[LanguageModel],
+    row_counts: Sequence[int],
+    context: int = CONTEXT,
+    repeats: int = _REPEATS,
+) -> list[ForwardTimes]:
+    """Forwards of the models in turns, so that each finds the caches as the others left them; and
+    over all row counts in turns, so that a disturbance falls on all of them."""
+    room = min(model.max_length for model in models)
+    counts = [rows for rows in row_counts if rows <= max(1, room // 2)]
+    context = min(context, room - counts[-1])
+    times: list[dict[int, list[float]]] = [{rows: [] for rows in counts} for _ in models]
+    for attempt in range(repeats + 1):
+        for rows in counts:
+            for number in range(_IN_A_ROW):
+                for model, seconds in zip(models, times, strict=True):
+                    found = _forward_seconds(model, rows, context, _IN_A_ROW * attempt + number)
+                    if number + 1 == _IN_A_ROW:
+                        seconds[rows].append(found)
+    # The first round reads the prompt, too.
+    rounds = [{rows: found[1:] for rows, found in seconds.items()} for seconds in times]
+    return [_forward_times(context, seconds) for seconds in rounds]
 
 
-def measure_pipe(context: int = 400, repeats: int = 200) -> float:
+def _forward_times(context: int, times: Mapping[int, Sequence[float]]) -> ForwardTimes:
+    medians = {rows: median(found) for rows, found in times.items()}
+    stretch = sum(fmean(found) for found in times.values()) / sum(medians.values())
+    return ForwardTimes(context, {rows: stretch * seconds for rows, seconds in medians.items()})
+
+
+def measure_beside(
+    target: LanguageModel,
+    load_draft: LoadDraft,
+    row_counts: Sequence[int],
+    threads: int,
+    context: int = CONTEXT,
+) -> PairTimes:
+    """The target's forwards while a draft works in a process of so many threads, and those."""
+    with _busy_draft(load_draft, row_counts, threads, context) as stop:
+        (mine,) = measure_forwards([target], row_counts, context)
+        draft = stop()
+    return PairTimes(mine, draft)
+
+
+def measure_branch(draft: LanguageModel, alone: ForwardTimes) -> float:
+    """What each branch adds to a forward of the draft, besides its rows; `alone` are forwards
+    without branches."""
+    context, most = alone.context, max(alone.seconds)
+    added = []
+    for attempt in range(_REPEATS):
+        ahead = DraftAhead(draft, NoDrafter(), ForkSettings(DEFAULT_FORKS))
+        text = [1 + i % 7 for i in range(context)] + [1 + attempt]
+        ahead.begin(text, min(12, draft.max_length - len(text)), Request(SamplingParams(), context))
+        while ahead.has_work():
+            begun = perf_counter()
+            progress = ahead.forward()
+            seconds = perf_counter() - begun
+            if progress.branches:
+                rows = min((n for n in alone.seconds if n >= progress.rows), default=most)
+                added.append((seconds - alone.seconds[rows]) / progress.branches)
+    return max(0.0, median(added)) if added else 0.0
+
+
+def measure_pipe(context: int = CONTEXT, repeats: int = 200) -> float:
     """The median round trip of a step's messages to a draft process whose model takes no time."""
     remote = RemoteDrafter(lambda: ProcessLink(_ToyDraft(), 1))
     background = StyledDrafter(remote, DraftStyle(lockstep=True))
@@ -73,14 +173,115 @@ def measure_pipe(context: int = 400, repeats: int = 200) -> float:
     return median(times)
 
 
+def measure_lookup(context: int = CONTEXT, repeats: int = 100) -> float:
+    """The median time of a retrieval in a text that grows by three tokens a step."""
+    lookup = Retrieval(RetrievalSettings()).lookup()
+    text = [(i * i + i // 7) % 512 for i in range(context + 3 * repeats)]
+    request, times = Request(SamplingParams(), context), []
+    for stop in range(context, len(text), 3):
+        begun = perf_counter()
+        lookup.propose(text[:stop], 48, request)
+        times.append(perf_counter() - begun)
+    return median(times[1:])
+
+
+def measure_step(steps: int = 200) -> float:
+    """The median time of a step besides its forward, without drafter and retrieval."""
+    nobody, prompt = NoDrafter(), list(range(CONTEXT))
+    request = Request(SamplingParams(), len(prompt))
+    events = decode_serial(ToyModel(512), nobody, nobody, prompt, request, StopRule(steps), 0)
+    return median(step.seconds - step.target_seconds for step in events)
+
+
+def merged(profiles: Sequence[Profile]) -> Profile:
+    """The medians of profiles that were measured one after the other: a disturbance that lasted
+    for one of them is left out."""
+    return Profile(**_merged([asdict(profile) for profile in profiles]))
+
+
+def _merged(values: Sequence[Any]) -> Any:
+    """The median of numbers; of records, of each of their entries."""
+    first = values[0]
+    if isinstance(first, dict):
+        found = {key: _merged([value[key] for value in values]) for key in first}
+        if found.keys() == {"context", "seconds"}:
+            return ForwardTimes(**found)
+        return PairTimes(**found) if found.keys() == {"target", "draft"} else found
+    if first is None or isinstance(first, int):
+        return first
+    return median(values)
+
+
+def save_profile(profile: Profile, path: Path) -> None:
+    """Writes a profile as JSON: whole, or not at all."""
+    replace_file(path, (json.dumps(asdict(profile), indent=2) + "\n").encode())
+
+
+def profile_row_counts(row_counts: Sequence[int]) -> tuple[int, ...]:
+    """The row counts to measure of a target whose blocks are padded to `row_counts`, with those
+    that are shown to people."""
+    kept = {rows for rows in row_counts if rows <= _MOST_ROWS}
+    return tuple(sorted({*ROW_COUNTS, *kept, _MOST_ROWS}))
+
+
+def _forward_seconds(model: LanguageModel, rows: int, context: int, attempt: int) -> float:
+    text = [1 + i % 7 for i in range(context)] + [1 + attempt % 11]
+    guess = [1 + (attempt + i) % 13 for i in range(rows - 1)]
+    request = Request(SamplingParams(), context)
+    begun = perf_counter()
+    advance(model, text, guess, request)
+    return perf_counter() - begun
+
+
+@contextmanager
+def _busy_draft(
+    load_draft: LoadDraft, row_counts: Sequence[int], threads: int, context: int
+) -> Iterator[Callable[[], ForwardTimes]]:
+    """A draft at work in another process; what is yielded ends it and says how long its forwards
+    took."""
+    spawn = get_context("spawn")
+    ours, theirs = spawn.Pipe()
+    settings = (load_draft, row_counts, threads, context)
+    child = spawn.Process(target=_be_busy, args=(theirs, *settings))
+    child.daemon = True
+    child.start()
+    theirs.close()
+
+    def stop() -> ForwardTimes:
+        ours.send("stop")
+        times: ForwardTimes = ours.recv()
+        return times
+
+    try:
+        ours.recv()  # it is loaded
+        yield stop
+    finally:
+        ours.close()
+        child.terminate()
+        child.join()
+
+
+def _be_busy(
+    end: Connection,
+    load_draft: LoadDraft,
+    row_counts: Sequence[int],
+    threads: int,
+    context: int,
+) -> None:
+    torch.set_num_threads(threads)
+    draft = load_draft()
+    measure_forwards([draft], row_counts, context, repeats=1)
+    end.send("ready")
+    found: list[ForwardTimes] = []
+    while not found or not end.poll():
+        found += measure_forwards([draft], row_counts, context, repeats=3)
+    rounds = {rows: [times.seconds[rows] for times in found] for rows in found[0].seconds}
+    end.send(_forward_times(found[0].context, rounds))
+
+
 class _ToyDraft:
     """A recipe that can be sent to a process."""
 
     def __call__(self) -> Worker:
         draft = Draft(DraftAhead(ToyModel(), NoDrafter(), ForkSettings()), 1)
         return Worker(lambda style: draft)
-
-
-def save_profile(profile: Profile, path: Path) -> None:
-    """Writes a profile as JSON: whole, or not at all."""
-    replace_file(path, (json.dumps(asdict(profile), indent=2) + "\n").encode())

@@ -31,7 +31,7 @@ class RunLog:
                 f"{path} holds the runs of another benchmark (other models, prompts, settings or "
                 "program); resume it as it was begun, or give another file"
             )
-        self.runs = [_as_run(line, f"{path}, line {n}") for n, line in enumerate(lines[1:], 2)]
+        self.runs = _runs(path, lines)
         text = "".join(line + "\n" for line in lines or [header])
         replace_file(path, text.encode())
 
@@ -42,6 +42,17 @@ class RunLog:
                 file.write(json.dumps(_as_record(run), ensure_ascii=False) + "\n")
         except OSError as error:
             raise ConfigError(f"cannot write {self._path}: {error.strerror}") from error
+
+
+def read_runs(path: Path) -> list[Run]:
+    """The runs of whatever benchmark a file holds. Raises ConfigError."""
+    if not path.exists():
+        raise ConfigError(f"there is no file {path}; `doublespec bench --resume` writes one")
+    return _runs(path, _lines(path))
+
+
+def _runs(path: Path, lines: list[str]) -> list[Run]:
+    return [_as_run(line, f"{path}, line {n}") for n, line in enumerate(lines[1:], 2)]
 
 
 def _lines(path: Path) -> list[str]:

@@ -3,15 +3,24 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from doublespec.bench.machine import Machine
+from doublespec.bench.machine import Curve, Machine
 from doublespec.bench.replay import Replay
-from doublespec.bench.virtual import TimedModel, VirtualClock, VirtualLink
-from doublespec.config import PRESETS, DraftStyle, ForkSettings, Preset, RetrievalSettings, Schedule
+from doublespec.bench.virtual import TimedDrafter, TimedModel, VirtualClock, VirtualLink
+from doublespec.config import (
+    DEFAULT_FORKS,
+    PRESETS,
+    DraftStyle,
+    ForkSettings,
+    Preset,
+    RetrievalSettings,
+    Schedule,
+)
 from doublespec.decoding import Clock, Step
 from doublespec.drafting.ahead import DraftAhead
 from doublespec.drafting.background import Patience, RemoteDrafter, StyledDrafter
 from doublespec.drafting.base import BackgroundDrafter, Drafter, NoDrafter
 from doublespec.drafting.choice import Choice, DraftUnlessRun
+from doublespec.drafting.confident import ConfidentDrafter
 from doublespec.drafting.model import ModelDrafter
 from doublespec.drafting.odds import Odds
 from doublespec.drafting.retrieved import Retrieval
@@ -27,16 +36,15 @@ from doublespec.tokens import Tokens
 
 BEST = "best"  # the project's own settings, by the method that suits the devices
 SERIAL_GAMMAS = (3, 5, 8)  # what is tried for a draft that the target waits for
-DEFAULT_FORKS = 4
-_SERIAL_DRAFTS = ("sd", "double-serial")
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A method with its settings: what one simulation runs."""
+    """A method with its settings: what one simulation runs. `gamma` None: a serial draft makes as
+    many forwards as are worth their time."""
 
     method: str
-    gamma: int
+    gamma: int | None
     retrieval: RetrievalSettings
     guess_tokens: int
     schedule: Schedule = "free"
@@ -52,7 +60,7 @@ class Outcome:
     `foreseen` is the share of the draft's mistakes whose correction it had gone on from.
     """
 
-    gamma: int
+    gamma: int | None
     speedup: float
     mean_accepted_length: float
     bubbles: float
@@ -80,9 +88,11 @@ def plans(
     if run_length is not None:
         retrieval = replace(retrieval, tokens=run_length)
     if gamma is not None:
-        gammas: Sequence[int] = (gamma,)
-    elif method in _SERIAL_DRAFTS:
+        gammas: Sequence[int | None] = (gamma,)
+    elif method == "sd":
         gammas = SERIAL_GAMMAS
+    elif method == "double-serial" and retrieval.ngram is None:
+        gammas = (None,)
     else:
         gammas = (max(1, round(machine.ratio)),)
     schedule = chosen.schedule or "free"
@@ -92,18 +102,14 @@ def plans(
 
 def simulate(plan: Plan, machine: Machine, traces: Sequence[Replay]) -> Outcome:
     """Answers every trace with a plan. The same arguments give the same outcome, to the bit."""
-    target, draft = Retrieval(plan.retrieval), Retrieval(plan.retrieval)
-    names = candidates(has_draft=True, beside=machine.devices > 1, same_device=machine.devices == 1)
-    kept = _Kept(
-        target.lookup(),
-        draft.lookup(),
-        target.choice(plan.gamma, plan.gamma / machine.ratio),
-        Odds(),
-        Scheduler(names, {"ar": 1.0 / machine.target(1)}),
-    )
-    answers = [_Parts(plan, machine, trace, kept) for trace in traces]
+    answers = _answers(plan, machine, traces)
     steps = [step for parts in answers for step in parts.answer()]
     return _outcome(plan, machine, steps, answers)
+
+
+def answers(plan: Plan, machine: Machine, traces: Sequence[Replay]) -> list[list[Step]]:
+    """The Steps of every answer with a plan."""
+    return [list(parts.answer()) for parts in _answers(plan, machine, traces)]
 
 
 def mean_speedup(outcomes: Mapping[str, Outcome]) -> float:
@@ -121,6 +127,20 @@ def _split(name: str, machine: Machine) -> tuple[str, str | None]:
         raise ConfigError(
             f"method must be one of {known}, with @ and one of {presets} if you like, got {name!r}"
         ) from error
+
+
+def _answers(plan: Plan, machine: Machine, traces: Sequence[Replay]) -> list["_Parts"]:
+    target, draft = Retrieval(plan.retrieval), Retrieval(plan.retrieval)
+    names = candidates(has_draft=True, beside=machine.devices > 1, same_device=machine.devices == 1)
+    gamma = plan.gamma or max(1, round(machine.ratio))
+    kept = _Kept(
+        target.lookup(),
+        draft.lookup(),
+        target.choice(gamma, gamma / machine.ratio),
+        Odds(),
+        Scheduler(names, {"ar": 1.0 / machine.target(1)}),
+    )
+    return [_Parts(plan, machine, trace, kept) for trace in traces]
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +165,7 @@ class _Parts:
         self._now = VirtualClock()
         self._link: VirtualLink | None = None
         self._remote: RemoteDrafter | None = None
+        self._is_in_turns = False  # a draft works before the target
         self.clock: Clock = self._now
         self.scheduler = kept.scheduler
         self.guess_tokens = plan.guess_tokens
@@ -170,12 +191,21 @@ class _Parts:
         return True
 
     def lookup(self) -> Drafter:
-        return self._kept.target_side
+        return TimedDrafter(self._kept.target_side, self._machine.lookup_seconds, self._now)
 
     def draft(self, *, retrieval: bool) -> Drafter:
-        model, choice = self._draft(self._now), self._kept.choice
-        drafter = _Counted(ModelDrafter(model, self._plan.gamma, self._helper(retrieval)), self)
-        return DraftUnlessRun(drafter, choice) if retrieval and choice else drafter
+        machine, choice = self._machine, self._kept.choice
+        self._is_in_turns = True
+        model, helper = self._draft(machine.draft, self._now), self._helper(retrieval, self._now)
+        made = (
+            ConfidentDrafter(model, helper, 1.0 / machine.ratio, self._kept.odds)
+            if self._plan.gamma is None
+            else ModelDrafter(model, self._plan.gamma, helper)
+        )
+        drafter = _Counted(made, self)
+        if not retrieval or choice is None:
+            return drafter
+        return TimedDrafter(DraftUnlessRun(drafter, choice), machine.lookup_seconds, self._now)
 
     def background(self, *, retrieval: bool) -> BackgroundDrafter:
         plan = self._plan
@@ -191,28 +221,43 @@ class _Parts:
     def _remote_draft(self) -> RemoteDrafter:
         """The draft beside the target, one for all styles."""
         if self._remote is None:
-            beside = VirtualClock()
-            model = self._draft(beside)
-            odds = self._kept.odds
+            beside, machine, odds = VirtualClock(), self._machine, self._kept.odds
+            model = self._draft(machine.draft_beside or machine.draft, beside)
 
             def make(style: DraftStyle) -> Draft:
-                helper = self._helper(style.retrieval is not None)
+                helper = self._helper(style.retrieval is not None, beside)
                 return Draft(DraftAhead(model, helper, style.forks, odds), style.gamma)
 
-            delay = self._machine.pipe_seconds / 2
+            delay = machine.pipe_seconds / 2
             self._link = link = VirtualLink(Worker(make, beside), self._now, beside, delay)
             self._remote = RemoteDrafter(lambda: link, Patience(), self._now)
         return self._remote
 
-    def _draft(self, clock: VirtualClock) -> TimedModel:
-        self.drafts.append(TimedModel(self._trace.draft(), self._machine.draft, clock))
+    def _draft(self, seconds: Curve, clock: VirtualClock) -> TimedModel:
+        per_branch = self._machine.branch_seconds
+        model = TimedModel(self._trace.draft(), seconds, clock, branch_seconds=per_branch)
+        self.drafts.append(model)
         return self.drafts[-1]
 
-    def _helper(self, retrieval: bool) -> Drafter:
-        return self._kept.draft_side if retrieval else NoDrafter()
+    def _helper(self, retrieval: bool, clock: VirtualClock) -> Drafter:
+        if not retrieval:
+            return NoDrafter()
+        return TimedDrafter(self._kept.draft_side, self._machine.lookup_seconds, clock)
 
     def _target_seconds(self, rows: int) -> float:
-        return self._machine.target(rows) + self._machine.overhead_seconds
+        machine = self._machine
+        alone = machine.target(rows)
+        if self._is_in_turns and machine.after_draft is not None:
+            alone = machine.after_draft(rows)
+        return alone + self._lost_beside(rows, alone) + machine.overhead_seconds
+
+    def _lost_beside(self, rows: int, alone: float) -> float:
+        """How much longer a forward takes since the draft works at the same time, all the time or
+        a part of it."""
+        if self._link is None or self._machine.beside_draft is None:
+            return 0.0
+        beside = max(self._machine.beside_draft(rows), alone)
+        return self._link.busy_within(beside) * (1.0 - alone / beside)
 
     def _share(self) -> None:
         if self._link is not None and self._machine.devices == 1:

@@ -10,9 +10,11 @@ from typing import TypeVar
 from torch import Tensor
 
 from doublespec.bench.replay import ReplayedModel
+from doublespec.drafting.base import Drafter
 from doublespec.drafting.messages import FromDraft, Ready, ToDraft
 from doublespec.drafting.worker import Worker
 from doublespec.models.base import Branch
+from doublespec.sampling import Request
 from doublespec.tokens import Tokens
 
 M = TypeVar("M")
@@ -30,7 +32,8 @@ class VirtualClock:
 
 
 class TimedModel:
-    """A replayed model whose forwards take virtual time, by their rows. `after` is called when one
+    """A replayed model whose forwards take virtual time, by their rows, and `branch_seconds` more
+    for each branch. `after` is called when one
     is over."""
 
     can_branch = True
@@ -41,11 +44,13 @@ class TimedModel:
         seconds: Seconds,
         clock: VirtualClock,
         after: Callable[[], None] | None = None,
+        branch_seconds: float = 0.0,
     ) -> None:
         self._model = model
         self._seconds = seconds
         self._clock = clock
         self._after = after
+        self._branch_seconds = branch_seconds
         self.vocab_size = model.vocab_size
         self.max_length = model.max_length
         self.forwards = 0
@@ -59,6 +64,7 @@ class TimedModel:
         self, tokens: Tokens, last: int, branches: Sequence[Branch], prompt_length: int
     ) -> tuple[Tensor, Tensor]:
         logits = self._model.branch_logits(tokens, last, branches, prompt_length)
+        self._clock.now += self._branch_seconds * len(branches)
         self._pass_time()
         return logits
 
@@ -67,6 +73,19 @@ class TimedModel:
         self.forwards += 1
         if self._after is not None:
             self._after()
+
+
+class TimedDrafter:
+    """A drafter whose every proposal takes virtual time."""
+
+    def __init__(self, drafter: Drafter, seconds: float, clock: VirtualClock) -> None:
+        self._drafter = drafter
+        self._seconds = seconds
+        self._clock = clock
+
+    def propose(self, tokens: Tokens, limit: int, request: Request) -> list[int]:
+        self._clock.now += self._seconds
+        return self._drafter.propose(tokens, limit, request)
 
 
 class VirtualLink:
@@ -112,6 +131,11 @@ class VirtualLink:
                 return busy
             else:
                 busy += self._work()
+
+    def busy_within(self, seconds: float) -> float:
+        """For how many of the next `seconds` the worker works, if it is sent nothing more."""
+        begun = max(0.0, self._worker_clock.now - self._clock.now)
+        return min(seconds, begun + self.run_until(self._clock.now + seconds))
 
     def share_device(self) -> None:
         """The target has computed on the worker's own device: what the worker did meanwhile has

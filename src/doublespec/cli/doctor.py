@@ -11,14 +11,23 @@ from rich.table import Table
 from doublespec.bench.exactness import OTHER_THREADS, Trial, check_model
 from doublespec.bench.outputs import check_file
 from doublespec.bench.profile import (
+    CONTEXT,
     ROW_COUNTS,
+    PairTimes,
     Profile,
+    measure_beside,
+    measure_branch,
     measure_forwards,
+    measure_lookup,
     measure_pipe,
+    measure_step,
+    merged,
+    profile_row_counts,
     save_profile,
 )
 from doublespec.cli import options
 from doublespec.cli.options import terminal
+from doublespec.errors import ConfigError
 from doublespec.llm import BUNDLED, LLM
 from doublespec.models.devices import (
     all_devices,
@@ -28,13 +37,14 @@ from doublespec.models.devices import (
     use_threads,
 )
 
-_CONTEXT = 400
+_ROUNDS = 3  # of the whole measurement
 
 
 def doctor(
     target: options.Target = BUNDLED,
     draft: options.Draft = None,
     trials: Annotated[int, typer.Option(help="Random texts in the exactness test.")] = 24,
+    context: Annotated[int, typer.Option(help="Tokens before the measured rows.")] = CONTEXT,
     save: Annotated[Path | None, typer.Option(help="Write the profile to this JSON file.")] = None,
     target_device: options.TargetDevice = None,
     draft_device: options.DraftDevice = None,
@@ -45,6 +55,8 @@ def doctor(
 ) -> None:
     """Measure forwards, test bit-exactness, recommend a method; exit code 1 if bits differ."""
     check_file(save, force=force)
+    if context < 1:
+        raise ConfigError(f"context must be a whole number from 1 up, got {context}")
     settings = {
         "target_device": target_device,
         "draft_device": draft_device,
@@ -53,7 +65,7 @@ def doctor(
     }
     with options.loaded(target, draft, **settings) as llm:
         found = list(check_model(llm.target, trials))
-        profile = _measure(llm)
+        profile = merged([_measure(llm, context) for _ in range(_ROUNDS)])
         advice = _recommend(llm, profile)
         if save is not None:
             save_profile(profile, save)
@@ -65,14 +77,28 @@ def doctor(
         raise typer.Exit(1)
 
 
-def _measure(llm: LLM) -> Profile:
+def _measure(llm: LLM, context: int) -> Profile:
     use_threads(llm.settings.threads)
-    draft = measure_forwards(llm.engine.draft_model(), _CONTEXT) if llm.recipe else None
+    target, counts = llm.target, profile_row_counts(llm.target.row_counts)
+    alone, fastest = (measure_forwards([m], counts, context)[0] for m in (target, target.fastest()))
+    model = draft = in_turns = beside = None
+    if llm.recipe is not None:
+        model = llm.engine.draft_model()
+        (draft,) = measure_forwards([model], counts, context)
+        after, before = measure_forwards([target, model], counts, context)
+        in_turns = PairTimes(after, before)
+        threads = llm.settings.draft_threads
+        beside = measure_beside(target, llm.recipe.load, counts, threads, context)
     return Profile(
-        target=measure_forwards(llm.target, _CONTEXT),
-        fastest=measure_forwards(llm.target.fastest(), _CONTEXT),
-        draft=draft,
+        alone,
+        fastest,
+        draft,
+        in_turns,
+        beside,
+        branch_seconds=measure_branch(model, draft) if model and draft else None,
         pipe_seconds=measure_pipe() if llm.recipe else None,
+        lookup_seconds=measure_lookup(),
+        step_seconds=measure_step(),
         threads=torch.get_num_threads(),
     )
 
@@ -97,9 +123,16 @@ def _print(llm: LLM, profile: Profile, found: list[Trial], advice: tuple[str, in
     times = {"target": profile.target, "target, fastest shape": profile.fastest}
     if profile.draft is not None:
         times["draft"] = profile.draft
+    if profile.in_turns is not None:
+        times["target, after a draft"] = profile.in_turns.target
+    if profile.beside is not None:
+        times["target, beside a draft"] = profile.beside.target
+        times["draft, beside the target"] = profile.beside.draft
     for name, row in times.items():
-        table.add_row(name, *(f"{seconds * 1e3:.2f}" for seconds in row.seconds.values()))
+        shown = [row.seconds.get(rows) for rows in ROW_COUNTS]
+        table.add_row(name, *("-" if s is None else f"{s * 1e3:.2f}" for s in shown))
     terminal.print(table)
+    terminal.print(f"a retrieval {profile.lookup_seconds * 1e6:.0f} microseconds")
     if profile.pipe_seconds is not None:
         terminal.print(f"pipe round trip {profile.pipe_seconds * 1e6:.0f} microseconds")
     failed = _broken(found)

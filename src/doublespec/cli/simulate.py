@@ -15,6 +15,8 @@ from rich.table import Table
 from doublespec.bench.machine import Machine, parse_curve, read_machine
 from doublespec.bench.outputs import check_output, replace_file
 from doublespec.bench.provenance import provenance
+from doublespec.bench.race import Run
+from doublespec.bench.runs import read_runs
 from doublespec.bench.study import (
     SWEEPS,
     Files,
@@ -28,6 +30,7 @@ from doublespec.bench.study import (
     sweep_questions,
 )
 from doublespec.bench.traces import mean_agreement, read_traces, trace_files
+from doublespec.bench.validation import validate
 from doublespec.cli import options
 from doublespec.errors import ConfigError
 
@@ -64,6 +67,10 @@ def simulate(
     advise: Annotated[
         bool, typer.Option("--recommend", help="Name the best method and gamma.")
     ] = False,
+    runs: Annotated[
+        Path | None,
+        typer.Option("--validate", help="Compare with the runs that `bench --resume` kept here."),
+    ] = None,
     json_path: options.JsonFile = None,
     html: options.HtmlFile = None,
     force: options.Force = False,
@@ -73,6 +80,8 @@ def simulate(
         check_output(path, force=force)
     if html is not None and not sweep:
         raise ConfigError("--html draws the curves of a --sweep; name what to sweep")
+    if runs is not None and profile is None:
+        raise ConfigError("--validate needs the --profile of the machine that the runs are from")
     machine = _machine(profile, target_ms, draft_ms, pipe_ms, overhead_ms, devices)
     names = tuple(name.strip() for name in (methods or _METHODS).split(","))
     question = Question(
@@ -87,7 +96,9 @@ def simulate(
     console = options.people(json_path)
     found = trace_files(traces)
     files = {n: read_traces(p, vocab_size, _positive("limit", limit)) for n, p in found.items()}
-    if sweep:
+    if runs is not None:
+        report = _validate(files, question, console, read_runs(runs))
+    elif sweep:
         report = _sweep(files, question, console, sweep, _numbers(values), html)
     elif advise:
         report = _advise(files, question, console)
@@ -128,7 +139,7 @@ def _advise(files: Files, question: Question, console: Console) -> dict[str, Any
     with _bar("simulating") as progress:
         name, outcomes = recommend(files, question, progress)
     row, gamma = means(outcomes.values()), next(iter(outcomes.values())).gamma
-    settings = "" if name == "lookup" else f" with gamma {gamma}"
+    settings = "" if name == "lookup" or gamma is None else f" with gamma {gamma}"
     console.print(
         f"recommended: {name}{settings}, {row['speedup']:.2f} times plain decoding, "
         f"{row['mean_accepted_length']:.2f} tokens a step",
@@ -166,6 +177,32 @@ def _sweep(
     return {"sweep": axis, "values": values, "curves": curves, "points": results}
 
 
+def _validate(
+    files: Files, question: Question, console: Console, runs: list[Run]
+) -> dict[str, Any]:
+    traces = [trace for traces in files.values() for trace in traces]
+    found = validate(runs, traces, question.machine, question.second, question.gamma)
+    table = Table(
+        *("method", "tokens/s", "measured", "ratio", "measured", "differs", "M", "measured"),
+        *("ms a step", "measured"),
+        title="simulated, and measured",
+        caption="Without the first step of each answer, which reads the prompt. Ratios are to "
+        "'ar'. M: mean accepted length (tokens a step).",
+    )
+    for name, compared in found.items():
+        simulated, measured = compared.simulated, compared.measured
+        table.add_row(
+            name,
+            *(f"{speed.tokens_per_second:.1f}" for speed in (simulated, measured)),
+            *(f"{speed.ratio:.2f}" for speed in (simulated, measured)),
+            f"{compared.difference:+.0%}",
+            *(f"{speed.mean_accepted_length:.2f}" for speed in (simulated, measured)),
+            *(f"{speed.step_milliseconds:.2f}" for speed in (simulated, measured)),
+        )
+    console.print(table)
+    return {"validation": {name: asdict(compared) for name, compared in found.items()}}
+
+
 def _table(found: Mapping[str, Outcomes], machine: Machine) -> Table:
     files = list(next(iter(found.values())))
     table = Table(
@@ -188,7 +225,7 @@ def _table(found: Mapping[str, Outcomes], machine: Machine) -> Table:
         drafts = name.partition("@")[0] not in ("ar", "lookup")
         table.add_row(
             name,
-            str(next(iter(outcomes.values())).gamma) if drafts else "-",
+            str(next(iter(outcomes.values())).gamma or "-") if drafts else "-",
             *(f"{outcome.speedup:.2f}" for outcome in outcomes.values()),
             f"{row['speedup']:.2f}",
             f"{row['mean_accepted_length']:.2f}",
