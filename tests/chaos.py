@@ -127,5 +127,5 @@ def chaotic_drafter(
 
         return ChaosLink(Worker(make, beside), clock, beside, faults)
 
-    patience = Patience(start_seconds=0.05, answer_seconds=0.05)
+    patience = Patience(start_seconds=0.05, load_seconds=0.1, answer_seconds=0.05)
     return RemoteDrafter(open_link, patience, clock), style

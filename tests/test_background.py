@@ -191,6 +191,19 @@ def test_a_free_target_never_waits_for_a_draft_that_hangs() -> None:
     assert not psutil.pid_exists(child.pid)
 
 
+def test_a_draft_that_never_starts_is_given_up_and_begun_again() -> None:
+    background = in_process(patience=Patience(start_seconds=0.5, load_seconds=0.2))
+    background.remote.launch()
+    first = _child()
+    first.suspend()
+    with pytest.warns(DraftWarning, match="does not start"):
+        assert background.follow(TEXT, 8, REQUEST).tokens == []
+    assert not psutil.pid_exists(first.pid)
+    background.remote._patience = Patience()
+    assert _until_it_drafts(background) == _true(TEXT, 4)
+    background.close()
+
+
 def test_a_draft_that_cannot_be_built_is_left_out() -> None:
     background = in_process(unbuildable)
     with pytest.warns(DraftWarning, match="no such model"):

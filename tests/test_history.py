@@ -28,7 +28,7 @@ ANN, BOB = range(100, 200), range(200, 300)
 
 @pytest.fixture
 def llm() -> Iterator[LLM]:
-    with LLM("bundled", "bundled", background="inline") as made:
+    with LLM("bundled", "bundled", background="inline", gamma=1) as made:
         yield made
 
 

@@ -70,7 +70,8 @@ class Settings:
     `schedule` is how a draft works beside the target: "free" (it drafts ahead and never waits) or
     "lock-step" (`gamma` forwards a step, and each waits for the other, as in the paper). `forks`
     are the corrections that a free draft goes on from in advance. A draft that has said nothing
-    for `draft_timeout` seconds is given up and begun again. `history_bytes` of memory hold earlier
+    for `draft_timeout` seconds, or is not loaded after twenty times that, is given up and begun
+    again. `history_bytes` of memory hold earlier
     answers (0: none), with `history_prompts` their prompts, too.
     """
 

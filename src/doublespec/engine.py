@@ -173,7 +173,8 @@ class Engine:
         """The draft beside the target, of the kind that the settings name; one for all methods."""
         assert self._recipe is not None
         if self._background is None:
-            patience = Patience(answer_seconds=self._settings.draft_timeout)
+            timeout = self._settings.draft_timeout
+            patience = Patience(load_seconds=20 * timeout, answer_seconds=timeout)
             self._background = RemoteDrafter(self._link(self._recipe), patience)
         return self._background
 

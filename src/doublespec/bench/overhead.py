@@ -15,6 +15,7 @@ from doublespec.drafting.links import InlineLink
 from doublespec.drafting.model import ModelDrafter
 from doublespec.drafting.retrieved import Retrieval
 from doublespec.drafting.worker import Draft, Worker
+from doublespec.models.devices import use_threads
 from doublespec.models.toy import ToyModel
 from doublespec.sampling import Request, SamplingParams
 from doublespec.stopping import StopRule
@@ -47,7 +48,9 @@ class _Timed:
 
 
 def measure_overhead(contexts: tuple[int, ...], steps: int) -> list[Overhead]:
-    """The overhead of both loops with both retrievals and one draft forward a step."""
+    """The overhead of both loops with both retrievals and one draft forward a step. The toys run in
+    one thread: several that wait for a busy core would be measured instead."""
+    use_threads(1)
     loops = ("double-serial", "double")
     return [
         Overhead(loop, context, _step_seconds(loop, context, steps))

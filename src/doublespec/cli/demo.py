@@ -18,7 +18,7 @@ from doublespec.cli.options import errors, terminal
 from doublespec.llm import BUNDLED
 from doublespec.sampling import SamplingParams
 
-_METHODS = ("ar", "lookup", "sd", "psd", "double", "double-serial")
+_METHODS = ("ar", "lookup", "sd", "psd", "double", "double-serial", "auto")
 _CAPTION = (
     f"'{BASELINE}': plain decoding in its fastest shape; 'ar': in canonical shapes, the reference "
     "of texts; ratios are to the faster of the two. M: mean accepted length (tokens a step). "

@@ -58,10 +58,11 @@ class Link(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How long a draft is waited for: at the very first, to be loaded; and to say anything at all,
-    before it is given up and begun again."""
+    """How long a draft is waited for: at the very first, to be loaded; and how long it may take to
+    load, and to say anything at all, before it is given up and begun again."""
 
     start_seconds: float = 60.0
+    load_seconds: float = 600.0
     answer_seconds: float = 30.0
 
 
@@ -90,7 +91,7 @@ class RemoteDrafter:
         self._told = 0  # number of the last message, and
         self._answered = 0  # of the last one that the worker took in,
         self._done = 0  # and of the last one for which it has made its forwards
-        self._told_at = 0.0
+        self._told_at = self._opened_at = 0.0
         self._silent_calls = 0
         self._tree = DraftTree()
         self.pace = Pace()
@@ -113,6 +114,7 @@ class RemoteDrafter:
         self.launch()
         if not self._ready:
             self._guarded(lambda: self._hear(0.0))
+            self._guarded(self._check_silence)
         return self._ready
 
     def wait_until_ready(self) -> bool:
@@ -120,7 +122,8 @@ class RemoteDrafter:
         stop = self._clock() + self._patience.start_seconds
         self.launch()
         while self._link is not None and not self._ready and self._clock() < stop:
-            self._guarded(lambda: self._hear(stop - self._clock()))
+            self._guarded(partial(self._hear, min(1.0, stop - self._clock())))
+            self._guarded(self._check_silence)
         return self._ready
 
     def follow(self, tokens: Tokens, limit: int, request: Request, style: DraftStyle) -> Pending:
@@ -257,8 +260,14 @@ class RemoteDrafter:
                 self._guarded(lambda: self._hear(stop - self._clock()))
 
     def _check_silence(self) -> None:
-        """Gives up a worker that has not answered for long."""
-        if self._link is None or not self._ready or self._answered >= self._told:
+        """Gives up a worker that has not answered for long, or not begun to work."""
+        if self._link is None:
+            return
+        if not self._ready:
+            if self._clock() - self._opened_at > self._patience.load_seconds:
+                raise ChannelLost("it does not start")
+            return
+        if self._answered >= self._told:
             return
         self._silent_calls += 1
         silent = self._clock() - self._told_at > self._patience.answer_seconds
@@ -270,6 +279,7 @@ class RemoteDrafter:
     def _open(self) -> None:
         self._owner = os.getpid()
         self._link = self._open_link()
+        self._opened_at = self._clock()
 
     def _guarded(self, action: Callable[[], None]) -> None:
         try:

@@ -32,7 +32,8 @@ PREFIX = struct.Struct("<8sIII")  # magic, version, bytes of the header, its CRC
 BORDER = 0
 CONTEXT = 32  # tokens before a place that a search compares
 SHORT = 8  # tokens that most searches are decided by
-NEIGHBOURS = 3  # places looked at on either side of where the text would stand
+NEIGHBOURS = 2  # places looked at on either side of where the text would stand
+FEW = 64  # places after a short context, mostly
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +100,7 @@ class Datastore:
     def lookup(self, tokens: Tokens, limit: int) -> Match | None:
         """What followed the longest suffix of `tokens`, of at most CONTEXT, in the corpus."""
         text = [token + 1 for token in tokens[-CONTEXT:]]
-        found = self._nearest(text)
+        found = self._nearest(text, NEIGHBOURS)
         if not found.places or limit < 1:
             return None
         following = [self._tokens[place] for place in found.places]
@@ -111,21 +112,21 @@ class Datastore:
 
     def matches(self, tokens: Tokens, most: int) -> list[tuple[list[int], list[int]]]:
         """For people: what stands before and after the places most like the end of `tokens`."""
-        found = self._nearest([token + 1 for token in tokens[-CONTEXT:]])
+        found = self._nearest([token + 1 for token in tokens[-CONTEXT:]], most)
         pairs = zip(found.places, found.contexts, strict=True)
         return [(_before(context), self._run(place, CONTEXT)) for place, context in pairs][:most]
 
-    def _nearest(self, text: list[int]) -> Nearest:
-        """The places after the longest suffix of `text` that occurs, nearest to where the text
-        itself would stand."""
+    def _nearest(self, text: list[int], most: int) -> Nearest:
+        """The places after the longest suffix of `text` that occurs, at most so many on either side
+        of where the text itself would stand."""
         key = text[::-1]
         if not key or not 0 < key[0] < len(self._starts) - 1:
             return Nearest(0, [], [])
         high = min(self._starts[key[0] + 1], len(self._places))
         low = min(self._starts[key[0]], high)
         middle = self._middle(key, low, high)
-        first = max(low, middle - NEIGHBOURS)
-        places = self._places[first : min(high, middle + NEIGHBOURS)].tolist()
+        first = max(low, middle - most)
+        places = self._places[first : min(high, middle + most)].tolist()
         contexts = [self._context(place) for place in places]
         beside = contexts[max(0, middle - first - 1) : middle - first + 1]  # the most alike
         depth = max((_shared(context, key) for context in beside), default=0)
@@ -142,6 +143,9 @@ class Datastore:
         middle = bisect_left(self._places, short, low, high, key=self._short_context)
         if middle == high or self._short_context(self._places[middle]) != short:
             return middle
+        near = middle + FEW
+        if near < high and self._short_context(self._places[near]) != short:
+            high = near
         stop = bisect_right(self._places, short, middle, high, key=self._short_context)
         return bisect_left(self._places, key, middle, stop, key=self._context)
 
