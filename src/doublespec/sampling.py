@@ -27,6 +27,7 @@ _FIXED_POINT = float(1 << 40)
 _WORD = 0xFFFFFFFF
 _GOLDEN = 0x9E3779B9  # keeps token 0 from hashing to 0
 _LARGEST = (1 << 31) - 128  # the largest float32 below 2^31
+_FEW_ROWS = 8  # up to which indexing by arrays costs more than a loop
 _COLDEST = 1e-30  # below it a temperature would be 0 in float32
 
 _Integers = TypeVar("_Integers", int, Tensor)
@@ -139,13 +140,26 @@ def rank(logits: Tensor, text: Tokens, start: int, request: Request, count: int)
     """
     scores = _scores(logits, text, start, request)
     table = _table(scores.to(torch.float32, copy=scores is logits))
+    count = min(count, table.shape[-1])
+    if isinstance(table, np.ndarray) and len(table) <= _FEW_ROWS:
+        return [_ranking(_best_of_row(row, count)) for row in table]
     rows = list(range(len(table)))
     found = []
-    for _ in range(min(count, table.shape[-1])):
+    for _ in range(count):
         best = table.argmax(-1).tolist()
         found.append((best, table[rows, best].tolist()))
         table[rows, best] = -math.inf
     return [_ranking([(tokens[i], scores[i]) for tokens, scores in found]) for i in rows]
+
+
+def _best_of_row(row: npt.NDArray[np.float32], count: int) -> list[tuple[int, float]]:
+    """The same for one row, without the cost of indexing by arrays."""
+    found = []
+    for _ in range(count):
+        best = int(row.argmax())
+        found.append((best, float(row[best])))
+        row[best] = -math.inf
+    return found
 
 
 def _ranking(found: Sequence[tuple[int, float]]) -> Ranking:

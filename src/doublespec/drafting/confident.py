@@ -5,7 +5,7 @@ import math
 from doublespec.drafting.base import Drafter
 from doublespec.drafting.odds import Odds
 from doublespec.models.base import LanguageModel
-from doublespec.sampling import Ranking, Request, rank
+from doublespec.sampling import Ranking, Request, choose, rank
 from doublespec.tokens import Tokens, common_prefix
 
 _MOST_FORWARDS = 16
@@ -70,11 +70,10 @@ class ConfidentDrafter:
         run = self._helper.propose(ahead, limit, request)
         text = [*ahead, *run]
         logits = self._model.logits(text, len(run) + 1, request.prompt_length)
-        rankings = rank(logits, text, len(ahead), request, _RANKED)
-        chosen = [ranking.tokens[0] for ranking in rankings]
+        chosen = choose(logits, text, len(ahead), request)
         kept = common_prefix(chosen, run) + 1
         ends = (i + 1 for i, token in enumerate(chosen[:kept]) if token in request.end_ids)
-        return rankings[: next(ends, kept)]
+        return rank(logits[: next(ends, kept)], text, len(ahead), request, _RANKED)
 
     def _learn(self, tokens: list[int]) -> None:
         """What the text became after the last draft."""
