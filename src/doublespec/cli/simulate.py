@@ -34,7 +34,7 @@ from doublespec.bench.validation import validate
 from doublespec.cli import options
 from doublespec.errors import ConfigError
 
-_METHODS = "lookup@pld,sd,psd@lock-step,double@paper,best,auto"
+_METHODS = "lookup@pld,sd,psd@lock-step,double@paper,best"
 
 
 def simulate(
