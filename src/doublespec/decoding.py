@@ -6,7 +6,6 @@ lets the draft rest.
 """
 
 from collections.abc import Callable, Generator
-from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from time import perf_counter
@@ -162,18 +161,28 @@ def decode_in_turns(
     prompt: Tokens,
 ) -> Steps:
     """Decodes with the method that the scheduler names, turn by turn; `begin` begins one anywhere
-    in the answer. The first step is not measured: it reads the prompt."""
+    in the answer, and one that is named again goes on. The first step is not measured: it reads the
+    prompt."""
     tokens = list(prompt)
     finish: Finish | None = None
-    while finish is None:
-        turn = scheduler.choose(can_run)
-        with closing(begin(turn.name, list(tokens))) as steps:
+    steps: Steps | None = None
+    name = ""
+    try:
+        while finish is None:
+            turn = scheduler.choose(can_run)
+            if steps is None or turn.name != name:
+                if steps is not None:
+                    steps.close()
+                name, steps = turn.name, begin(turn.name, list(tokens))
             for place, step in enumerate(islice(steps, turn.steps)):
                 if place or len(tokens) > len(prompt):
                     scheduler.learn(turn, place, len(step.new), step.seconds)
                 tokens += step.new
                 finish = step.finish
                 yield step
+    finally:
+        if steps is not None:
+            steps.close()
 
 
 def _room(tokens: list[int], request: Request, stop: StopRule, most: int) -> int:

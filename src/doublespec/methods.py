@@ -120,7 +120,7 @@ BESIDE = frozenset({"psd", "double", "double-target-only", "double-draft-only"})
 def candidates(*, has_draft: bool, beside: bool, same_device: bool) -> list[str]:
     """What `auto` chooses from, the likely best first. `beside`: the draft can work while the
     target does, on a device or a core of its own."""
-    names = ["double-serial"] * (has_draft and same_device) + ["double"] * (has_draft and beside)
+    names = ["double"] * (has_draft and beside) + ["double-serial"] * (has_draft and same_device)
     return [*names, "lookup", "ar"]
 
 

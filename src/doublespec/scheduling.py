@@ -1,20 +1,26 @@
 """Which method to decode with next: whichever is the fastest here, found by trying.
 
-All methods give the same tokens, so one may change between them at any step. The one that has been
-fastest is used; the others are tried now and then, for as long as what the trials cost stays below
-a small share of the time. Knows methods as names, and no clock.
+All methods give the same tokens, so one may change between them at any step. One of them leads: at
+first the likely best. The others are tried now and then, for as long as what the trials cost stays
+below a small share of the time. How much a few steps settle depends on the text far more than on
+the method, so a trial is compared with what the leading method settled just before it, and another
+one leads only when its trials agree. Knows methods as names, and no clock.
 """
 
 import math
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-TURN_STEPS = 16  # of the fastest, before it is asked again
+TURN_STEPS = 16  # of the leading method, before it is asked again
 TRIAL_STEPS = 6  # of another one
 SETTLING_STEPS = 2  # after a change: not measured, since the draft has to take in the text
 _BUDGET = 0.01  # share of the time that trials may cost
 _FIRST_TRIALS = 4.0  # forwards of plain decoding that they may cost besides, at the start
-_MEMORY_STEPS = 128.0  # after which what was measured counts half
+_MEMORY_STEPS = 512  # after which what was measured counts half
+_NEAR_STEPS = 32  # of the leading method, which a trial is compared with
+_LEAST_STEPS = 48  # of the leading method, before plain decoding's known rate is compared with it
+_SURE = 1.6  # standard errors by which a method must have gained: three trials alike are enough
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +45,15 @@ class Measured:
 
 @dataclass(slots=True)
 class _Record:
-    """Tokens and seconds of a method, the later ones counting more."""
+    """Tokens and seconds of a method, the later ones counting more. Of its trials: how many tokens
+    they `gained` over the leading method, the sum of their squares, and what that one would have
+    settled `instead`."""
 
     tokens: float = 0.0
     seconds: float = 0.0
-    weight: float = 0.0
+    gained: float = 0.0
+    squares: float = 0.0
+    instead: float = 0.0
     steps: int = 0
     tried_at: int = -1  # step of the scheduler at its last turn
 
@@ -51,59 +61,81 @@ class _Record:
     def rate(self) -> float:
         return self.tokens / self.seconds if self.seconds else 0.0
 
-    def add(self, tokens: int, seconds: float) -> None:
-        if self.weight >= _MEMORY_STEPS:
-            self.tokens, self.seconds, self.weight = (
-                self.tokens / 2,
-                self.seconds / 2,
-                self.weight / 2,
-            )
-        self.tokens += tokens
-        self.seconds += seconds
-        self.weight += 1.0
+    @property
+    def surely_gains(self) -> bool:
+        """Whether its trials agree that it is faster than the leading method."""
+        return self.gained > _SURE * math.sqrt(self.squares)
+
+    def add_trial(self, settled: float, instead: float) -> None:
+        self.gained += settled - instead
+        self.squares += (settled - instead) ** 2
+        self.instead += instead
+
+    def forget_trials(self) -> None:
+        self.gained = self.squares = self.instead = 0.0
+
+    def fade(self) -> None:
+        """What was measured counts half from now on."""
+        self.tokens, self.seconds = self.tokens / 2, self.seconds / 2
+        self.gained, self.squares = self.gained / 2, self.squares / 2
+        self.instead /= 2
 
 
 class Scheduler:
     """Chooses among methods by what they have settled per second.
 
-    `names` are in the order in which they are tried, the likely best first; `expected` are rates
-    known beforehand (of plain decoding: from the time of a forward).
+    `names` begin with the likely best, which leads at first; `expected` are rates known beforehand,
+    which do not depend on the text (of plain decoding: from the time of a forward).
     """
 
     def __init__(self, names: Sequence[str], expected: Mapping[str, float]) -> None:
         assert names
         self._records = {name: _Record() for name in names}
+        self._known = set(expected)
         for name, rate in expected.items():
-            self._records[name] = _Record(1.0, 1.0 / rate, 1.0)
+            self._records[name] = _Record(1.0, 1.0 / rate)
         self._first_trials = _FIRST_TRIALS / max(expected.values(), default=math.inf)
+        self._leader = names[0]
+        self._near: deque[tuple[int, float]] = deque(maxlen=_NEAR_STEPS)  # of the leading method
         self._steps = 0
         self._seconds = 0.0  # in all
         self._lost = 0.0  # of them, by trials
-        self._latest = ""  # method of the last turn
-        self._on_trial = False
+        self._latest = ""  # method of the last turn,
+        self._on_trial = False  # whether it was tried then,
+        self._settled = self._instead = 0.0  # and what it settled, and what the leader would have
 
     def choose(self, can_run: Callable[[str], bool] = lambda name: True) -> Turn:
         """The next turn, with a method that can run now (plain decoding always can)."""
         names = [name for name in self._records if can_run(name)]
+        if self._on_trial and self._instead:
+            self._records[self._latest].add_trial(self._settled, self._instead)
         best = self._best(names)
         other = None if self._on_trial else self._worth_a_trial(names, best)
         name = other or best
         settling = SETTLING_STEPS if name != self._latest and self._latest else 0
         self._latest, self._on_trial = name, other is not None
+        self._settled = self._instead = 0.0
         return Turn(name, TRIAL_STEPS if other else TURN_STEPS, settling)
 
     def learn(self, turn: Turn, place: int, tokens: int, seconds: float) -> None:
         """Step number `place` of a turn has settled so many tokens in so many seconds."""
-        record = self._records[turn.name]
+        record, near = self._records[turn.name], self._near_rate()
         self._steps += 1
         self._seconds += seconds
-        if self._on_trial or place < turn.settling:
-            rate = self._records[self._best(list(self._records))].rate
-            self._lost += max(0.0, seconds - tokens / rate) if rate else 0.0
         record.tried_at = self._steps
         record.steps += 1
+        if near and (self._on_trial or place < turn.settling):
+            self._lost += max(0.0, seconds - tokens / near)
         if place >= turn.settling:
-            record.add(tokens, seconds)
+            record.tokens += tokens
+            record.seconds += seconds
+            self._settled += tokens
+            self._instead += near * seconds
+            if turn.name == self._leader:
+                self._near.append((tokens, seconds))
+        if self._steps % _MEMORY_STEPS == 0:
+            for each in self._records.values():
+                each.fade()
 
     def explain(self) -> list[Measured]:
         """What has been measured, the fastest first."""
@@ -113,23 +145,49 @@ class Scheduler:
         ]
         return sorted(found, key=lambda measured: -(measured.tokens_per_second or 0.0))
 
+    def _near_rate(self) -> float:
+        """Tokens per second of the leading method lately (0.0: it has not run)."""
+        seconds = sum(seconds for _, seconds in self._near)
+        return sum(tokens for tokens, _ in self._near) / seconds if seconds else 0.0
+
     def _best(self, names: Sequence[str]) -> str:
-        """The fastest so far; before anything was measured, the likely best."""
-        if not self._records[names[0]].seconds:
+        """The leading method, which may be another one from now on; while it cannot run, the
+        likely best of the others."""
+        if self._leader not in names:
             return names[0]
-        return max(names, key=lambda name: self._records[name].rate)
+        faster = [name for name in names if name != self._leader and self._is_faster(name)]
+        if faster:
+            self._leader = max(faster, key=self._speed)
+            self._near.clear()
+            for record in self._records.values():  # they were compared with the last one
+                record.forget_trials()
+        return self._leader
+
+    def _is_faster(self, name: str) -> bool:
+        if name in self._known:
+            leader = self._records[self._leader]
+            return leader.steps >= _LEAST_STEPS and self._records[name].rate > leader.rate
+        return self._records[name].surely_gains
+
+    def _speed(self, name: str) -> float:
+        """How many times as fast as the leading method one is, as far as is known."""
+        record = self._records[name]
+        if name in self._known:
+            leading = self._records[self._leader].rate
+            return record.rate / leading if leading else 1.0
+        return 1.0 + record.gained / record.instead if record.instead else 1.0
 
     def _worth_a_trial(self, names: Sequence[str], best: str) -> str | None:
         """Another method, if trials have not cost too much: one that is promising, or was not
         tried for long."""
         others = [name for name in names if name != best]
         too_dear = self._lost > _BUDGET * self._seconds + self._first_trials
-        if not others or too_dear or not self._records[best].steps:
+        if not others or too_dear or best != self._leader or not self._near:
             return None
         return max(others, key=self._promise)
 
     def _promise(self, name: str) -> float:
         record = self._records[name]
-        if not record.seconds:
+        if not record.steps and name not in self._known:
             return math.inf
-        return record.rate * math.sqrt(self._steps - record.tried_at)
+        return max(0.0, self._speed(name)) * math.sqrt(self._steps - record.tried_at)

@@ -91,8 +91,8 @@ def plans(
         gammas: Sequence[int | None] = (gamma,)
     elif method == "sd":
         gammas = SERIAL_GAMMAS
-    elif method == "double-serial" and retrieval.ngram is None:
-        gammas = (None,)
+    elif method in ("double-serial", "auto") and retrieval.ngram is None:
+        gammas = (None,)  # a serial draft decides for itself
     else:
         gammas = (max(1, round(machine.ratio)),)
     schedule = chosen.schedule or "free"
@@ -213,7 +213,7 @@ class _Parts:
         style = DraftStyle(
             plan.retrieval if retrieval else None,
             lockstep,
-            plan.gamma if lockstep else None,
+            (plan.gamma or max(1, round(self._machine.ratio))) if lockstep else None,
             ForkSettings(0 if lockstep else plan.forks),
         )
         return StyledDrafter(self._remote_draft(), style)
