@@ -274,7 +274,8 @@ def test_a_profile_that_was_measured_is_read(tmp_path: Path) -> None:
     both = PairTimes(*measure_forwards([toy, ToyModel(64)], counts))
     beside = measure_beside(toy, ToyModel, counts, 1)
     branch = measure_branch(toy, alone)
-    profile = Profile(alone, alone, alone, both, beside, branch, 0.001, measure_lookup(), 0.0, 1)
+    lookup = measure_lookup(toy)
+    profile = Profile(alone, alone, alone, both, beside, branch, 0.001, lookup, 0.0, 1)
     save_profile(merged([profile, profile]), tmp_path / "p.json")
     machine = read_machine(tmp_path / "p.json")
     assert machine.target(1) == alone.seconds[1]

@@ -68,8 +68,9 @@ class Machine:
 
     @property
     def row_cost(self) -> float:
-        """What each of 32 more rows adds to a forward of the target, as a share of it."""
-        return (self.target(33) / self.target(1) - 1) / 32
+        """What each of 15 more rows adds to a forward of the target, as a share of it: what an
+        engine measures (`models/load.py`)."""
+        return max(0.0, self.target(16) / self.target(1) - 1) / 15
 
 
 def read_machine(path: Path) -> Machine:

@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from itertools import cycle
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -39,16 +40,17 @@ PROFILE_VERSION = 2
 _MOST_ROWS = 64
 _REPEATS = 6
 _IN_A_ROW = 3  # forwards, of which the last counts: it finds the caches as a loop leaves them
+_SPREAD = 32  # places over which contexts are spread: some rows stand at a border of key lengths
 
 LoadDraft = Callable[[], LanguageModel]  # importable by name, so that a child can have it
 
 
 @dataclass(frozen=True, slots=True)
 class ForwardTimes:
-    """Seconds of a forward by the number of new rows, after `context` tokens: medians, all longer
-    by what the mean of all forwards is longer than that of the medians. (On a busy machine some
-    forwards are interrupted, whatever their rows; answers are as slow as the mean.) Fewer rows than
-    one of the counts take as long as these."""
+    """Seconds of a forward by the number of new rows, after about `context` tokens: means of the
+    middle half, all longer by what the mean of all forwards is longer than that. (On a busy machine
+    some forwards are interrupted, whatever their rows; answers are as slow as the mean.) Fewer rows
+    than one of the counts take as long as these."""
 
     context: int
     seconds: dict[int, float]
@@ -98,16 +100,19 @@ def measure_forwards(
     repeats: int = _REPEATS,
 ) -> list[ForwardTimes]:
     """Forwards of the models in turns, so that each finds the caches as the others left them; and
-    over all row counts in turns, so that a disturbance falls on all of them."""
+    over all row counts in turns, so that a disturbance falls on all of them. What stands before
+    them is of various lengths around `context`."""
     room = min(model.max_length for model in models)
     counts = [rows for rows in row_counts if rows <= max(1, room // 2)]
     context = min(context, room - counts[-1])
+    places = cycle(range(max(1, context - _SPREAD // 2), min(context + _SPREAD // 2, room) + 1, 5))
     times: list[dict[int, list[float]]] = [{rows: [] for rows in counts} for _ in models]
     for attempt in range(repeats + 1):
         for rows in counts:
+            length = min(next(places), room - rows)
             for number in range(_IN_A_ROW):
                 for model, seconds in zip(models, times, strict=True):
-                    found = _forward_seconds(model, rows, context, _IN_A_ROW * attempt + number)
+                    found = _forward_seconds(model, rows, length, _IN_A_ROW * attempt + number)
                     if number + 1 == _IN_A_ROW:
                         seconds[rows].append(found)
     # The first round reads the prompt, too.
@@ -116,9 +121,15 @@ def measure_forwards(
 
 
 def _forward_times(context: int, times: Mapping[int, Sequence[float]]) -> ForwardTimes:
-    medians = {rows: median(found) for rows, found in times.items()}
-    stretch = sum(fmean(found) for found in times.values()) / sum(medians.values())
-    return ForwardTimes(context, {rows: stretch * seconds for rows, seconds in medians.items()})
+    usual = {rows: _middle_mean(found) for rows, found in times.items()}
+    stretch = sum(fmean(found) for found in times.values()) / sum(usual.values())
+    return ForwardTimes(context, {rows: stretch * seconds for rows, seconds in usual.items()})
+
+
+def _middle_mean(values: Sequence[float]) -> float:
+    """The mean of the middle half."""
+    left_out = len(values) // 4
+    return fmean(sorted(values)[left_out : len(values) - left_out])
 
 
 def measure_beside(
@@ -173,12 +184,14 @@ def measure_pipe(context: int = CONTEXT, repeats: int = 200) -> float:
     return median(times)
 
 
-def measure_lookup(context: int = CONTEXT, repeats: int = 100) -> float:
-    """The median time of a retrieval in a text that grows by three tokens a step."""
+def measure_lookup(model: LanguageModel, context: int = CONTEXT, repeats: int = 100) -> float:
+    """The median time of a retrieval in a text that grows by three tokens a step, after a forward
+    of the model, which leaves other things in the processor's caches."""
     lookup = Retrieval(RetrievalSettings()).lookup()
     text = [(i * i + i // 7) % 512 for i in range(context + 3 * repeats)]
     request, times = Request(SamplingParams(), context), []
-    for stop in range(context, len(text), 3):
+    for number, stop in enumerate(range(context, len(text), 3)):
+        _forward_seconds(model, 1, min(context, model.max_length - 1), number)
         begun = perf_counter()
         lookup.propose(text[:stop], 48, request)
         times.append(perf_counter() - begun)

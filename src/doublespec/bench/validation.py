@@ -40,6 +40,11 @@ class Compared:
 
     @property
     def difference(self) -> float:
+        """By what share the simulated tokens per second are higher."""
+        return self.simulated.tokens_per_second / self.measured.tokens_per_second - 1.0
+
+    @property
+    def ratio_difference(self) -> float:
         """By what share the simulated ratio is higher."""
         return self.simulated.ratio / self.measured.ratio - 1.0
 

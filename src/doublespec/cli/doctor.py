@@ -97,7 +97,7 @@ def _measure(llm: LLM, context: int) -> Profile:
         beside,
         branch_seconds=measure_branch(model, draft) if model and draft else None,
         pipe_seconds=measure_pipe() if llm.recipe else None,
-        lookup_seconds=measure_lookup(),
+        lookup_seconds=measure_lookup(target),
         step_seconds=measure_step(),
         threads=torch.get_num_threads(),
     )

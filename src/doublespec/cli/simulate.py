@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
@@ -34,6 +35,7 @@ from doublespec.bench.validation import validate
 from doublespec.cli import options
 from doublespec.errors import ConfigError
 
+_LIMIT = 60
 _METHODS = "lookup@pld,sd,psd@lock-step,double@paper,best"
 
 
@@ -59,7 +61,10 @@ def simulate(
         typer.Option(help="Draft forwards per step. Default: c; 3, 5 or 8 for serial drafts."),
     ] = None,
     run_length: Annotated[int | None, typer.Option(help="Longest retrieved run.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Answers of each file.")] = 60,
+    limit: Annotated[
+        int | None,
+        typer.Option(help=f"Answers of each file. [default: {_LIMIT}; to validate, all]"),
+    ] = None,
     vocab_size: Annotated[int, typer.Option(help="Of the model the traces come from.")] = 1 << 18,
     seed: options.Seed = 0,
     sweep: Annotated[str, typer.Option(help=f"Draw curves over {', '.join(SWEEPS)}.")] = "",
@@ -78,6 +83,7 @@ def simulate(
     """Run the methods on replayed answers in virtual time: no model, no GPU, no clock."""
     for path in (json_path, html):
         check_output(path, force=force)
+    options.check_pictures(html)
     if html is not None and not sweep:
         raise ConfigError("--html draws the curves of a --sweep; name what to sweep")
     if runs is not None and profile is None:
@@ -95,7 +101,8 @@ def simulate(
     question = replace(question, run_length=_positive("run-length", run_length))
     console = options.people(json_path)
     found = trace_files(traces)
-    files = {n: read_traces(p, vocab_size, _positive("limit", limit)) for n, p in found.items()}
+    most = _positive("limit", limit) or (None if runs is not None else _LIMIT)
+    files = {name: read_traces(path, vocab_size, most) for name, path in found.items()}
     if runs is not None:
         report = _validate(files, question, console, read_runs(runs))
     elif sweep:
@@ -183,21 +190,22 @@ def _validate(
     traces = [trace for traces in files.values() for trace in traces]
     found = validate(runs, traces, question.machine, question.second, question.gamma)
     table = Table(
-        *("method", "tokens/s", "measured", "ratio", "measured", "differs", "M", "measured"),
-        *("ms a step", "measured"),
-        title="simulated, and measured",
+        *("method", "tokens/s", "differs", "ratio", "differs", "M", "ms a step"),
+        title="simulated / measured",
+        box=SIMPLE,
         caption="Without the first step of each answer, which reads the prompt. Ratios are to "
         "'ar'. M: mean accepted length (tokens a step).",
     )
     for name, compared in found.items():
-        simulated, measured = compared.simulated, compared.measured
+        both = compared.simulated, compared.measured
         table.add_row(
             name,
-            *(f"{speed.tokens_per_second:.1f}" for speed in (simulated, measured)),
-            *(f"{speed.ratio:.2f}" for speed in (simulated, measured)),
+            " / ".join(f"{speed.tokens_per_second:.0f}" for speed in both),
             f"{compared.difference:+.0%}",
-            *(f"{speed.mean_accepted_length:.2f}" for speed in (simulated, measured)),
-            *(f"{speed.step_milliseconds:.2f}" for speed in (simulated, measured)),
+            " / ".join(f"{speed.ratio:.2f}" for speed in both),
+            f"{compared.ratio_difference:+.0%}",
+            " / ".join(f"{speed.mean_accepted_length:.2f}" for speed in both),
+            " / ".join(f"{speed.step_milliseconds:.2f}" for speed in both),
         )
     console.print(table)
     return {"validation": {name: asdict(compared) for name, compared in found.items()}}
