@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check format
+.PHONY: demo test check format benchmarks
 
 demo: .venv/ready
 	$(BIN)/doublespec demo
@@ -24,3 +24,14 @@ format: .venv/ready
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
+
+# docs/benchmarks.md: about ten minutes, on a machine that does nothing else. SPEC_BENCH is Spec-Bench's
+# question.jsonl (github.com/hemingkx/Spec-Bench), which is not part of this project.
+METHODS := ar,lookup,sd,psd,double@lock-step,double@free,double,double-serial,auto
+BENCH := $(BIN)/doublespec bench --peers --methods $(METHODS) --repeat 2 --max-tokens 160 --force
+
+benchmarks: .venv/ready
+	mkdir -p build
+	$(BENCH) --markdown build/suite.md
+	$(BENCH) --prompts $(SPEC_BENCH) --limit 80 --markdown build/spec_bench.md
+	cat build/suite.md build/spec_bench.md > docs/benchmarks.md

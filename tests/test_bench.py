@@ -156,6 +156,7 @@ def _report(runs: list[Run]) -> dict[str, object]:
     origin = {
         "cpu": "a CPU", "device": "cpu", "cores": 2, "threads": 1, "dtype": "bfloat16",
         "revision": "abc", "versions": {"torch": "2"}, "prompts": 4, "rounds": 1,
+        "sources": "suite",
         "command": "doublespec bench", "complete": False,
         "params": {"max_tokens": 8, "temperature": 0.0},
     }  # fmt: skip
@@ -170,7 +171,7 @@ def _report(runs: list[Run]) -> dict[str, object]:
 def test_the_document_holds_figures_faults_and_failures() -> None:
     text = as_markdown(_report(_runs()))
     assert "| double | 40.0 | 4.00 (4.00-4.00) | 4.00 |" in text
-    for part in ("a fault", "it broke", "stopped before its end", "torch 2"):
+    for part in ("4 prompts of suite", "a fault", "it broke", "stopped before its end", "torch 2"):
         assert part in text
     assert text == as_markdown(_report(_runs()))
 

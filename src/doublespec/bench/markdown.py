@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 _BEGIN = """\
-# Benchmarks
+# Benchmark: {prompts} prompts of {sources}
 
 Written by a command, not to be edited:
 

@@ -26,7 +26,8 @@ border: 1px solid #dfe3e8; border-radius: 8px; padding: 1rem; }
 svg { width: 100%; height: auto; }
 table { border-collapse: collapse; width: 100%; background: #fff;
 font-variant-numeric: tabular-nums; }
-th, td { text-align: right; white-space: nowrap; padding: .4rem .6rem; border-bottom: 1px solid #e6e9ed; }
+th, td { text-align: right; white-space: nowrap; padding: .4rem .6rem;
+border-bottom: 1px solid #e6e9ed; }
 th:first-child, td:first-child { text-align: left; } thead th { background: #eef1f4; }
 .fault { background: #fdecea; border-left: 4px solid #c8443f; padding: .6rem 1rem; }
 .texts { display: grid; grid-template-columns: 1fr 1fr; gap: .8rem; }

@@ -129,7 +129,8 @@ def bench(
         items = _not_stored(llm, every, stores, params)
         messages = [item.messages for item in items]
         race = Race(llm, messages, names, params, repeat, make_peers(wanted, llm))
-        origin = {**provenance(), **model_provenance(llm)}
+        sources = ", ".join(name.rpartition("/")[2] for name in prompts or [SUITE_NAME])
+        origin = {**provenance(), **model_provenance(llm), "sources": sources}
         if stores:
             names_of_stores = [store.path.name for store in stores]
             origin |= {"datastores": names_of_stores, "left_out": len(every) - len(items)}
