@@ -15,14 +15,15 @@ from doublespec.errors import ConfigError
 from doublespec.methods import split_name
 from doublespec.models.devices import find_device, find_dtype, use_threads
 from doublespec.models.load import load_model, measure_cost
+from doublespec.models.random_weights import open_source
 from doublespec.models.vocabulary import check_same_vocabulary
-from doublespec.models.weights import open_checkpoint
+from doublespec.models.weights import Checkpoint, Source
 from doublespec.retrieval.datastore import Datastore, fingerprint
 from doublespec.retrieval.history import History
 from doublespec.sampling import Request, SamplingParams, TokenLogprobs
 from doublespec.stats import Stats, summarise
 from doublespec.stopping import StopRule
-from doublespec.text import Message, TextCodec, TextStream
+from doublespec.text import Codec, Message, NumberCodec, TextCodec, TextStream
 
 BUNDLED = "bundled"  # the name of the model pair inside the package
 
@@ -47,10 +48,11 @@ class LLM:
 
     The answer depends on the target, the prompt and the sampling parameters alone: every method
     gives the tokens of plain decoding, bit for bit. `target` and `draft` are local folders or hub
-    ids, or "bundled" for the pair that comes with the package; `datastore` is one or more files
-    made by `doublespec datastore build`; other keywords are those of `Settings`. Answers are kept
-    in memory (`history_bytes`) to guess later ones from, each for its `tenant` alone. Raises
-    ModelError, DatastoreError or ConfigError, each with one sentence that says what to do.
+    ids, "bundled" for the pair that comes with the package, or "random:SHAPE" for random weights of
+    a shape (`models/configs.py`, or a config.json), whose text is token ids; `datastore` is one or
+    more files made by `doublespec datastore build`; other keywords are those of `Settings`. Answers
+    are kept in memory (`history_bytes`) to guess later ones from, each for its `tenant` alone.
+    Raises ModelError, DatastoreError or ConfigError, each with one sentence that says what to do.
     """
 
     def __init__(
@@ -65,19 +67,19 @@ class LLM:
     ) -> None:
         self.settings = make_settings(method=method, **settings)
         report = _reporter(progress)
-        checkpoint = open_checkpoint(find_bundled(target, "target"))
+        source = open_source(find_bundled(target, "target"))
         device = find_device(self.settings.target_device)
         dtype = find_dtype(self.settings.dtype, device)
         use_threads(self.settings.threads)
-        self.target_folder = checkpoint.folder
-        self._codec = TextCodec(checkpoint.folder)
+        self.target_name = source.name
+        self._codec = _open_codec(source)
         self.settings = self._with_datastores(datastore)
         draft_name = None if draft is None else find_bundled(draft, "draft")
         if draft_name is not None:
-            draft_folder = open_checkpoint(draft_name).folder
-            check_same_vocabulary(self._codec.vocabulary, TextCodec(draft_folder).vocabulary)
+            draft_codec = _open_codec(open_source(draft_name))
+            check_same_vocabulary(self._codec.vocabulary, draft_codec.vocabulary)
         self.target = load_model(
-            checkpoint,
+            source,
             device,
             dtype,
             canonical=True,
@@ -96,7 +98,7 @@ class LLM:
         return self._method
 
     @property
-    def codec(self) -> TextCodec:
+    def codec(self) -> Codec:
         return self._codec
 
     def generate(
@@ -292,6 +294,10 @@ def find_bundled(name: str | Path, role: str) -> str:
     if str(name) != BUNDLED:
         return str(name)
     return str(resources.files("doublespec") / "pair" / role)
+
+
+def _open_codec(source: Source) -> Codec:
+    return TextCodec(source.folder) if isinstance(source, Checkpoint) else NumberCodec()
 
 
 def make_settings(**values: Any) -> Settings:

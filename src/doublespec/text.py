@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from transformers import AutoTokenizer
 
@@ -13,6 +13,52 @@ from doublespec.tokens import Tokens
 _WINDOW = 64  # tokens whose text is made anew at every step
 
 Message = Mapping[str, str]  # {"role": "user", "content": "..."}
+
+
+class Codec(Protocol):
+    """Text as tokens and back: a tokenizer, or numbers."""
+
+    @property
+    def end_ids(self) -> frozenset[int]: ...
+
+    @property
+    def vocabulary(self) -> dict[str, int]: ...
+
+    @property
+    def has_chat_template(self) -> bool: ...
+
+    def encode(self, text: str) -> list[int]: ...
+
+    def encode_chat(self, messages: Sequence[Message]) -> list[int]: ...
+
+    def decode(self, tokens: Tokens) -> str: ...
+
+
+class NumberCodec:
+    """For models that have no tokenizer: a token's text is its number."""
+
+    end_ids: frozenset[int] = frozenset()
+    has_chat_template = False
+
+    @property
+    def vocabulary(self) -> dict[str, int]:
+        """No tokenizer's, so that nothing that was made with one fits."""
+        return {}
+
+    def encode(self, text: str) -> list[int]:
+        """Raises ConfigError where the text is no list of numbers."""
+        words = text.split()
+        if not words or not all(word.isdecimal() for word in words):
+            raise ConfigError(
+                f"random weights have no tokenizer: give token ids like '17 4 9', got {text!r}"
+            )
+        return [int(word) for word in words]
+
+    def encode_chat(self, messages: Sequence[Message]) -> list[int]:
+        raise ConfigError("random weights have no chat template; give token ids to generate")
+
+    def decode(self, tokens: Tokens) -> str:
+        return "".join(f"{token} " for token in tokens)
 
 
 class TextCodec:
@@ -99,7 +145,7 @@ class TextStream:
     together are the text of all tokens up to the first stop string.
     """
 
-    def __init__(self, codec: TextCodec, strings: Sequence[str]) -> None:
+    def __init__(self, codec: Codec, strings: Sequence[str]) -> None:
         self._codec = codec
         self._strings = strings
         self._tokens: list[int] = []  # those whose text is not in `_earlier`

@@ -11,6 +11,7 @@ import torch
 
 from doublespec.llm import LLM
 from doublespec.models.devices import describe, usable_cores
+from doublespec.models.random_weights import RANDOM, open_source
 
 _PACKAGES = ("doublespec", "torch", "transformers", "tokenizers", "numpy")
 
@@ -29,19 +30,21 @@ def provenance() -> dict[str, object]:
 def model_provenance(llm: LLM) -> dict[str, object]:
     """Devices, precision, threads and the fingerprints of the models."""
     device = llm.target.device
-    names = [str(llm.target_folder)] + ([llm.recipe.name] if llm.recipe else [])
+    names = [llm.target_name] + ([llm.recipe.name] if llm.recipe else [])
     return {
         "device": describe(device),
         "dtype": str(llm.target.dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
-        "models": [{"name": name, "sha256": fingerprint(Path(name))} for name in names],
+        "models": [{"name": name, "sha256": fingerprint(name)} for name in names],
     }
 
 
-def fingerprint(folder: Path) -> str:
-    """A hash of a checkpoint's configuration and of its weights' sizes and first and last bytes;
-    "" if the folder is not there (a hub id)."""
-    digest = hashlib.sha256()
+def fingerprint(name: str) -> str:
+    """A hash of a checkpoint's configuration and of its weights' sizes and first and last bytes, or
+    of the configuration of random weights; "" if the folder is not there (a hub id)."""
+    if name.startswith(RANDOM):
+        return hashlib.sha256(open_source(name).config.to_json_string().encode()).hexdigest()[:16]
+    digest, folder = hashlib.sha256(), Path(name)
     for path in sorted([*folder.glob("*.safetensors"), *folder.glob("config.json")]):
         with path.open("rb") as file:
             size = path.stat().st_size

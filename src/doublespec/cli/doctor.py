@@ -43,6 +43,7 @@ _ROUNDS = 3  # of the whole measurement
 def doctor(
     target: options.Target = BUNDLED,
     draft: options.Draft = None,
+    random_weights: options.Random = None,
     trials: Annotated[int, typer.Option(help="Random texts in the exactness test.")] = 24,
     context: Annotated[int, typer.Option(help="Tokens before the measured rows.")] = CONTEXT,
     save: Annotated[Path | None, typer.Option(help="Write the profile to this JSON file.")] = None,
@@ -63,6 +64,7 @@ def doctor(
         "dtype": dtype,
         "threads": threads,
     }
+    target, draft = options.model_names(target, draft, random_weights)
     with options.loaded(target, draft, **settings) as llm:
         found = list(check_model(llm.target, trials))
         profile = merged([_measure(llm, context) for _ in range(_ROUNDS)])

@@ -13,12 +13,24 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from doublespec.bench.outputs import check_output
+from doublespec.errors import ConfigError
 from doublespec.llm import BUNDLED, LLM
+from doublespec.models.configs import CONFIGS
+from doublespec.models.random_weights import RANDOM
 
 Target = Annotated[str, typer.Option(help="Target model: folder, hub id, or 'bundled'.")]
 Draft = Annotated[
     str | None,
     typer.Option(help="Draft model, or 'none'. Default: 'bundled' beside the bundled target."),
+]
+Random = Annotated[
+    str | None,
+    typer.Option(
+        "--random-weights",
+        metavar="TARGET[,DRAFT]",
+        help=f"Instead of models: random weights, made on the device, of these shapes, each one of "
+        f"{', '.join(CONFIGS)} or a config.json.",
+    ),
 ]
 MethodName = Annotated[str, typer.Option(help="Decoding method; 'auto' chooses one.")]
 Gamma = Annotated[
@@ -62,6 +74,22 @@ def draft_name(target: str, draft: str | None) -> str | None:
     if draft is None:
         return BUNDLED if target == BUNDLED else None
     return None if draft == "none" else draft
+
+
+def model_names(
+    target: str, draft: str | None, random_weights: str | None
+) -> tuple[str, str | None]:
+    """Target and draft as they were given, or those of random weights. Raises ConfigError."""
+    if random_weights is None:
+        return target, draft
+    if target != BUNDLED or draft is not None:
+        raise ConfigError("give --random-weights, or --target and --draft, and not both")
+    first, *more = (RANDOM + shape.strip() for shape in random_weights.split(","))
+    if len(more) > 1:
+        raise ConfigError(
+            f"--random-weights takes a target's shape and a draft's, got {random_weights!r}"
+        )
+    return first, more[0] if more else "none"
 
 
 @contextmanager

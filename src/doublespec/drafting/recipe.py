@@ -12,8 +12,8 @@ from doublespec.drafting.worker import Draft, Worker
 from doublespec.models.base import LanguageModel
 from doublespec.models.devices import find_device, find_dtype
 from doublespec.models.load import forward_seconds, load_model
+from doublespec.models.random_weights import open_source
 from doublespec.models.vocabulary import CommonVocabulary
-from doublespec.models.weights import open_checkpoint
 from doublespec.retrieval.history import open_history
 
 _MOST_STEPS = 16
@@ -40,10 +40,10 @@ class DraftRecipe:
         return () if self.history is None else (self.history,)
 
     def load(self) -> LanguageModel:
-        checkpoint = open_checkpoint(self.name)
+        source = open_source(self.name)
         device = find_device(self.device)
         dtype = find_dtype(self.dtype, device)
-        model = load_model(checkpoint, device, dtype, canonical=False, max_length=self.max_length)
+        model = load_model(source, device, dtype, canonical=False, max_length=self.max_length)
         return CommonVocabulary(model, self.vocab_size)
 
     def __call__(self) -> Worker:

@@ -40,7 +40,7 @@ from doublespec.models.shapes import (
     plan,
     reusable,
 )
-from doublespec.models.weights import Checkpoint, rotary_frequencies
+from doublespec.models.weights import Source, rotary_frequencies
 from doublespec.tokens import Tokens, common_prefix
 
 _FIRST_CAPACITY = 4 * KEY_STEP
@@ -96,7 +96,7 @@ class Decoder:
     @classmethod
     def load(
         cls,
-        checkpoint: Checkpoint,
+        source: Source,
         device: torch.device,
         dtype: torch.dtype,
         *,
@@ -104,11 +104,11 @@ class Decoder:
         max_length: int | None = None,
         progress: Progress | None = None,
     ) -> Self:
-        """Reads a checkpoint. `canonical` models compute in canonical shapes, found by a test of
+        """Reads the weights. `canonical` models compute in canonical shapes, found by a test of
         this device's kernels; the others in the fastest ones. Raises ModelError."""
-        config = DecoderConfig.of(checkpoint.config)
-        rotary = rotary_frequencies(checkpoint.config, config.head_dim)
-        weights = read_weights(checkpoint, config, device, dtype, progress)
+        config = DecoderConfig.of(source.config)
+        rotary = rotary_frequencies(source.config, config.head_dim)
+        weights = read_weights(source, config, device, dtype, progress)
         length = min(config.max_length, max_length or config.max_length)
         shapes = _canonical_shapes(config, device, dtype, length) if canonical else FASTEST
         return cls(config, weights, rotary, shapes, length)

@@ -26,7 +26,7 @@ class KernelProbe:
 
     def products(self) -> Iterator[Kernel]:
         """What every row goes through by itself: products and the norm."""
-        for out_size, in_size in sorted(self.config.layer_sizes()):
+        for out_size, in_size in sorted(set(self.config.layer_sizes())):
             yield self._linear(out_size, in_size)
         yield self._norm()
 

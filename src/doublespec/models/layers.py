@@ -1,4 +1,4 @@
-"""The weights of a decoder, read from a checkpoint into the form its forward pass uses."""
+"""The weights of a decoder, read from their source into the form its forward pass uses."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from doublespec.errors import ModelError
-from doublespec.models.weights import Checkpoint
+from doublespec.models.weights import Source
 
 MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
 
@@ -74,14 +74,24 @@ class DecoderConfig:
     def kv_size(self) -> int:
         return self.num_kv_heads * self.head_dim
 
-    def layer_sizes(self) -> set[tuple[int, int]]:
+    def layer_sizes(self) -> list[tuple[int, int]]:
         """(outputs, inputs) of the products of a layer."""
-        return {
+        return [
             (self.query_size + 2 * self.kv_size, self.hidden_size),
             (self.hidden_size, self.query_size),
             (2 * self.intermediate_size, self.hidden_size),
             (self.hidden_size, self.intermediate_size),
-        }
+        ]
+
+    def num_layer_weights(self) -> int:
+        """The numbers in the products of all layers."""
+        return self.num_layers * sum(outputs * inputs for outputs, inputs in self.layer_sizes())
+
+    def num_parameters(self) -> int:
+        """All numbers, but for biases and the norms of heads."""
+        tables = (1 if self.tied else 2) * self.vocab_size
+        norms = 2 * self.num_layers + 1
+        return self.num_layer_weights() + (tables + norms) * self.hidden_size
 
     def cache_bytes_per_token(self, dtype: torch.dtype) -> int:
         return 2 * self.num_layers * self.kv_size * dtype.itemsize
@@ -120,14 +130,14 @@ class Weights:
 
 
 def read_weights(
-    checkpoint: Checkpoint,
+    source: Source,
     config: DecoderConfig,
     device: torch.device,
     dtype: torch.dtype,
     progress: Progress | None = None,
 ) -> Weights:
     """Reads layer by layer, so that no second copy of the model is ever in memory."""
-    reader = _Reader(checkpoint, config, device, dtype)
+    reader = _Reader(source, config, device, dtype)
     layers = []
     for i in range(config.num_layers):
         layers.append(reader.layer(f"model.layers.{i}."))
@@ -141,30 +151,24 @@ def read_weights(
 
 @dataclass(frozen=True, slots=True)
 class _Reader:
-    checkpoint: Checkpoint
+    source: Source
     config: DecoderConfig
     device: torch.device
     dtype: torch.dtype
 
     def tensor(self, name: str, *shape: int) -> Tensor:
-        weight = self.checkpoint.tensor(name)
-        if weight.shape != shape:
-            raise ModelError(
-                f"{name} in {self.checkpoint.folder} has shape {tuple(weight.shape)}, where "
-                f"config.json says {shape}; take both from the same model"
-            )
-        return weight.to(device=self.device, dtype=self.dtype)
+        return self.source.read(name, shape, self.device, self.dtype)
 
     def norm(self, name: str, size: int) -> Norm:
         return rms_norm(self.tensor(name, size), self.config.norm_eps)
 
     def maybe_norm(self, name: str, size: int) -> Norm | None:
-        return self.norm(name, size) if self.checkpoint.has(name) else None
+        return self.norm(name, size) if self.source.has(name) else None
 
     def linear(self, inputs: int, outputs: Mapping[str, int]) -> Linear:
         """The product with weights of those names and numbers of outputs, one below the other."""
         weights = [self.tensor(f"{name}.weight", size, inputs) for name, size in outputs.items()]
-        if not self.checkpoint.has(f"{next(iter(outputs))}.bias"):
+        if not self.source.has(f"{next(iter(outputs))}.bias"):
             return linear(torch.cat(weights))
         biases = [self.tensor(f"{name}.bias", size) for name, size in outputs.items()]
         return linear(torch.cat(weights), torch.cat(biases))

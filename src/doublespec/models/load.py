@@ -1,4 +1,4 @@
-"""From a checkpoint to a language model: our decoder where it can, transformers' model else."""
+"""From weights to a language model: our decoder where it can, transformers' model else."""
 
 from dataclasses import dataclass
 from statistics import median
@@ -12,11 +12,11 @@ from doublespec.models.decoder import Decoder
 from doublespec.models.devices import available_memory, gigabytes
 from doublespec.models.hf import TransformersModel
 from doublespec.models.layers import MODEL_TYPES, Progress
-from doublespec.models.weights import Checkpoint
+from doublespec.models.weights import Checkpoint, Source
 
 
 def load_model(
-    checkpoint: Checkpoint,
+    source: Source,
     device: torch.device,
     dtype: torch.dtype,
     *,
@@ -25,19 +25,22 @@ def load_model(
     progress: Progress | None = None,
 ) -> Decoder | TransformersModel:
     """Reads a model; `canonical` ones give bits that depend on the text only. Raises ModelError."""
-    _check_memory(checkpoint, device, dtype)
-    kind = Decoder if checkpoint.config.model_type in MODEL_TYPES else TransformersModel
-    return kind.load(
-        checkpoint, device, dtype, canonical=canonical, max_length=max_length, progress=progress
+    _check_memory(source, device, dtype)
+    if isinstance(source, Checkpoint) and source.config.model_type not in MODEL_TYPES:
+        return TransformersModel.load(
+            source, device, dtype, canonical=canonical, max_length=max_length, progress=progress
+        )
+    return Decoder.load(
+        source, device, dtype, canonical=canonical, max_length=max_length, progress=progress
     )
 
 
-def _check_memory(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> None:
-    needed, available = checkpoint.num_parameters() * dtype.itemsize, available_memory(device)
+def _check_memory(source: Source, device: torch.device, dtype: torch.dtype) -> None:
+    needed, available = source.num_parameters() * dtype.itemsize, available_memory(device)
     if needed > available:
         advice = "dtype bfloat16 or " if dtype.itemsize > 2 else ""
         raise ModelError(
-            f"the weights in {checkpoint.folder} need {gigabytes(needed)}, and {device} has "
+            f"the weights in {source.name} need {gigabytes(needed)}, and {device} has "
             f"{gigabytes(available)} left; choose {advice}a smaller model"
         )
 

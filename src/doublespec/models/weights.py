@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from huggingface_hub import snapshot_download
@@ -24,23 +24,59 @@ from doublespec.errors import ModelError, reason
 _FILES = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"]
 
 
+class Source(Protocol):
+    """Where a model's weights come from: a checkpoint, or chance (`random_weights.py`)."""
+
+    @property
+    def name(self) -> str:
+        """By which another process finds the same source."""
+        ...
+
+    @property
+    def config(self) -> PreTrainedConfig: ...
+
+    def has(self, name: str) -> bool:
+        """Whether there is a weight of that name."""
+        ...
+
+    def read(
+        self, name: str, shape: tuple[int, ...], device: torch.device, dtype: torch.dtype
+    ) -> Tensor:
+        """One weight. Nothing is kept; raises ModelError where it is missing or of another
+        shape."""
+        ...
+
+    def num_parameters(self) -> int: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A model on disk. `tensor` reads one weight; nothing is kept in memory."""
+    """A model on disk."""
 
     folder: Path
     config: PreTrainedConfig
     files: Mapping[str, str] = field(repr=False)  # weight name -> file name
 
+    @property
+    def name(self) -> str:
+        return str(self.folder)
+
     def has(self, name: str) -> bool:
         return name in self.files
 
-    def tensor(self, name: str) -> Tensor:
+    def read(
+        self, name: str, shape: tuple[int, ...], device: torch.device, dtype: torch.dtype
+    ) -> Tensor:
         if name not in self.files:
             raise missing_weight(self.folder, name)
         with _opened(self.folder / self.files[name]) as file:
             weight: Tensor = file.get_tensor(name)
-            return weight
+        if weight.shape != shape:
+            raise ModelError(
+                f"{name} in {self.folder} has shape {tuple(weight.shape)}, where config.json says "
+                f"{shape}; take both from the same model"
+            )
+        return weight.to(device=device, dtype=dtype)
 
     def num_parameters(self) -> int:
         """How many numbers its files hold, by their headers."""
@@ -59,7 +95,10 @@ def missing_weight(folder: Path, name: str) -> ModelError:
 def open_checkpoint(name: str) -> Checkpoint:
     """The checkpoint in a local folder or on the Hugging Face hub; raises ModelError."""
     folder = find_folder(name)
-    return Checkpoint(folder, _read_config(folder), _weight_files(folder))
+    path = folder / "config.json"
+    if not path.is_file():
+        raise ModelError(f"{folder} has no config.json; a Hugging Face model folder is expected")
+    return Checkpoint(folder, read_config(path), _weight_files(folder))
 
 
 def find_folder(name: str) -> Path:
@@ -83,12 +122,10 @@ def find_folder(name: str) -> Path:
         ) from error
 
 
-def _read_config(folder: Path) -> PreTrainedConfig:
-    path = folder / "config.json"
-    if not path.is_file():
-        raise ModelError(f"{folder} has no config.json; a Hugging Face model folder is expected")
+def read_config(path: Path) -> PreTrainedConfig:
+    """The configuration in a config.json; raises ModelError."""
     try:
-        config: PreTrainedConfig = AutoConfig.from_pretrained(folder)
+        config: PreTrainedConfig = AutoConfig.from_pretrained(path)
     except (KeyError, ValueError, TypeError, OSError) as error:
         raise ModelError(
             f"{path} is no configuration that transformers reads: {reason(error)}"

@@ -38,15 +38,16 @@ def make_peers(names: Sequence[str], llm: LLM) -> dict[str, Peer]:
     quiet: Any = logging  # its functions have no types
     quiet.set_verbosity_error()
     quiet.disable_progress_bar()
+    target = Path(llm.target_name)
     draft = Path(llm.recipe.name) if llm.recipe else None
     dtype, device = str(llm.target.dtype).removeprefix("torch."), str(llm.target.device)
     load = {"dtype": dtype, "device": device}
     try:
-        target_model = _load(llm.target_folder, **load)
+        target_model = _load(target, **load)
         draft_model = _load(draft, **load) if draft else None
     except Exception as error:  # what it raises is of many kinds
         return dict.fromkeys(names, FailedPeer(error))
-    pair = Pair(llm.target_folder, draft, dtype, device, target_model, draft_model)
+    pair = Pair(target, draft, dtype, device, target_model, draft_model)
     return {name: PEERS[name](pair) for name in names}
 
 
