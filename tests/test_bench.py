@@ -249,7 +249,9 @@ def test_a_peer_that_cannot_be_loaded_is_a_failure_to_report(
     monkeypatch.setattr("doublespec.bench.peers._load", refuse)
     made = make_peers(["transformers"], bundled)
     items = as_items(bundled, read_questions(["suite"], 1), SamplingParams(max_tokens=2))
-    race = Race(bundled, [items[0].messages], ["ar"], SamplingParams(max_tokens=2), 1, made)
+    race = Race(
+        bundled, _encoded(bundled, items[:1]), ["ar"], SamplingParams(max_tokens=2), 1, made
+    )
     assert len(list(race.play())) == 2
     assert race.failures == {"transformers": "ValueError: unknown model type"}
 
@@ -266,6 +268,10 @@ def test_an_unknown_peer_is_answered_with_the_list() -> None:
         check_peers(["magic"])
 
 
+def _encoded(llm: LLM, items: Sequence[Item]) -> list[list[int]]:
+    return [llm.codec.encode_chat(item.messages) for item in items]
+
+
 class _Broken:
     def answer(self, tokens: Tokens, request: Request, stop: StopRule) -> list[Step]:
         raise RuntimeError("no such kernel")
@@ -275,7 +281,7 @@ def test_peers_answer_like_us_and_a_peer_that_fails_is_reported(bundled: LLM) ->
     """A peer that gives up its first forward, or never stops, would not give these texts."""
     params = SamplingParams(max_tokens=12)
     questions = read_questions(["suite"], 2)
-    messages = [item.messages for item in as_items(bundled, questions, params)]
+    messages = _encoded(bundled, as_items(bundled, questions, params))
     peers = {**make_peers(list(PEERS), bundled), "broken": _Broken()}
     race = Race(bundled, messages, ["ar"], params, 1, peers)
     list(race.play())
@@ -297,7 +303,7 @@ def test_a_race_goes_on_from_earlier_runs_and_later_turns_follow_plain_answers(
     question = replace(read_questions(["suite"], 1)[0], turns=("Hello!", "And now?"))
     items = as_items(bundled, [question], params)
     assert [message["role"] for message in items[1].messages] == ["user", "assistant", "user"]
-    race = Race(bundled, [item.messages for item in items], ["ar"], params, 2)
+    race = Race(bundled, _encoded(bundled, items), ["ar"], params, 2)
     first = next(race.play())
     assert not race.is_complete
     assert first not in list(race.play())
@@ -307,7 +313,7 @@ def test_a_race_goes_on_from_earlier_runs_and_later_turns_follow_plain_answers(
 def test_recorded_answers_say_where_the_draft_agrees(bundled: LLM) -> None:
     params = SamplingParams(max_tokens=24)
     items = as_items(bundled, read_questions(["suite"], 1), params)
-    race = Race(bundled, [items[0].messages], ["ar", "sd"], params, 1)
+    race = Race(bundled, _encoded(bundled, items[:1]), ["ar", "sd"], params, 1)
     runs = list(race.play())
     (trace,) = record_traces(bundled, runs, race.prompts, items, params)
     answer = next(run for run in runs if run.method == "ar").completion

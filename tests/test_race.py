@@ -14,7 +14,8 @@ from doublespec.stats import repeated_ngrams
 
 @pytest.fixture(scope="module")
 def race(bundled: LLM) -> Race:
-    prompts = [[{"role": "user", "content": prompt.text}] for prompt in DEMO_PROMPTS[:3]]
+    asked = [[{"role": "user", "content": prompt.text}] for prompt in DEMO_PROMPTS[:3]]
+    prompts = [bundled.codec.encode_chat(messages) for messages in asked]
     params = SamplingParams(max_tokens=16)
     race = Race(bundled, prompts, ["ar", "double-serial"], params, rounds=2)
     race.warm_up()

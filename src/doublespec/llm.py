@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields, replace
 from importlib import resources
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from doublespec.config import Settings
 from doublespec.decoding import Step, Steps
@@ -13,6 +13,7 @@ from doublespec.drafting.recipe import DraftRecipe
 from doublespec.engine import Engine, Explanation
 from doublespec.errors import ConfigError
 from doublespec.methods import split_name
+from doublespec.models.base import LanguageModel, LoadedModel
 from doublespec.models.devices import find_device, find_dtype, use_threads
 from doublespec.models.load import load_model, measure_cost
 from doublespec.models.random_weights import open_source
@@ -29,6 +30,15 @@ BUNDLED = "bundled"  # the name of the model pair inside the package
 
 Prompt = str | Sequence[int]
 Progress = Callable[[str, int, int], None]  # what is being read, done, in all
+
+
+class Wrap(Protocol):
+    """What is put around the models once they are read. It goes to the draft's process, too, so
+    that it must be importable by name."""
+
+    def target(self, model: LoadedModel) -> LoadedModel: ...
+
+    def draft(self, model: LanguageModel) -> LanguageModel: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +60,10 @@ class LLM:
     gives the tokens of plain decoding, bit for bit. `target` and `draft` are local folders or hub
     ids, "bundled" for the pair that comes with the package, or "random:SHAPE" for random weights of
     a shape (`models/configs.py`, or a config.json), whose text is token ids; `datastore` is one or
-    more files made by `doublespec datastore build`; other keywords are those of `Settings`. Answers
-    are kept in memory (`history_bytes`) to guess later ones from, each for its `tenant` alone.
-    Raises ModelError, DatastoreError or ConfigError, each with one sentence that says what to do.
+    more files made by `doublespec datastore build`; `wrap` changes what the models answer, for
+    benchmarks; other keywords are those of `Settings`. Answers are kept in memory (`history_bytes`)
+    to guess later ones from, each for its `tenant` alone. Raises ModelError, DatastoreError or
+    ConfigError, each with one sentence that says what to do.
     """
 
     def __init__(
@@ -63,6 +74,7 @@ class LLM:
         *,
         datastore: str | Path | Sequence[str | Path] = (),
         progress: Progress | None = None,
+        wrap: Wrap | None = None,
         **settings: Any,
     ) -> None:
         self.settings = make_settings(method=method, **settings)
@@ -78,7 +90,7 @@ class LLM:
         if draft_name is not None:
             draft_codec = _open_codec(open_source(draft_name))
             check_same_vocabulary(self._codec.vocabulary, draft_codec.vocabulary)
-        self.target = load_model(
+        model: LoadedModel = load_model(
             source,
             device,
             dtype,
@@ -86,8 +98,9 @@ class LLM:
             max_length=self.settings.max_length,
             progress=report("target"),
         )
-        cost = measure_cost(self.target)
-        self.recipe = None if draft_name is None else self._recipe(draft_name, cost.seconds)
+        cost = measure_cost(model)
+        self.target = model if wrap is None else wrap.target(model)
+        self.recipe = None if draft_name is None else self._recipe(draft_name, cost.seconds, wrap)
         self._method = self._choose_method(method)
         self.engine = Engine(self.target, self.recipe, self.settings, cost)
         self.engine.prepare(self._method)
@@ -234,7 +247,7 @@ class LLM:
         )
         return replace(self.settings, retrieval=retrieval)
 
-    def _recipe(self, name: str, target_seconds: float) -> DraftRecipe:
+    def _recipe(self, name: str, target_seconds: float, wrap: Wrap | None) -> DraftRecipe:
         return DraftRecipe(
             name=name,
             device=self.settings.draft_device or self.settings.target_device,
@@ -243,6 +256,7 @@ class LLM:
             max_length=self.target.max_length,
             gamma=self.settings.gamma,
             target_seconds=target_seconds,
+            wrap=None if wrap is None else wrap.draft,
         )
 
 

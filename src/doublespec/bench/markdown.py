@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from doublespec.bench.race import replay_note
+
 _BEGIN = """\
 # Benchmark: {prompts} prompts of {sources}
 
@@ -41,6 +43,8 @@ def as_markdown(report: Mapping[str, Any]) -> str:
         max_tokens=params["max_tokens"],
         temperature=params["temperature"],
     )
+    if "replay" in origin:
+        begin += f"\n{replay_note(origin['replay'])}\n"
     parts = [begin, "## All prompts\n", _all(report["results"]), "## Ratio by category\n"]
     parts += [_categories(report["results"]), *_guesses(report["results"]), *_remarks(report)]
     return "\n".join(parts)

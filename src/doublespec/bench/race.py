@@ -9,6 +9,7 @@ busy program, all cores are slower than one); ratios are to it or to `ar`, which
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
+from typing import Any
 
 from doublespec.bench.peers.base import Peer
 from doublespec.decoding import Step, decode_serial
@@ -19,9 +20,24 @@ from doublespec.models.devices import usable_cores, use_threads
 from doublespec.models.load import forward_seconds
 from doublespec.sampling import SamplingParams
 from doublespec.stats import repeated_ngrams, summarise
-from doublespec.text import Message, TextStream
+from doublespec.text import TextStream
 
 BASELINE = "plain"  # plain decoding in its fastest shape; exact only up to rounding
+REPLAYED = " (replayed)"  # stands behind the names of methods whose tokens a trace has chosen
+
+
+def is_plain(name: str) -> bool:
+    """Whether it is one of the two plain decodings."""
+    return name.removesuffix(REPLAYED) in (BASELINE, "ar")
+
+
+def replay_note(replay: Mapping[str, Any]) -> str:
+    """One sentence about what was replayed, by a report's provenance."""
+    return (
+        "Replayed: every forward is real and timed; which tokens are chosen comes from the traces "
+        f"{', '.join(replay['traces'])}, where the draft is right at {replay['agreement']:.0%} of "
+        "the places."
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,19 +68,22 @@ class Figures:
 
 
 class Race:
-    """Runs methods over chat prompts and keeps what came of it."""
+    """Runs methods over prompts and keeps what came of it. `lengths` bound the answers one by one,
+    where they are known."""
 
     def __init__(
         self,
         llm: LLM,
-        prompts: Sequence[Sequence[Message]],
+        prompts: Sequence[list[int]],
         methods: Sequence[str],
         params: SamplingParams,
         rounds: int,
         peers: Mapping[str, Peer] | None = None,
+        lengths: Sequence[int] | None = None,
     ) -> None:
         self.llm = llm
-        self.prompts = [llm.codec.encode_chat(prompt) for prompt in prompts]
+        self.prompts = list(prompts)
+        self._lengths = lengths
         self.peers = dict(peers or {})
         self.names = [BASELINE, *methods, *self.peers]
         self.params = params
@@ -91,11 +110,17 @@ class Race:
         for name, prompt, round_number in self.turns():
             if (name, prompt, round_number) in done:
                 continue
-            stream = self._answer(name, self.prompts[prompt], self.params)
+            stream = self._answer(name, self.prompts[prompt], self._params_of(prompt))
             if stream is not None:
                 run = Run(name, prompt, round_number, stream.completion, tuple(stream.steps))
                 self.runs.append(run)
                 yield run
+
+    def _params_of(self, prompt: int) -> SamplingParams:
+        if self._lengths is None:
+            return self.params
+        longest = min(self.params.max_tokens, self._lengths[prompt])
+        return replace(self.params, max_tokens=longest)
 
     @property
     def is_complete(self) -> bool:

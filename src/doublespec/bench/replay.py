@@ -31,42 +31,52 @@ class Replay:
         self._text = [*self.prompt, *self.answer]
         self._target = _one_hot(self.answer, wrong + 1)
         self._wrong = _one_hot([wrong], wrong + 1)
-        chance = random.Random(f"{seed} {trace.id}")
-        rows = [
-            (token, wrong) if agrees else (wrong, token if chance.random() < second else wrong)
-            for token, agrees in zip(self.answer, trace.agrees, strict=True)
-        ]
+        rows = draft_choices(trace, self.answer, wrong, second, seed)
         self._draft = _one_hot([second for _, second in rows], wrong + 1)
         self._draft += 2 * _one_hot([first for first, _ in rows], wrong + 1)
 
     def target(self) -> "ReplayedModel":
         """The target: right everywhere."""
-        return ReplayedModel(self._text, self._target, self._wrong)
+        return ReplayedModel(Script(self._text, self._target, self._wrong))
 
     def draft(self) -> "ReplayedModel":
         """The draft."""
-        return ReplayedModel(self._text, self._draft, self._wrong)
+        return ReplayedModel(Script(self._text, self._draft, self._wrong))
 
 
-class ReplayedModel:
-    """A language model whose choices are known beforehand; `rows` are those of its last forward."""
+def draft_choices(
+    trace: Trace, answer: Tokens, wrong: int, second: float, seed: int
+) -> list[tuple[int, int]]:
+    """A draft's first and second choice at each place of a trace's answer, `wrong` being the token
+    that is never right: the first is right where the trace says so, else the second is in a share
+    `second` of the places. Same seed, same places."""
+    chance = random.Random(f"{seed} {trace.id}")
+    return [
+        (token, wrong) if agrees else (wrong, token if chance.random() < second else wrong)
+        for token, agrees in zip(answer, trace.agrees, strict=True)
+    ]
 
-    max_length = 1 << 30
+
+class Script:
+    """What a model chooses along a text: `choices` has a row for each of its last places, and after
+    any other text the row `wrong` holds. `num_rows` are those that the last forward cost."""
 
     def __init__(self, text: list[int], choices: Tensor, wrong: Tensor) -> None:
         self._text = text
         self._choices = choices
         self._wrong = wrong
-        self.rows = 0
+        self.num_rows = 0
         self._first = len(text) - len(choices)  # position of the first choice
         self._cached: list[int] = []
         self._true = 0  # how many leading tokens of the cache are the true text's
 
     @property
-    def vocab_size(self) -> int:
+    def width(self) -> int:
+        """The size of a row."""
         return self._choices.shape[1]
 
-    def logits(self, tokens: Tokens, last: int, prompt_length: int) -> Tensor:
+    def rows(self, tokens: Tokens, last: int) -> Tensor:
+        """The rows of a forward for the last places of `tokens`."""
         tokens = tokens if isinstance(tokens, list) else list(tokens)
         self._follow(tokens, last)
         start = len(tokens) - last + 1  # position that the first row predicts
@@ -74,18 +84,12 @@ class ReplayedModel:
             return self._wrong.expand(last, -1)
         return self._choices[start - self._first : len(tokens) + 1 - self._first]
 
-    @property
-    def can_branch(self) -> bool:
-        return True
-
-    def branch_logits(
-        self, tokens: Tokens, last: int, branches: Sequence[Branch], prompt_length: int
-    ) -> tuple[Tensor, Tensor]:
-        """A branch is right where its whole text is the true one; its rows count."""
-        rows = self.logits(tokens, last, prompt_length)
-        self.rows += sum(len(branch.tokens) for branch in branches)
+    def branch_rows(self, branches: Sequence[Branch]) -> Tensor:
+        """The rows of branches of these tokens, in the same forward: a branch is right where its
+        whole text is the true one."""
+        self.num_rows += sum(len(branch.tokens) for branch in branches)
         ends = [self._branch_row(branch) for branch in branches]
-        return rows, torch.cat(ends) if ends else rows[:0]
+        return torch.cat(ends) if ends else self._wrong[:0]
 
     def _branch_row(self, branch: Branch) -> Tensor:
         is_true = branch.start <= self._true and self._first <= branch.stop < len(self._text)
@@ -103,8 +107,34 @@ class ReplayedModel:
         if self._true == known:
             self._true += common_prefix(self._text[known : len(tokens)], tokens[known:])
         rows = len(tokens) - min(known, len(tokens) - last)
-        self.rows = rows if self._cached else last
+        self.num_rows = rows if self._cached else last
         self._cached = tokens
+
+
+class ReplayedModel:
+    """A language model whose choices are known beforehand; `rows` are those of its last forward."""
+
+    max_length = 1 << 30
+    can_branch = True
+
+    def __init__(self, script: Script) -> None:
+        self._script = script
+
+    @property
+    def vocab_size(self) -> int:
+        return self._script.width
+
+    @property
+    def rows(self) -> int:
+        return self._script.num_rows
+
+    def logits(self, tokens: Tokens, last: int, prompt_length: int) -> Tensor:
+        return self._script.rows(tokens, last)
+
+    def branch_logits(
+        self, tokens: Tokens, last: int, branches: Sequence[Branch], prompt_length: int
+    ) -> tuple[Tensor, Tensor]:
+        return self._script.rows(tokens, last), self._script.branch_rows(branches)
 
 
 def _one_hot(ids: list[int], size: int) -> Tensor:

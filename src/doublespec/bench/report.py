@@ -9,7 +9,7 @@ from typing import Any
 
 from doublespec.bench.plotting import Axes, pyplot, saved
 from doublespec.bench.questions import Item
-from doublespec.bench.race import BASELINE, Run
+from doublespec.bench.race import BASELINE, REPLAYED, Run, is_plain, replay_note
 from doublespec.bench.timeline import comparison
 
 _COLOURS = [
@@ -42,13 +42,17 @@ def bench_page(report: Mapping[str, Any], runs: Sequence[Run], items: Sequence[I
     """The page of a benchmark."""
     found, origin = report["results"], report["provenance"]
     ours = [name for name, rows in found.items() if rows["all"]["time"]]
-    shown = [run for run in runs if run.method in ours and run.method != BASELINE]
+    shown = [
+        run for run in runs if run.method in ours and run.method.removesuffix(REPLAYED) != BASELINE
+    ]
     intro = (
         f"{origin['cpu']}, {origin['device']}, {origin['threads']} threads, {origin['dtype']}; "
         f"{origin['prompts']} prompts, {origin['rounds']} rounds; revision {origin['revision']}; "
         f"<code>{escape(origin['command'])}</code>"
     )
     parts = [f"<p class='note'>{intro}</p>"]
+    if "replay" in origin:
+        parts.append(f"<p class='note'>{escape(replay_note(origin['replay']))}</p>")
     parts += [f"<p class='fault'>{escape(fault)}</p>" for fault in report["faults"]]
     parts += [
         _table(found),
@@ -154,7 +158,7 @@ def _speedups(found: Mapping[str, Any]) -> str:
 
 
 def _by_category(found: Mapping[str, Any]) -> str:
-    names = [name for name in found if name not in (BASELINE, "ar")] or list(found)
+    names = [name for name in found if not is_plain(name)] or list(found)
     categories = [c for c in dict.fromkeys(c for n in names for c in found[n]) if c != "all"]
     figure, axes = pyplot.subplots(figsize=(9, 4))
     width = 0.85 / len(names)
@@ -174,7 +178,7 @@ def _lengths(found: Mapping[str, Any]) -> str:
     figure, axes = pyplot.subplots(figsize=(9, 3.4))
     for i, (name, rows) in enumerate(found.items()):
         counts = {int(n): count for n, count in rows["all"]["accepted_lengths"].items()}
-        if name in (BASELINE, "ar") or max(counts) == 1:
+        if is_plain(name) or max(counts) == 1:
             continue
         total, longest = sum(counts.values()), max(counts)
         tail = [sum(c for n, c in counts.items() if n >= x) / total for x in range(1, longest + 1)]

@@ -112,8 +112,8 @@ def _parse(line: str, vocab_size: int, place: str) -> Trace:
     largest = max(*prompt, *answer)
     if largest >= vocab_size:
         raise ConfigError(
-            f"{place}: token {largest} is beyond the vocabulary of {vocab_size} tokens; give the "
-            "vocabulary size of the model that the trace comes from"
+            f"{place}: token {largest} is beyond the vocabulary of {vocab_size} tokens; the trace "
+            "comes from a model with a larger one"
         )
     return Trace(name, tuple(prompt), tuple(answer), tuple(run > 0 for run in runs))
 

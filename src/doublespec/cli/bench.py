@@ -17,17 +17,28 @@ from doublespec.bench.provenance import model_provenance, provenance
 from doublespec.bench.questions import (
     SUITE_NAME,
     Item,
+    Question,
     as_items,
     check_prompt_names,
     read_questions,
 )
-from doublespec.bench.race import Race
+from doublespec.bench.race import REPLAYED, Race
+from doublespec.bench.real_replay import Replays, as_replayed
 from doublespec.bench.record import record_traces
 from doublespec.bench.results import faults, results
 from doublespec.bench.runs import RunLog
 from doublespec.bench.stored import without_stored
 from doublespec.bench.traces import write_traces
 from doublespec.cli import options
+from doublespec.cli.bench_replay import (
+    Work,
+    check_alone,
+    find_replays,
+    labelled,
+    not_the_trace,
+    replay_provenance,
+    replayed_work,
+)
 from doublespec.cli.bench_table import table
 from doublespec.cli.options import errors, terminal
 from doublespec.errors import ConfigError
@@ -71,6 +82,7 @@ class _Outputs:
 def bench(
     target: options.Target = BUNDLED,
     draft: options.Draft = None,
+    random_weights: options.Random = None,
     methods: Annotated[str, typer.Option(help="Comma-separated; default: all that can run.")] = "",
     peers: Annotated[bool, typer.Option("--peers", help="Run the peers, too.")] = False,
     peer_names: Annotated[
@@ -80,9 +92,21 @@ def bench(
         list[str] | None,
         typer.Option(help="suite, a file in Spec-Bench's schema, or hf:OWNER/NAME/FILE.jsonl."),
     ] = None,
+    replay: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Instead of prompts: compute the answers of this trace file or folder; forwards "
+            "are real, choices the trace's. Repeatable."
+        ),
+    ] = None,
+    agreement: Annotated[
+        float | None,
+        typer.Option(help="In a replay: share of places where the draft is right."),
+    ] = None,
     limit: Annotated[int | None, typer.Option(help="Prompts, spread over categories.")] = None,
     repeat: Annotated[int, typer.Option(help="Rounds.")] = 2,
     max_tokens: options.MaxTokens = 256,
+    max_length: options.MaxLength = None,
     temperature: options.Temperature = 0.0,
     seed: options.Seed = 0,
     gamma: options.Gamma = None,
@@ -109,9 +133,14 @@ def bench(
     outputs.check(force=force)
     if repeat < 1 or (limit is not None and limit < 1):
         raise ConfigError("repeat and limit must be whole numbers from 1 up")
-    names = _method_names(methods, options.draft_name(target, draft))
-    wanted = _peer_names(peers, peer_names, options.draft_name(target, draft))
-    questions = read_questions(prompts or [SUITE_NAME], limit)
+    target, draft = options.model_names(target, draft, random_weights)
+    models = target, options.draft_name(target, draft)
+    names = _method_names(methods, models[1])
+    wanted = _peer_names(peers, peer_names, models[1])
+    replays = find_replays(replay, agreement, limit, seed, models)
+    if replays is not None:
+        check_alone(prompts=prompts, peers=wanted, record=record, temperature=temperature)
+    questions = [] if replays is not None else read_questions(prompts or [SUITE_NAME], limit)
     params = SamplingParams(temperature=temperature, seed=seed, max_tokens=max_tokens)
     settings = {
         "gamma": gamma,
@@ -120,22 +149,28 @@ def bench(
         "target_device": target_device,
         "draft_device": draft_device,
         "dtype": dtype,
+        "max_length": max_length,
         "threads": threads,
+        "wrap": replays,
         "history_bytes": 0,  # answers of earlier rounds would flatter
     }
     with options.loaded(target, draft, **settings) as llm:
-        every = as_items(llm, questions, params)
         stores = [Datastore(path) for path in datastores or ()]
-        items = _not_stored(llm, every, stores, params)
-        messages = [item.messages for item in items]
-        race = Race(llm, messages, names, params, repeat, make_peers(wanted, llm))
+        if replays is None:
+            work = _asked_work(llm, questions, stores, params)
+        else:
+            work = replayed_work(llm, replays, stores)
+        items, peers_made = work.items, make_peers(wanted, llm)
+        race = Race(llm, work.prompts, names, params, repeat, peers_made, work.lengths)
         sources = ", ".join(name.rpartition("/")[2] for name in prompts or [SUITE_NAME])
         origin = {**provenance(), **model_provenance(llm), "sources": sources}
         if stores:
             names_of_stores = [store.path.name for store in stores]
-            origin |= {"datastores": names_of_stores, "left_out": len(every) - len(items)}
+            origin |= {"datastores": names_of_stores, "left_out": work.left_out}
+        if replays is not None:
+            origin |= {"sources": "traces", "replay": replay_provenance(replays)}
         stopped = _play(race, _log(resume, race, origin, items))
-        report = _report(race, items, origin)
+        report = _report(race, items, origin, replays)
         _show(report, race, items, outputs)
         if record is not None:
             _record(record, race, items)
@@ -143,6 +178,16 @@ def bench(
         raise typer.Exit(1)
     if stopped:
         raise typer.Exit(130)
+
+
+def _asked_work(
+    llm: LLM, questions: Sequence[Question], stores: Sequence[Datastore], params: SamplingParams
+) -> Work:
+    """The turns of the questions that may be measured on."""
+    every = as_items(llm, questions, params)
+    items = _not_stored(llm, every, stores, params)
+    prompts = [llm.codec.encode_chat(item.messages) for item in items]
+    return Work(items, prompts, left_out=len(every) - len(items))
 
 
 def _not_stored(
@@ -201,6 +246,7 @@ def _log(
         "params": str(asdict(race.params)),
         "settings": str(asdict(race.llm.settings)),
         "datastores": origin.get("datastores", []),
+        "replay": origin.get("replay"),
         "prompts": [
             [item.id, crc32(str(tokens).encode())]
             for item, tokens in zip(items, race.prompts, strict=True)
@@ -239,10 +285,15 @@ def _record(path: Path, race: Race, items: Sequence[Item]) -> None:
     write_traces(path, traces)
 
 
-def _report(race: Race, items: Sequence[Item], origin: Mapping[str, Any]) -> Report:
+def _report(
+    race: Race, items: Sequence[Item], origin: Mapping[str, Any], replays: Replays | None
+) -> Report:
     categories = [item.category for item in items]
     own_plain = {name: OWN_PLAIN[name] for name in race.peers}
     found = results(race.runs, categories, own_plain, race.params.seed)
+    wrong = faults(race.runs, race.peers.keys(), race.llm.codec.end_ids, race.params.max_tokens)
+    if replays is not None:
+        found, wrong = as_replayed(found), [*wrong, *not_the_trace(race, replays)]
     return {
         "provenance": {
             **origin,
@@ -254,9 +305,7 @@ def _report(race: Race, items: Sequence[Item], origin: Mapping[str, Any]) -> Rep
         "results": found,
         "peers": {name: "failed" if name in race.failures else "ran" for name in race.peers},
         "failures": dict(race.failures),
-        "faults": faults(
-            race.runs, race.peers.keys(), race.llm.codec.end_ids, race.params.max_tokens
-        ),
+        "faults": wrong,
     }
 
 
@@ -274,7 +323,8 @@ def _show(report: Report, race: Race, items: Sequence[Item], outputs: _Outputs) 
     if outputs.html is not None:
         from doublespec.bench.report import bench_page  # needs the extra `bench`
 
-        _write(outputs.html, bench_page(report, race.runs, items))
+        runs = labelled(race.runs, REPLAYED if "replay" in report["provenance"] else "")
+        _write(outputs.html, bench_page(report, runs, items))
 
 
 def _write(path: Path, text: str) -> None:

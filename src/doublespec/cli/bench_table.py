@@ -6,7 +6,7 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Column, Table
 
-from doublespec.bench.race import BASELINE
+from doublespec.bench.race import BASELINE, replay_note
 
 _COLUMNS = ("method", "tokens/s", "ratio", "95 %", "M", "first", "rep.", "equal")
 
@@ -14,10 +14,12 @@ _COLUMNS = ("method", "tokens/s", "ratio", "95 %", "M", "first", "rep.", "equal"
 def table(report: Mapping[str, Any]) -> Table:
     """A row for each method, over all categories; fits 80 columns."""
     origin = report["provenance"]
+    note = replay_note(origin["replay"]) + " " if "replay" in origin else ""
     found = Table(
-        *(Column(name, no_wrap=True) for name in _COLUMNS),
+        *(Column(name, no_wrap=name != "method") for name in _COLUMNS),
         title=f"{origin['prompts']} prompts, {origin['rounds']} interleaved rounds",
-        caption=f"'{BASELINE}': plain decoding in its fastest shape. ratio: to it or to 'ar', the "
+        caption=note
+        + f"'{BASELINE}': plain decoding in its fastest shape. ratio: to it or to 'ar', the "
         "faster one, with a 95 % interval. M: tokens a step. first: milliseconds to the first "
         "token. rep.: share of 8-grams that stood in the text before. equal: texts equal to those "
         "of 'ar'; of a peer: to its own plain decoding's.",

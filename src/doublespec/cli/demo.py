@@ -39,7 +39,8 @@ def demo(
     """Race the methods on the bundled models, offline; ends with a table."""
     params = SamplingParams(temperature=temperature, seed=seed, max_tokens=max_tokens)
     with options.loaded(BUNDLED, BUNDLED, threads=threads, history_bytes=0) as llm:
-        prompts = [[{"role": "user", "content": prompt.text}] for prompt in DEMO_PROMPTS]
+        asked = [[{"role": "user", "content": prompt.text}] for prompt in DEMO_PROMPTS]
+        prompts = [llm.codec.encode_chat(messages) for messages in asked]
         race = Race(llm, prompts, _METHODS, params, rounds)
         race.warm_up()
         _watch(race, show=not as_json and terminal.is_terminal)

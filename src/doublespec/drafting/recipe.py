@@ -1,5 +1,6 @@
 """The recipe of a draft: plain values from which this process, or another one, builds it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from doublespec.config import DraftStyle, RetrievalSettings
@@ -23,7 +24,8 @@ _MOST_STEPS = 16
 class DraftRecipe:
     """A draft model: where it is, and where it runs. `target_seconds` is the time of one forward
     of the target, `gamma` the number of draft forwards in it (None: to be measured). `history` is
-    the descriptor of earlier answers, which a child process must inherit."""
+    the descriptor of earlier answers, which a child process must inherit; `wrap` is put around the
+    model once it is read, and importable by name."""
 
     name: str
     device: str | None
@@ -33,6 +35,7 @@ class DraftRecipe:
     gamma: int | None
     target_seconds: float
     history: int | None = None
+    wrap: Callable[[LanguageModel], LanguageModel] | None = None
 
     @property
     def fds(self) -> tuple[int, ...]:
@@ -44,7 +47,8 @@ class DraftRecipe:
         device = find_device(self.device)
         dtype = find_dtype(self.dtype, device)
         model = load_model(source, device, dtype, canonical=False, max_length=self.max_length)
-        return CommonVocabulary(model, self.vocab_size)
+        common = CommonVocabulary(model, self.vocab_size)
+        return common if self.wrap is None else self.wrap(common)
 
     def __call__(self) -> Worker:
         """The draft beside the target."""

@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeGuard
+from typing import Protocol, Self, TypeGuard
 
+import torch
 from torch import Tensor
 
 from doublespec.tokens import Tokens
@@ -25,6 +26,25 @@ class LanguageModel(Protocol):
         """Logits (last, V) for the last positions of `tokens`; the final row predicts what comes
         next. Tokens before `prompt_length` are the prompt, the others an answer to it (the two
         may be computed in different shapes, see `models/shapes.py`)."""
+        ...
+
+
+class LoadedModel(LanguageModel, Protocol):
+    """A language model as it was loaded."""
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    @property
+    def row_counts(self) -> tuple[int, ...]:
+        """The row counts that blocks of an answer come in."""
+        ...
+
+    def fastest(self) -> Self:
+        """The same weights in the fastest shapes: the baseline of benchmarks."""
         ...
 
 

@@ -58,8 +58,6 @@ class RandomWeights:
     def _deviation(self, name: str, inputs: int) -> float:
         """Products keep the size of what they are given, and all layers together add about as
         much to the hidden state as was there: it stays finite, however many they are."""
-        if name.endswith("embed_tokens.weight"):
-            return 1.0
         writes = any(part in name for part in _WRITERS)
         layers: int = self.config.num_hidden_layers
         return float((inputs * (2 * layers if writes else 1)) ** -0.5)

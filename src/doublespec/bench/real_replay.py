@@ -1,0 +1,202 @@
+"""Real models that replay traces: every forward is computed, only what is chosen is known.
+
+A forward goes through the model as ever, cache and shapes included. In the rows of its logits the
+trace's token is raised above all others (and a draft's second choice above the rest), so that the
+choice that follows reads as much, and waits for the device as long, as any.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from doublespec.bench.race import REPLAYED
+from doublespec.bench.replay import Script, draft_choices
+from doublespec.bench.traces import Trace, read_traces, trace_files, with_agreement
+from doublespec.errors import ConfigError
+from doublespec.models.base import Branch, LanguageModel, LoadedModel, can_branch
+from doublespec.tokens import Tokens
+
+SECOND_CHOICE = 0.5  # share of a draft's mistakes where its second choice is right
+
+# Far above the logits of any model, and apart by 1, as in a simulation, also in bfloat16. (To look
+# for each row's own maximum would cost as much as the choice.)
+_FIRST, _SECOND = 256.0, 255.0
+
+Choices = list[tuple[int, int]]  # first and second, at each place of an answer
+Scripts = Mapping[tuple[int, ...], Script]  # by prompt
+
+
+@dataclass(frozen=True, slots=True)
+class Replays:
+    """Which answers are replayed, in plain values, so that a draft's process can read them, too.
+    All of them, or the first of each file, `limit` in all; `agreement` (None: as recorded) is the
+    share of places where the draft is right. Token ids must be below `vocab_size`. Put around an
+    LLM's models (`llm.Wrap`)."""
+
+    paths: tuple[Path, ...]
+    vocab_size: int
+    agreement: float | None = None
+    limit: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.agreement is not None and not 0.0 <= self.agreement <= 1.0:
+            raise ConfigError(f"agreement must be a share from 0 to 1, got {self.agreement!r}")
+
+    def read(self) -> dict[str, list[Trace]]:
+        """The traces by the names of their files; of several with the same prompt the first alone,
+        since a model cannot tell them apart. Raises ConfigError."""
+        found = trace_files(self.paths)
+        files = {
+            name: read_traces(path, self.vocab_size, count)
+            for (name, path), count in zip(found.items(), self._counts(len(found)), strict=True)
+            if count != 0
+        }
+        every = [trace for traces in files.values() for trace in traces]
+        first = {trace.prompt: trace for trace in reversed(every)}
+        files = {n: [t for t in traces if first[t.prompt] is t] for n, traces in files.items()}
+        if self.agreement is not None:
+            files = with_agreement(files, self.agreement, self.seed)
+        return files
+
+    def _counts(self, files: int) -> list[int | None]:
+        """How many traces to read from each file."""
+        if self.limit is None:
+            return [None] * files
+        return [self.limit // files + (place < self.limit % files) for place in range(files)]
+
+    def target(self, model: LoadedModel) -> LoadedModel:
+        """Right everywhere."""
+        return ReplayingTarget(model, self._scripts(_target_choices))
+
+    def draft(self, model: LanguageModel) -> LanguageModel:
+        """Wrong where the trace says so, and after any text but the true one."""
+        return Replaying(model, self._scripts(self._draft_choices))
+
+    def _draft_choices(self, trace: Trace, wrong: int) -> Choices:
+        return draft_choices(trace, trace.answer, wrong, SECOND_CHOICE, self.seed)
+
+    def _scripts(self, choices: Callable[[Trace, int], Choices]) -> Scripts:
+        scripts = {}
+        for traces in self.read().values():
+            for trace in traces:
+                wrong = self._wrong(trace)
+                rows = torch.tensor(choices(trace, wrong))  # (answer, 2)
+                text = [*trace.prompt, *trace.answer]
+                scripts[trace.prompt] = Script(text, rows, torch.tensor([[wrong, wrong]]))
+        return scripts
+
+    def _wrong(self, trace: Trace) -> int:
+        """A token that is never right in this answer."""
+        used = {*trace.prompt, *trace.answer}
+        wrong = next(token for token in count() if token not in used)
+        if wrong >= self.vocab_size:
+            raise ConfigError(
+                f"the answer {trace.id} uses all {self.vocab_size} tokens of the vocabulary, so "
+                "that a draft could not be wrong in it; replay others"
+            )
+        return wrong
+
+
+def _target_choices(trace: Trace, wrong: int) -> Choices:
+    return [(token, wrong) for token in trace.answer]
+
+
+class Replaying:
+    """A language model with the choices of scripts, by the prompt it answers; with its own after a
+    prompt that is none of theirs."""
+
+    def __init__(self, model: LanguageModel, scripts: Scripts) -> None:
+        self._model = model
+        self._scripts = scripts
+
+    @property
+    def vocab_size(self) -> int:
+        return self._model.vocab_size
+
+    @property
+    def max_length(self) -> int:
+        return self._model.max_length
+
+    @property
+    def can_branch(self) -> bool:
+        return can_branch(self._model)
+
+    @torch.inference_mode()
+    def logits(self, tokens: Tokens, last: int, prompt_length: int) -> Tensor:
+        logits = self._model.logits(tokens, last, prompt_length)
+        script = self._scripts.get(tuple(tokens[:prompt_length]))
+        return logits if script is None else _raised(logits, script.rows(tokens, last))
+
+    @torch.inference_mode()
+    def branch_logits(
+        self, tokens: Tokens, last: int, branches: Sequence[Branch], prompt_length: int
+    ) -> tuple[Tensor, Tensor]:
+        assert can_branch(self._model)
+        logits, ends = self._model.branch_logits(tokens, last, branches, prompt_length)
+        script = self._scripts.get(tuple(tokens[:prompt_length]))
+        if script is None:
+            return logits, ends
+        rows = script.rows(tokens, last)
+        return _raised(logits, rows), _raised(ends, script.branch_rows(branches))
+
+
+class ReplayingTarget:
+    """The same, of a model that is asked for its shapes."""
+
+    def __init__(self, model: LoadedModel, scripts: Scripts) -> None:
+        self._model = model
+        self._scripts = scripts
+        self._replaying = Replaying(model, scripts)
+
+    @property
+    def vocab_size(self) -> int:
+        return self._model.vocab_size
+
+    @property
+    def max_length(self) -> int:
+        return self._model.max_length
+
+    @property
+    def device(self) -> torch.device:
+        return self._model.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self._model.dtype
+
+    @property
+    def row_counts(self) -> tuple[int, ...]:
+        return self._model.row_counts
+
+    def fastest(self) -> "ReplayingTarget":
+        return ReplayingTarget(self._model.fastest(), self._scripts)
+
+    def logits(self, tokens: Tokens, last: int, prompt_length: int) -> Tensor:
+        return self._replaying.logits(tokens, last, prompt_length)
+
+
+def _raised(logits: Tensor, choices: Tensor) -> Tensor:
+    """`logits` (n, V), changed such that each row's best tokens are those of `choices` (n, 2);
+    rows past the end of the script, which nobody chooses from, stay as they are."""
+    first, second = choices.to(logits.device).unbind(1)
+    rows = torch.arange(len(choices), device=logits.device)
+    logits[rows, second] = _SECOND
+    logits[rows, first] = _FIRST
+    return logits
+
+
+def as_replayed(results: Mapping[str, Any]) -> dict[str, Any]:
+    """Results by method, each said to be replayed."""
+    return {
+        name + REPLAYED: {
+            category: {**row, "ratio_to": row["ratio_to"] + REPLAYED}
+            for category, row in rows.items()
+        }
+        for name, rows in results.items()
+    }
