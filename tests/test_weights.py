@@ -167,9 +167,30 @@ def test_another_activation_is_refused(folder: Path) -> None:
     assert refusal(folder) == "the activation must be silu, got 'gelu'"
 
 
-def test_quantised_weights_are_refused(folder: Path) -> None:
-    change_config(folder, quantization_config={"quant_method": "fp8"})
-    assert refusal(folder).startswith("quantised weights are not read")
+@pytest.mark.parametrize(
+    ("method", "name"),
+    [
+        ("gptq", "the format GPTQ"),
+        ("awq", "the format AWQ"),
+        ("fp8", "the format FP8"),
+        ("new", "the format new"),
+        (None, "a format without a name"),
+    ],
+)
+def test_quantised_weights_are_refused_by_name(folder: Path, method: str | None, name: str) -> None:
+    change_config(folder, quantization_config={"quant_method": method, "bits": 4})
+    assert refusal(folder) == (
+        f"quantised weights are not read, and these are in {name}; choose a checkpoint "
+        "without quantisation, which --quantize int8 rounds while it is read"
+    )
+
+
+def test_gguf_files_are_refused_by_name(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "model-q4.gguf")
+    message = refusal(folder)
+    assert message.endswith(
+        "weights in the format GGUF are not read, choose the checkpoint they are from"
+    )
 
 
 def test_an_unknown_rope_scaling_is_refused(folder: Path) -> None:

@@ -9,6 +9,8 @@ Background = Literal["process", "thread", "inline"]
 BACKGROUNDS = ("process", "thread", "inline")
 Schedule = Literal["free", "lock-step"]
 SCHEDULES = ("free", "lock-step")
+Quantize = Literal["int8", "fp8"]
+QUANTIZATIONS = ("int8", "fp8")
 DEFAULT_FORKS = 4
 
 
@@ -71,8 +73,9 @@ class Settings:
     "lock-step" (`gamma` forwards a step, and each waits for the other, as in the paper). `forks`
     are the corrections that a free draft goes on from in advance. A draft that has said nothing
     for `draft_timeout` seconds, or is not loaded after twenty times that, is given up and begun
-    again. `history_bytes` of memory hold earlier
-    answers (0: none), with `history_prompts` their prompts, too.
+    again. `quantize` rounds the target's layers to 8 bits while they are read: answers are then
+    exactly those of the quantised target, not of the one on disk. `history_bytes` of memory hold
+    earlier answers (0: none), with `history_prompts` their prompts, too.
     """
 
     method: str = "auto"
@@ -86,6 +89,7 @@ class Settings:
     target_device: str | None = None
     draft_device: str | None = None
     dtype: str | None = None
+    quantize: Quantize | None = None
     max_length: int | None = None
     threads: int | None = None
     draft_threads: int = 1
@@ -104,6 +108,8 @@ class Settings:
         _check("forks", self.forks, 0, 64)
         _check_choice("background", self.background, BACKGROUNDS)
         _check_choice("schedule", self.schedule, SCHEDULES)
+        if self.quantize is not None:
+            _check_choice("quantize", self.quantize, QUANTIZATIONS)
         timeout = self.draft_timeout
         if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout > 0:
             raise ConfigError(f"draft_timeout must be seconds above 0, got {timeout!r}")

@@ -12,7 +12,7 @@ Written by a command, not to be edited:
 
     {command}
 
-{cpu}, {device}, {cores} cores, {threads} threads, {dtype}; revision {revision}; {versions};
+{cpu}, {device}, {cores} cores, {threads} threads, {precision}; revision {revision}; {versions};
 {prompts} prompts, {rounds} interleaved rounds, at most {max_tokens} tokens,
 temperature {temperature}.
 
@@ -38,8 +38,10 @@ def as_markdown(report: Mapping[str, Any]) -> str:
     origin = report["provenance"]
     versions = ", ".join(f"{name} {number}" for name, number in origin["versions"].items())
     params = origin["params"]
+    quantised = f" with {origin['quantize']} layers" if origin.get("quantize") else ""
     begin = _BEGIN.format(
         **{**origin, "versions": versions},
+        precision=f"{origin['dtype']}{quantised}",
         max_tokens=params["max_tokens"],
         temperature=params["temperature"],
     )

@@ -28,12 +28,13 @@ def provenance() -> dict[str, object]:
 
 
 def model_provenance(llm: LLM) -> dict[str, object]:
-    """Devices, precision, threads and the fingerprints of the models."""
+    """Device, precision, the target's quantisation, threads, fingerprints of the models."""
     device = llm.target.device
     names = [llm.target_name] + ([llm.recipe.name] if llm.recipe else [])
     return {
         "device": describe(device),
         "dtype": str(llm.target.dtype).removeprefix("torch."),
+        "quantize": llm.settings.quantize,
         "threads": torch.get_num_threads(),
         "models": [{"name": name, "sha256": fingerprint(name)} for name in names],
     }

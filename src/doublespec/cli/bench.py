@@ -115,6 +115,7 @@ def bench(
     target_device: options.TargetDevice = None,
     draft_device: options.DraftDevice = None,
     dtype: options.Dtype = None,
+    quantize: options.Quantize = None,
     threads: options.Threads = None,
     resume: Annotated[
         Path | None, typer.Option(help="Keep every run in this file, and go on from it.")
@@ -149,6 +150,7 @@ def bench(
         "target_device": target_device,
         "draft_device": draft_device,
         "dtype": dtype,
+        "quantize": quantize,
         "max_length": max_length,
         "threads": threads,
         "wrap": replays,

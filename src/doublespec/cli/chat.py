@@ -25,6 +25,7 @@ def chat(
     target_device: options.TargetDevice = None,
     draft_device: options.DraftDevice = None,
     dtype: options.Dtype = None,
+    quantize: options.Quantize = None,
     max_length: options.MaxLength = None,
     threads: options.Threads = None,
 ) -> None:
@@ -36,6 +37,7 @@ def chat(
         "target_device": target_device,
         "draft_device": draft_device,
         "dtype": dtype,
+        "quantize": quantize,
         "max_length": max_length,
         "threads": threads,
     }

@@ -50,6 +50,7 @@ def doctor(
     target_device: options.TargetDevice = None,
     draft_device: options.DraftDevice = None,
     dtype: options.Dtype = None,
+    quantize: options.Quantize = None,
     threads: options.Threads = None,
     force: options.Force = False,
     as_json: options.AsJson = False,
@@ -62,6 +63,7 @@ def doctor(
         "target_device": target_device,
         "draft_device": draft_device,
         "dtype": dtype,
+        "quantize": quantize,
         "threads": threads,
     }
     target, draft = options.model_names(target, draft, random_weights)
@@ -117,6 +119,7 @@ def _print(llm: LLM, profile: Profile, found: list[Trial], advice: tuple[str, in
         chosen = str(find_dtype(None, device)).removeprefix("torch.")
         terminal.print(f"device {device}: {describe(device)}, dtype by default {chosen}")
     kind = str(llm.target.dtype).removeprefix("torch.")
+    kind += f" ({llm.settings.quantize} layers)" if llm.settings.quantize else ""
     terminal.print(
         f"target on {llm.target.device} in {kind}; CPU threads {profile.threads} of "
         f"{usable_cores()} cores; answer rows come in {llm.target.row_counts}"
@@ -165,6 +168,7 @@ def _as_json(
     return {
         "device": describe(llm.target.device),
         "dtype": str(llm.target.dtype).removeprefix("torch."),
+        "quantize": llm.settings.quantize,
         "profile": asdict(profile),
         "exact": not _broken(found),
         "trials": len(found),

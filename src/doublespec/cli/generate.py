@@ -49,6 +49,7 @@ def generate(
     target_device: options.TargetDevice = None,
     draft_device: options.DraftDevice = None,
     dtype: options.Dtype = None,
+    quantize: options.Quantize = None,
     max_length: options.MaxLength = None,
     threads: options.Threads = None,
     trace: Annotated[
@@ -86,6 +87,7 @@ def generate(
         "target_device": target_device,
         "draft_device": draft_device,
         "dtype": dtype,
+        "quantize": quantize,
         "max_length": max_length,
         "threads": threads,
     }

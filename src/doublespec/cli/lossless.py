@@ -33,6 +33,7 @@ def lossless(
     target_device: options.TargetDevice = None,
     draft_device: options.DraftDevice = None,
     dtype: options.Dtype = None,
+    quantize: options.Quantize = None,
     threads: options.Threads = None,
     as_json: options.AsJson = False,
 ) -> None:
@@ -42,6 +43,7 @@ def lossless(
         "target_device": target_device,
         "draft_device": draft_device,
         "dtype": dtype,
+        "quantize": quantize,
         "threads": threads,
         "history_bytes": 0,
     }

@@ -46,6 +46,13 @@ Background = Annotated[str, typer.Option(help="Where a parallel draft runs: proc
 TargetDevice = Annotated[str | None, typer.Option(help="Such as cpu or cuda:0.")]
 DraftDevice = Annotated[str | None, typer.Option(help="Default: the target's device.")]
 Dtype = Annotated[str | None, typer.Option(help="bfloat16, float16 or float32.")]
+Quantize = Annotated[
+    str | None,
+    typer.Option(
+        help="int8: round the target's layers to 8 bits; answers are exactly those of the rounded "
+        "target, not of the one on disk."
+    ),
+]
 MaxLength = Annotated[int | None, typer.Option(help="Context length, prompt and answer together.")]
 Threads = Annotated[int | None, typer.Option(help="CPU threads of the target.")]
 Datastores = Annotated[

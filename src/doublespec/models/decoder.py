@@ -26,6 +26,7 @@ from doublespec.models.layers import (
     read_weights,
     swiglu,
 )
+from doublespec.models.quantize import find_products
 from doublespec.models.shapes import (
     FASTEST,
     FINE_KEY_STEP,
@@ -102,15 +103,19 @@ class Decoder:
         *,
         canonical: bool = True,
         max_length: int | None = None,
+        quantize: str | None = None,
         progress: Progress | None = None,
     ) -> Self:
         """Reads the weights. `canonical` models compute in canonical shapes, found by a test of
-        this device's kernels; the others in the fastest ones. Raises ModelError."""
+        this device's kernels; the others in the fastest ones. With `quantize` its layers are
+        rounded as they are read (`quantize.py`). Raises ModelError and ConfigError."""
         config = DecoderConfig.of(source.config)
         rotary = rotary_frequencies(source.config, config.head_dim)
-        weights = read_weights(source, config, device, dtype, progress)
+        product = find_products(quantize, device)
+        weights = read_weights(source, config, device, dtype, product, progress)
         length = min(config.max_length, max_length or config.max_length)
-        shapes = _canonical_shapes(config, device, dtype, length) if canonical else FASTEST
+        probe = KernelProbe(config, device, dtype, product)
+        shapes = _canonical_shapes(probe, length) if canonical else FASTEST
         return cls(config, weights, rotary, shapes, length)
 
     def with_shapes(self, shapes: Shapes) -> Self:
@@ -345,10 +350,7 @@ class Decoder:
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def _canonical_shapes(
-    config: DecoderConfig, device: torch.device, dtype: torch.dtype, max_length: int
-) -> Shapes:
-    probe = KernelProbe(config, device, dtype)
-    key_step = FINE_KEY_STEP if device.type == "cpu" else KEY_STEP
+def _canonical_shapes(probe: KernelProbe, max_length: int) -> Shapes:
+    key_step = FINE_KEY_STEP if probe.device.type == "cpu" else KEY_STEP
     attention = probe.attention(key_lengths(max_length, key_step))
     return find_shapes(probe.products(), attention, probe.vocabulary(), key_step)

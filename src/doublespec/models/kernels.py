@@ -11,23 +11,24 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from doublespec.models.layers import DecoderConfig, attention, linear, rms_norm
+from doublespec.models.layers import DecoderConfig, MakeLinear, attention, linear, rms_norm
 from doublespec.models.shapes import KERNEL_ROWS, Kernel
 
 
 @dataclass(frozen=True, slots=True)
 class KernelProbe:
-    """The kernels of a decoder of these sizes, on data that cancel. Each is made when it is asked
-    for, since the products of a large model are large."""
+    """The kernels of a decoder of these sizes, on data that cancel; `product` makes the products of
+    its layers. Each is made when it is asked for, since those of a large model are large."""
 
     config: DecoderConfig
     device: torch.device
     dtype: torch.dtype
+    product: MakeLinear = linear
 
     def products(self) -> Iterator[Kernel]:
         """What every row goes through by itself: products and the norm."""
         for out_size, in_size in sorted(set(self.config.layer_sizes())):
-            yield self._linear(out_size, in_size)
+            yield self._linear(out_size, in_size, self.product)
         yield self._norm()
 
     def attention(self, key_lengths: list[int]) -> Iterator[Kernel]:
@@ -38,13 +39,14 @@ class KernelProbe:
 
     def vocabulary(self) -> Iterator[Kernel]:
         """What only rows go through whose logits are asked for."""
-        yield self._linear(self.config.vocab_size, self.config.hidden_size)
+        yield self._linear(self.config.vocab_size, self.config.hidden_size, linear)
 
-    def _linear(self, out_size: int, in_size: int) -> Kernel:
+    def _linear(self, out_size: int, in_size: int, make: MakeLinear) -> Kernel:
         half, order = in_size // 2, self._order(in_size // 2 * 2)
         block = self._random(min(out_size, 128), half)
         weight = torch.cat((block, -block), dim=1)[:, order]
-        product = linear(weight.repeat(-(-out_size // len(block)), 1)[:out_size].contiguous())
+        whole = weight.repeat(-(-out_size // len(block)), 1)[:out_size].contiguous()
+        product = make(whole, None)
         rows = self._random(KERNEL_ROWS, half)
         rows = torch.cat((rows, rows), dim=1)[:, order]
         return lambda index: product(rows[index])

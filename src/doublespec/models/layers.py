@@ -23,6 +23,7 @@ _CASTS: dict[torch.dtype, Callable[[Tensor], Tensor]] = {
 }
 
 Linear = Callable[[Tensor], Tensor]
+MakeLinear = Callable[[Tensor, Tensor | None], Linear]  # from weight and bias
 Norm = Callable[[Tensor], Tensor]
 Progress = Callable[[int, int], None]  # layers read, layers in all
 
@@ -50,8 +51,6 @@ class DecoderConfig:
             raise ModelError(f"model type must be one of {known}, got {config.model_type!r}")
         if config.hidden_act not in ("silu", "swish"):
             raise ModelError(f"the activation must be silu, got {config.hidden_act!r}")
-        if getattr(config, "quantization_config", None) is not None:
-            raise ModelError("quantised weights are not read; choose a checkpoint without them")
         head_dim = getattr(config, "head_dim", None)
         return cls(
             vocab_size=config.vocab_size,
@@ -134,10 +133,12 @@ def read_weights(
     config: DecoderConfig,
     device: torch.device,
     dtype: torch.dtype,
+    product: MakeLinear,
     progress: Progress | None = None,
 ) -> Weights:
-    """Reads layer by layer, so that no second copy of the model is ever in memory."""
-    reader = _Reader(source, config, device, dtype)
+    """Reads layer by layer, so that no second copy of the model is ever in memory. `product` makes
+    the products of the layers."""
+    reader = _Reader(source, config, device, dtype, product)
     layers = []
     for i in range(config.num_layers):
         layers.append(reader.layer(f"model.layers.{i}."))
@@ -155,6 +156,7 @@ class _Reader:
     config: DecoderConfig
     device: torch.device
     dtype: torch.dtype
+    product: MakeLinear
 
     def tensor(self, name: str, *shape: int) -> Tensor:
         return self.source.read(name, shape, self.device, self.dtype)
@@ -169,9 +171,9 @@ class _Reader:
         """The product with weights of those names and numbers of outputs, one below the other."""
         weights = [self.tensor(f"{name}.weight", size, inputs) for name, size in outputs.items()]
         if not self.source.has(f"{next(iter(outputs))}.bias"):
-            return linear(torch.cat(weights))
+            return self.product(torch.cat(weights), None)
         biases = [self.tensor(f"{name}.bias", size) for name, size in outputs.items()]
-        return linear(torch.cat(weights), torch.cat(biases))
+        return self.product(torch.cat(weights), torch.cat(biases))
 
     def layer(self, prefix: str) -> Layer:
         c, attention, mlp = self.config, prefix + "self_attn.", prefix + "mlp."

@@ -22,16 +22,29 @@ def load_model(
     *,
     canonical: bool,
     max_length: int | None = None,
+    quantize: str | None = None,
     progress: Progress | None = None,
 ) -> Decoder | TransformersModel:
-    """Reads a model; `canonical` ones give bits that depend on the text only. Raises ModelError."""
+    """Reads a model; `canonical` ones give bits that depend on the text only, `quantize` rounds its
+    layers. Raises ModelError and ConfigError."""
     _check_memory(source, device, dtype)
     if isinstance(source, Checkpoint) and source.config.model_type not in MODEL_TYPES:
+        if quantize is not None:
+            raise ModelError(
+                f"models of type {source.config.model_type!r} run through transformers, whose "
+                f"weights {quantize} does not reach; leave out quantize"
+            )
         return TransformersModel.load(
             source, device, dtype, canonical=canonical, max_length=max_length, progress=progress
         )
     return Decoder.load(
-        source, device, dtype, canonical=canonical, max_length=max_length, progress=progress
+        source,
+        device,
+        dtype,
+        canonical=canonical,
+        max_length=max_length,
+        quantize=quantize,
+        progress=progress,
     )
 
 

@@ -21,6 +21,22 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from doublespec.errors import ModelError, reason
 
+# As quantisers name themselves in a config.json, and as people know them.
+_FORMATS = {
+    "gptq": "GPTQ",
+    "awq": "AWQ",
+    "bitsandbytes": "bitsandbytes",
+    "fp8": "FP8",
+    "fbgemm_fp8": "FP8 (FBGEMM)",
+    "compressed-tensors": "compressed-tensors",
+    "mxfp4": "MXFP4",
+    "hqq": "HQQ",
+    "aqlm": "AQLM",
+    "eetq": "EETQ",
+    "quark": "Quark",
+    "torchao": "torchao",
+    "modelopt": "ModelOpt",
+}
 _FILES = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"]
 
 
@@ -98,7 +114,9 @@ def open_checkpoint(name: str) -> Checkpoint:
     path = folder / "config.json"
     if not path.is_file():
         raise ModelError(f"{folder} has no config.json; a Hugging Face model folder is expected")
-    return Checkpoint(folder, read_config(path), _weight_files(folder))
+    config = read_config(path)
+    _check_not_quantised(config)
+    return Checkpoint(folder, config, _weight_files(folder))
 
 
 def find_folder(name: str) -> Path:
@@ -133,6 +151,20 @@ def read_config(path: Path) -> PreTrainedConfig:
     return config
 
 
+def _check_not_quantised(config: PreTrainedConfig) -> None:
+    found = getattr(config, "quantization_config", None)
+    if found is None:
+        return
+    values = found if isinstance(found, dict) else vars(found)
+    method = values.get("quant_method")
+    method = str(getattr(method, "value", method) or "")
+    kind = f"the format {_FORMATS.get(method, method)}" if method else "a format without a name"
+    raise ModelError(
+        f"quantised weights are not read, and these are in {kind}; choose a checkpoint without "
+        "quantisation, which --quantize int8 rounds while it is read"
+    )
+
+
 def _weight_files(folder: Path) -> dict[str, str]:
     index = folder / "model.safetensors.index.json"
     if index.is_file():
@@ -141,6 +173,8 @@ def _weight_files(folder: Path) -> dict[str, str]:
     if not single.is_file():
         pickled = any(folder.glob("*.bin")) or any(folder.glob("*.pt*"))
         hint = "; pickled weights are not read, convert them to safetensors" if pickled else ""
+        if any(folder.glob("*.gguf")):
+            hint = "; weights in the format GGUF are not read, choose the checkpoint they are from"
         raise ModelError(f"{folder} has no weights (model.safetensors){hint}")
     with _opened(single) as file:
         return dict.fromkeys(file.keys(), single.name)
