@@ -10,7 +10,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from doublespec.errors import ConfigError, ModelError
-from doublespec.models import devices, load
 from doublespec.models.base import Branch, can_branch
 from doublespec.models.decoder import Decoder
 from doublespec.models.devices import find_device, find_dtype, usable_cores, use_threads
@@ -259,19 +258,6 @@ def test_a_weight_of_another_shape_is_refused(folder: Path, name: str) -> None:
     message = refusal(folder)
     assert f"{name} in {folder} has shape {(shape[0] - 1, *shape[1:])}" in message
     assert f"config.json says {tuple(shape)}" in message
-
-
-def test_weights_that_do_not_fit_are_refused_before_reading(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    checkpoint = open_checkpoint(str(folder))
-    available = 3 * checkpoint.num_parameters()
-    monkeypatch.setattr(load, "available_memory", lambda device: available)
-    assert refusal(folder) == (
-        f"the weights in {folder} need {devices.gigabytes(available * 4 // 3)}, and cpu has "
-        f"{devices.gigabytes(available)} left; choose dtype bfloat16 or a smaller model"
-    )
-    assert load_folder(folder, torch.bfloat16).dtype == torch.bfloat16
 
 
 # -- one vocabulary --------------------------------------------------------------------------------

@@ -96,6 +96,7 @@ class LLM:
             dtype,
             canonical=True,
             max_length=self.settings.max_length,
+            reserve=self.settings.max_length,
             quantize=self.settings.quantize,
             progress=report("target"),
         )

@@ -26,6 +26,7 @@ from doublespec.models.layers import (
     read_weights,
     swiglu,
 )
+from doublespec.models.memory import FIRST_CAPACITY
 from doublespec.models.quantize import find_products
 from doublespec.models.shapes import (
     FASTEST,
@@ -44,7 +45,6 @@ from doublespec.models.shapes import (
 from doublespec.models.weights import Source, rotary_frequencies
 from doublespec.tokens import Tokens, common_prefix
 
-_FIRST_CAPACITY = 4 * KEY_STEP
 _PADDING = max(STRICT.prompt)  # rows of padding may stand that far behind the cache's last place
 
 Cache = tuple[Tensor, Tensor]  # keys and values
@@ -92,7 +92,7 @@ class Decoder:
         self._seen: tuple[int, list[Cache]] = 0, []  # the first so many places, as last cut
         self._cached: list[int] = []
         self._cached_prompt_length = 0
-        self._reserve(min(_FIRST_CAPACITY, max_length))
+        self._reserve(min(FIRST_CAPACITY, max_length))
 
     @classmethod
     def load(

@@ -198,15 +198,16 @@ def linear(weight: Tensor, bias: Tensor | None = None) -> Linear:
     On a CPU, oneDNN with the weight laid out beforehand: 1.5 to 2 times as fast as F.linear for few
     rows in bfloat16 (Xeon with AMX, torch 2.13, 2026-11-23).
     """
-    if weight.device.type == "cpu" and _has_onednn(weight.dtype):
+    if is_packed(weight.device, weight.dtype):
         packed = torch.ops.mkldnn._reorder_linear_weight(weight)
         product = torch.ops.mkldnn._linear_pointwise.default
         return lambda x: product(x, packed, bias, "none", [], "")
     return lambda x: F.linear(x, weight, bias)
 
 
-def _has_onednn(dtype: torch.dtype) -> bool:
-    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+def is_packed(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether products there lay their weight out anew, as a copy of their own."""
+    if device.type != "cpu" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
     if dtype is torch.bfloat16:
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

@@ -9,9 +9,9 @@ import torch
 from doublespec.errors import ModelError
 from doublespec.models.base import LanguageModel
 from doublespec.models.decoder import Decoder
-from doublespec.models.devices import available_memory, gigabytes
 from doublespec.models.hf import TransformersModel
 from doublespec.models.layers import MODEL_TYPES, Progress
+from doublespec.models.memory import check_memory
 from doublespec.models.weights import Checkpoint, Source
 
 
@@ -22,12 +22,14 @@ def load_model(
     *,
     canonical: bool,
     max_length: int | None = None,
+    reserve: int | None = None,
     quantize: str | None = None,
     progress: Progress | None = None,
 ) -> Decoder | TransformersModel:
     """Reads a model; `canonical` ones give bits that depend on the text only, `quantize` rounds its
-    layers. Raises ModelError and ConfigError."""
-    _check_memory(source, device, dtype)
+    layers. Raises ModelError and ConfigError: before anything is read where its weights and a cache
+    for `reserve` tokens (None: for the first ones) do not fit."""
+    check_memory(source, device, dtype, quantize, reserve)
     if isinstance(source, Checkpoint) and source.config.model_type not in MODEL_TYPES:
         if quantize is not None:
             raise ModelError(
@@ -46,16 +48,6 @@ def load_model(
         quantize=quantize,
         progress=progress,
     )
-
-
-def _check_memory(source: Source, device: torch.device, dtype: torch.dtype) -> None:
-    needed, available = source.num_parameters() * dtype.itemsize, available_memory(device)
-    if needed > available:
-        advice = "dtype bfloat16 or " if dtype.itemsize > 2 else ""
-        raise ModelError(
-            f"the weights in {source.name} need {gigabytes(needed)}, and {device} has "
-            f"{gigabytes(available)} left; choose {advice}a smaller model"
-        )
 
 
 @dataclass(frozen=True, slots=True)

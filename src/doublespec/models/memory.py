@@ -1,0 +1,107 @@
+"""What a model will take, by its shape, before anything of it is read."""
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from doublespec.errors import ModelError
+from doublespec.models.devices import available_memory, gigabytes
+from doublespec.models.layers import MODEL_TYPES, DecoderConfig, is_packed
+from doublespec.models.shapes import ANSWER_COUNTS, KEY_STEP, PROMPT_COUNTS
+from doublespec.models.weights import Source
+
+FIRST_CAPACITY = 4 * KEY_STEP  # tokens that a cache has room for at first
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How a decoder would be loaded."""
+
+    config: DecoderConfig
+    device: torch.device
+    dtype: torch.dtype
+    quantize: str | None
+    reserve: int | None
+
+    @property
+    def cache_tokens(self) -> int:
+        """What the cache must hold: as much as was asked for, or what it begins with."""
+        wanted = min(self.reserve or FIRST_CAPACITY, self.config.max_length)
+        return -(-wanted // KEY_STEP) * KEY_STEP
+
+    @property
+    def weights(self) -> int:
+        """Bytes of weights. A product that is laid out anew keeps a table of its own, also where
+        the embedding is the same."""
+        c, size = self.config, self.dtype.itemsize
+        in_layers = c.num_layer_weights()
+        copied = c.tied and is_packed(self.device, self.dtype)
+        others = c.num_parameters() - in_layers + copied * c.vocab_size * c.hidden_size
+        return in_layers * (size if self.quantize is None else 1) + others * size
+
+    @property
+    def cache(self) -> int:
+        return self.cache_tokens * self.config.cache_bytes_per_token(self.dtype)
+
+    @property
+    def working(self) -> int:
+        """Bytes that come and go: the largest product twice, as it is read and when the kernels are
+        tested; or a block of the prompt with its logits."""
+        c, size = self.config, self.dtype.itemsize
+        products = [*c.layer_sizes(), (c.vocab_size, c.hidden_size)]
+        largest = max(outputs * inputs for outputs, inputs in products)
+        row = 3 * c.intermediate_size + 2 * (c.query_size + 2 * c.kv_size) + 4 * c.hidden_size
+        logits = ANSWER_COUNTS[-1] * c.vocab_size * (size + 4)  # chosen from in float32
+        return max(2 * largest * size, PROMPT_COUNTS[-1] * row * size + logits)
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.cache + self.working
+
+
+def check_memory(
+    source: Source,
+    device: torch.device,
+    dtype: torch.dtype,
+    quantize: str | None,
+    reserve: int | None,
+) -> None:
+    """Raises ModelError with the numbers, and with what would make it fit, if a model with a cache
+    for `reserve` tokens (None: for the first ones) does not."""
+    available = available_memory(device)
+    if source.config.model_type not in MODEL_TYPES:
+        needed = source.num_parameters() * dtype.itemsize
+        parts, remedies = f"the weights in {source.name} need {gigabytes(needed)}", []
+    else:
+        plan = Plan(DecoderConfig.of(source.config), device, dtype, quantize, reserve)
+        needed, remedies = plan.total, _remedies(plan, available)
+        parts = (
+            f"{source.name} needs {gigabytes(needed)} (weights {gigabytes(plan.weights)}, cache "
+            f"for {plan.cache_tokens:,} tokens {gigabytes(plan.cache)}, working memory "
+            f"{gigabytes(plan.working)})"
+        )
+    if needed > available:
+        advice = (
+            f"it would fit with {' or '.join(remedies)}" if remedies else "choose a smaller model"
+        )
+        raise ModelError(f"{parts}, and {device} has {gigabytes(available)} left; {advice}")
+
+
+def _remedies(plan: Plan, available: int) -> list[str]:
+    """The options, each by itself, with which it fits; both at once if none does alone."""
+    found = []
+    half = replace(plan, dtype=torch.bfloat16) if plan.dtype.itemsize > 2 else plan
+    whole = replace(half, quantize=plan.quantize or "int8")
+    changes = {"--dtype bfloat16": half, "--quantize int8": replace(plan, quantize=whole.quantize)}
+    for option, changed in changes.items():
+        if changed != plan and changed.total <= available:
+            found.append(f"{option} ({gigabytes(changed.total)})")
+    tokens = (available - plan.weights - plan.working) // plan.config.cache_bytes_per_token(
+        plan.dtype
+    )
+    tokens = tokens // KEY_STEP * KEY_STEP
+    if 0 < tokens < plan.cache_tokens:
+        found.append(f"--max-length {tokens}")
+    if not found and whole not in (plan, half) and whole.total <= available:
+        found.append(f"--dtype bfloat16 and --quantize int8 ({gigabytes(whole.total)})")
+    return found

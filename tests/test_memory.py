@@ -1,0 +1,122 @@
+"""What will not fit is refused before it is read, with the numbers and what would make it fit."""
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import PreTrainedConfig
+
+from doublespec.errors import ModelError
+from doublespec.llm import LLM
+from doublespec.models import memory
+from doublespec.models.configs import built_in_config
+from doublespec.models.devices import gigabytes
+from doublespec.models.layers import DecoderConfig
+from doublespec.models.load import load_model
+from doublespec.models.memory import Plan, check_memory
+from doublespec.models.random_weights import open_source
+from doublespec.models.weights import open_checkpoint
+from tests.checkpoints import write_checkpoint
+from tests.test_random_weights import write_shape
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A source that only knows its shape."""
+
+    config: PreTrainedConfig = field(repr=False)
+    name: str = "some-model"
+
+    def has(self, name: str) -> bool:
+        raise AssertionError("it was read")
+
+    def read(
+        self, name: str, shape: tuple[int, ...], device: torch.device, dtype: torch.dtype
+    ) -> Tensor:
+        raise AssertionError("it was read")
+
+    def num_parameters(self) -> int:
+        raise AssertionError("it was read")
+
+
+def plan(name: str, quantize: str | None = None, reserve: int | None = None) -> Plan:
+    config = DecoderConfig.of(built_in_config(name))
+    return Plan(config, CUDA, torch.bfloat16, quantize, reserve)
+
+
+def available(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    monkeypatch.setattr(memory, "available_memory", lambda device: count)
+
+
+def refusal(source: Unreadable, dtype: torch.dtype, reserve: int | None = None) -> str:
+    with pytest.raises(ModelError) as caught:
+        load_model(source, CPU, dtype, canonical=True, reserve=reserve)
+    return str(caught.value)
+
+
+def test_large_shapes_take_what_their_numbers_say() -> None:
+    assert plan("Llama-3.3-70B").weights == 2 * 70_553_706_496
+    quantised = plan("Llama-3.3-70B", "int8", 8192)
+    assert quantised.cache == 8192 * 80 * 2 * 8 * 128 * 2
+    assert 70e9 < quantised.weights < 73e9  # embedding and vocabulary are not rounded
+    assert quantised.total < 80e9
+    assert plan("Qwen3-32B").total > 65e9
+
+
+def test_a_model_that_does_not_fit_is_refused_unread_with_numbers_and_options(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    source = Unreadable(built_in_config("Llama-3.1-8B"))
+    available(monkeypatch, int(20e9))
+    message = refusal(source, torch.float32)
+    whole = Plan(DecoderConfig.of(source.config), CPU, torch.float32, None, None)
+    for count in (whole.total, whole.weights, whole.cache, whole.working):
+        assert gigabytes(count) in message
+    assert "cache for 1,024 tokens" in message
+    assert "cpu has 20.00 GB left; it would fit with --dtype bfloat16 (" in message
+    assert " or --quantize int8 (" in message
+    assert "--max-length" not in message  # would not do
+
+
+def test_only_what_makes_it_fit_is_offered(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = Unreadable(built_in_config("Llama-3.1-8B"))
+    available(monkeypatch, int(12.5e9))
+    assert "fit with --quantize int8 (" in refusal(source, torch.bfloat16)
+    assert refusal(source, torch.float32).endswith(" GB)")
+    assert "fit with --dtype bfloat16 and --quantize int8 (" in refusal(source, torch.float32)
+    available(monkeypatch, int(5e9))
+    assert refusal(source, torch.bfloat16).endswith("left; choose a smaller model")
+    available(monkeypatch, int(25e9))
+    message = refusal(source, torch.bfloat16, reserve=131072)
+    found = re.search(r"--max-length (\d+)", message)
+    assert found
+    check_memory(source, CPU, torch.bfloat16, None, int(found[1]))
+    with pytest.raises(ModelError):
+        check_memory(source, CPU, torch.bfloat16, None, int(found[1]) + 256)
+
+
+def test_what_is_offered_is_enough_to_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = write_shape(tmp_path / "a.json", num_hidden_layers=60, vocab_size=64)
+    config = DecoderConfig.of(open_source(name).config)
+    rounded = Plan(config, CPU, torch.float32, "int8", 256).total
+    available(monkeypatch, rounded)
+    options = {"dtype": "float32", "threads": 1, "max_length": 256}
+    with pytest.raises(ModelError, match=r"--quantize int8 \("):
+        LLM(name, **options)
+    with LLM(name, quantize="int8", **options) as llm:
+        assert llm.generate([1, 2, 3], method="ar", max_tokens=4).tokens
+
+
+def test_other_models_are_refused_by_the_size_of_their_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_checkpoint(tmp_path, "gpt2", n_embd=32, n_layer=1, n_head=2, vocab_size=99)
+    checkpoint = open_checkpoint(str(folder))
+    available(monkeypatch, 3 * checkpoint.num_parameters())
+    with pytest.raises(ModelError, match=r"the weights in .* left; choose a smaller model"):
+        load_model(checkpoint, CPU, torch.float32, canonical=True)
