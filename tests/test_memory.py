@@ -112,6 +112,20 @@ def test_what_is_offered_is_enough_to_load(tmp_path: Path, monkeypatch: pytest.M
         assert llm.generate([1, 2, 3], method="ar", max_tokens=4).tokens
 
 
+def test_a_draft_on_the_same_device_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the target is read first, and then there is no room for its draft."""
+    name = write_shape(tmp_path / "a.json")
+    plan = Plan(DecoderConfig.of(open_source(name).config), CPU, torch.bfloat16, None, None)
+    available(monkeypatch, 2 * plan.total - 1)
+    LLM(name, threads=1, dtype="bfloat16").close()
+    with pytest.raises(ModelError, match=f"left beside the draft's {gigabytes(plan.total)}"):
+        LLM(name, name, threads=1, dtype="bfloat16")
+    available(monkeypatch, 2 * plan.total)
+    LLM(name, name, method="ar", threads=1, dtype="bfloat16").close()
+
+
 def test_other_models_are_refused_by_the_size_of_their_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -81,14 +81,16 @@ class LLM:
         report = _reporter(progress)
         source = open_source(find_bundled(target, "target"))
         device = find_device(self.settings.target_device)
+        draft_device = find_device(self.settings.draft_device or self.settings.target_device)
         dtype = find_dtype(self.settings.dtype, device)
         use_threads(self.settings.threads)
         self.target_name = source.name
         self._codec = _open_codec(source)
         self.settings = self._with_datastores(datastore)
         draft_name = None if draft is None else find_bundled(draft, "draft")
-        if draft_name is not None:
-            draft_codec = _open_codec(open_source(draft_name))
+        draft_source = None if draft_name is None else open_source(draft_name)
+        if draft_source is not None:
+            draft_codec = _open_codec(draft_source)
             check_same_vocabulary(self._codec.vocabulary, draft_codec.vocabulary)
         model: LoadedModel = load_model(
             source,
@@ -97,6 +99,7 @@ class LLM:
             canonical=True,
             max_length=self.settings.max_length,
             reserve=self.settings.max_length,
+            draft=draft_source if draft_device == device else None,
             quantize=self.settings.quantize,
             progress=report("target"),
         )

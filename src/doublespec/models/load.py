@@ -23,13 +23,14 @@ def load_model(
     canonical: bool,
     max_length: int | None = None,
     reserve: int | None = None,
+    draft: Source | None = None,
     quantize: str | None = None,
     progress: Progress | None = None,
 ) -> Decoder | TransformersModel:
     """Reads a model; `canonical` ones give bits that depend on the text only, `quantize` rounds its
     layers. Raises ModelError and ConfigError: before anything is read where its weights and a cache
-    for `reserve` tokens (None: for the first ones) do not fit."""
-    check_memory(source, device, dtype, quantize, reserve)
+    for `reserve` tokens (None: for the first ones) do not fit, beside a `draft` if one will be."""
+    check_memory(source, device, dtype, quantize, reserve, draft)
     if isinstance(source, Checkpoint) and source.config.model_type not in MODEL_TYPES:
         if quantize is not None:
             raise ModelError(

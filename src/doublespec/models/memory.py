@@ -65,26 +65,44 @@ def check_memory(
     dtype: torch.dtype,
     quantize: str | None,
     reserve: int | None,
+    draft: Source | None = None,
 ) -> None:
     """Raises ModelError with the numbers, and with what would make it fit, if a model with a cache
-    for `reserve` tokens (None: for the first ones) does not."""
-    available = available_memory(device)
+    for `reserve` tokens (None: for the first ones) does not, beside a `draft` on the same device if
+    there is one."""
+    beside = 0 if draft is None else needed_bytes(draft, device, dtype)
+    available = available_memory(device) - beside
+    needed = needed_bytes(source, device, dtype, quantize, reserve)
+    if needed <= available:
+        return
     if source.config.model_type not in MODEL_TYPES:
-        needed = source.num_parameters() * dtype.itemsize
         parts, remedies = f"the weights in {source.name} need {gigabytes(needed)}", []
     else:
         plan = Plan(DecoderConfig.of(source.config), device, dtype, quantize, reserve)
-        needed, remedies = plan.total, _remedies(plan, available)
+        remedies = _remedies(plan, available)
         parts = (
             f"{source.name} needs {gigabytes(needed)} (weights {gigabytes(plan.weights)}, cache "
             f"for {plan.cache_tokens:,} tokens {gigabytes(plan.cache)}, working memory "
             f"{gigabytes(plan.working)})"
         )
-    if needed > available:
-        advice = (
-            f"it would fit with {' or '.join(remedies)}" if remedies else "choose a smaller model"
-        )
-        raise ModelError(f"{parts}, and {device} has {gigabytes(available)} left; {advice}")
+    room = f"{device} has {gigabytes(available)} left"
+    room += f" beside the draft's {gigabytes(beside)}" if beside else ""
+    advice = f"it would fit with {' or '.join(remedies)}" if remedies else "choose a smaller model"
+    raise ModelError(f"{parts}, and {room}; {advice}")
+
+
+def needed_bytes(
+    source: Source,
+    device: torch.device,
+    dtype: torch.dtype,
+    quantize: str | None = None,
+    reserve: int | None = None,
+) -> int:
+    """All bytes that a model will take, as far as its shape tells; its weights, where it is not one
+    of our decoder's."""
+    if source.config.model_type not in MODEL_TYPES:
+        return source.num_parameters() * dtype.itemsize
+    return Plan(DecoderConfig.of(source.config), device, dtype, quantize, reserve).total
 
 
 def _remedies(plan: Plan, available: int) -> list[str]:
