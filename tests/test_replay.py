@@ -10,9 +10,12 @@ import torch
 from click.testing import Result
 from typer.testing import CliRunner
 
+from doublespec.bench.machine import Curve, Machine
 from doublespec.bench.prompts import DEMO_PROMPTS
 from doublespec.bench.race import BASELINE, REPLAYED, Race
-from doublespec.bench.real_replay import Replaying, Replays
+from doublespec.bench.real_replay import SECOND_CHOICE, Replaying, Replays
+from doublespec.bench.replay import Replay
+from doublespec.bench.simulate import answers, plans
 from doublespec.bench.traces import Trace, write_traces
 from doublespec.cli import app
 from doublespec.cli.bench_replay import not_the_trace
@@ -102,6 +105,21 @@ def test_a_replayed_record_goes_like_what_was_recorded(bundled: LLM, tmp_path: P
         again = llm.stream(prompt, replace(params, max_tokens=len(answer)), method="sd")
         assert again.finish().tokens == answer
     assert [len(step.new) for step in again.steps] == [len(step.new) for step in real.steps]
+
+
+@pytest.mark.parametrize("method", ["sd", "psd@lock-step", "double@paper"])
+def test_a_replay_takes_the_steps_of_a_simulation(
+    replays: Replays, shape: str, method: str
+) -> None:
+    """In lock-step no clock decides, so that both must agree step by step."""
+    machine = Machine(Curve(((1, 0.024),)), Curve(((1, 0.008),)), 0.024)
+    (plan,) = plans(method, machine, gamma=3, guess_tokens=48)
+    (trace,) = replays.read()["t"]
+    (simulated,) = answers(plan, machine, [Replay(trace, SECOND_CHOICE)])
+    with LLM(shape, shape, wrap=replays, gamma=3, threads=1, history_bytes=0) as llm:
+        stream = llm.stream(list(PROMPT), method=method, max_tokens=len(ANSWER))
+        stream.finish()
+    assert [len(step.new) for step in stream.steps] == [len(step.new) for step in simulated]
 
 
 def test_the_draft_is_wrong_after_any_other_text(replays: Replays) -> None:
