@@ -419,6 +419,7 @@ def test_the_command_writes_all_its_files_and_resumes(tmp_path: Path) -> None:
         (("--methods", "sd", "--draft", "none"), "needs a draft model"),
         (("--prompts", "/no/such/file"), "cannot read the prompt file"),
         (("--html", "/no/such/folder/x.html"), "there is no folder"),
+        (("--peers", "--quantize", "int8"), "peers read the weights as they are"),
         (("--html", "x", "--json", "x"), "cannot both be written to x"),
     ],
 )

@@ -17,8 +17,6 @@ from doublespec.bench.provenance import model_provenance, provenance
 from doublespec.bench.questions import (
     SUITE_NAME,
     Item,
-    Question,
-    as_items,
     check_prompt_names,
     read_questions,
 )
@@ -27,11 +25,9 @@ from doublespec.bench.real_replay import Replays, as_replayed
 from doublespec.bench.record import record_traces
 from doublespec.bench.results import faults, results
 from doublespec.bench.runs import RunLog
-from doublespec.bench.stored import without_stored
 from doublespec.bench.traces import write_traces
 from doublespec.cli import options
 from doublespec.cli.bench_replay import (
-    Work,
     check_alone,
     find_replays,
     labelled,
@@ -40,9 +36,10 @@ from doublespec.cli.bench_replay import (
     replayed_work,
 )
 from doublespec.cli.bench_table import table
+from doublespec.cli.bench_work import asked_work
 from doublespec.cli.options import errors, terminal
 from doublespec.errors import ConfigError
-from doublespec.llm import BUNDLED, LLM
+from doublespec.llm import BUNDLED
 from doublespec.methods import DRAFTLESS, METHODS, split_name
 from doublespec.retrieval.datastore import Datastore
 from doublespec.sampling import SamplingParams
@@ -141,6 +138,8 @@ def bench(
     replays = find_replays(replay, agreement, limit, seed, models)
     if replays is not None:
         check_alone(prompts=prompts, peers=wanted, record=record, temperature=temperature)
+    if wanted and quantize is not None:
+        raise ConfigError("peers read the weights as they are: leave out --quantize, or the peers")
     questions = [] if replays is not None else read_questions(prompts or [SUITE_NAME], limit)
     params = SamplingParams(temperature=temperature, seed=seed, max_tokens=max_tokens)
     settings = {
@@ -159,7 +158,7 @@ def bench(
     with options.loaded(target, draft, **settings) as llm:
         stores = [Datastore(path) for path in datastores or ()]
         if replays is None:
-            work = _asked_work(llm, questions, stores, params)
+            work = asked_work(llm, questions, stores, params)
         else:
             work = replayed_work(llm, replays, stores)
         items, peers_made = work.items, make_peers(wanted, llm)
@@ -180,39 +179,6 @@ def bench(
         raise typer.Exit(1)
     if stopped:
         raise typer.Exit(130)
-
-
-def _asked_work(
-    llm: LLM, questions: Sequence[Question], stores: Sequence[Datastore], params: SamplingParams
-) -> Work:
-    """The turns of the questions that may be measured on."""
-    every = as_items(llm, questions, params)
-    items = _not_stored(llm, every, stores, params)
-    prompts = [llm.codec.encode_chat(item.messages) for item in items]
-    return Work(items, prompts, left_out=len(every) - len(items))
-
-
-def _not_stored(
-    llm: LLM, items: list[Item], stores: Sequence[Datastore], params: SamplingParams
-) -> list[Item]:
-    """The prompts that may be measured on; says how many are left out. Raises ConfigError if it is
-    all of them."""
-    if not stores:
-        return items
-    kept = without_stored(llm, items, stores, params)
-    if not kept:
-        raise ConfigError(
-            "the answers to all prompts are in the datastore, which would prove nothing; give "
-            "other prompts, or a store without these texts"
-        )
-    if len(kept) < len(items):
-        errors.print(
-            f"[yellow]left out:[/yellow] {len(items) - len(kept)} of {len(items)} prompts, since "
-            "text of their answers is in the datastore",
-            highlight=False,
-            soft_wrap=True,
-        )
-    return kept
 
 
 def _method_names(methods: str, draft: str | None) -> list[str]:

@@ -1,7 +1,7 @@
 """`doublespec bench --replay`: what is asked and checked when the answers are known beforehand."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from doublespec.bench.questions import Item
@@ -9,21 +9,11 @@ from doublespec.bench.race import Race, Run
 from doublespec.bench.real_replay import SECOND_CHOICE, Replays
 from doublespec.bench.stored import is_stored
 from doublespec.bench.traces import Trace, mean_agreement
+from doublespec.cli.bench_work import Work
 from doublespec.errors import ConfigError
 from doublespec.llm import LLM, find_bundled
 from doublespec.models.random_weights import RANDOM, open_source
 from doublespec.retrieval.datastore import Datastore
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """What is measured on: prompts as items and as tokens, and how long answers may be (None: as
-    long as all others)."""
-
-    items: list[Item]
-    prompts: list[list[int]]
-    lengths: list[int] | None = None
-    left_out: int = 0
 
 
 def find_replays(
