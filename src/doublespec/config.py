@@ -1,5 +1,6 @@
 """Settings: frozen, checked once, never written to. Knows nothing but plain values."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -72,7 +73,8 @@ class Settings:
     are the corrections that a free draft goes on from in advance. A draft that has said nothing
     for `draft_timeout` seconds, or is not loaded after twenty times that, is given up and begun
     again. `history_bytes` of memory hold earlier
-    answers (0: none), with `history_prompts` their prompts, too.
+    answers (0: none), with `history_prompts` their prompts, too. A `target_device` of several,
+    such as "cuda:0,cuda:1", divides the target among them.
     """
 
     method: str = "auto"
@@ -83,7 +85,7 @@ class Settings:
     draft_timeout: float = 30.0
     guess_tokens: int = 48
     background: Background = "process"
-    target_device: str | None = None
+    target_device: str | Sequence[str] | None = None
     draft_device: str | None = None
     dtype: str | None = None
     max_length: int | None = None
@@ -107,6 +109,20 @@ class Settings:
         timeout = self.draft_timeout
         if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout > 0:
             raise ConfigError(f"draft_timeout must be seconds above 0, got {timeout!r}")
+
+    @property
+    def target_devices(self) -> tuple[str | None, ...]:
+        """The names of the target's devices, one for each rank."""
+        names = self.target_device
+        if names is None:
+            return (None,)
+        parts = names.split(",") if isinstance(names, str) else names
+        return tuple(part.strip() for part in parts)
+
+    @property
+    def draft_runs_on(self) -> str | None:
+        """The name of the draft's device: the target's first, if none is set."""
+        return self.draft_device or self.target_devices[0]
 
 
 def _check(name: str, value: int, low: int, high: int) -> None:

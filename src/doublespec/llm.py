@@ -13,8 +13,9 @@ from doublespec.drafting.recipe import DraftRecipe
 from doublespec.engine import Engine, Explanation
 from doublespec.errors import ConfigError
 from doublespec.methods import split_name
-from doublespec.models.devices import find_device, find_dtype, use_threads
-from doublespec.models.load import load_model, measure_cost
+from doublespec.models.devices import find_devices, find_dtype, use_threads
+from doublespec.models.load import load_target, measure_cost
+from doublespec.models.parallel import ParallelDecoder
 from doublespec.models.vocabulary import check_same_vocabulary
 from doublespec.models.weights import open_checkpoint
 from doublespec.retrieval.datastore import Datastore, fingerprint
@@ -66,9 +67,10 @@ class LLM:
         self.settings = make_settings(method=method, **settings)
         report = _reporter(progress)
         checkpoint = open_checkpoint(find_bundled(target, "target"))
-        device = find_device(self.settings.target_device)
-        dtype = find_dtype(self.settings.dtype, device)
-        use_threads(self.settings.threads)
+        devices = find_devices(self.settings.target_devices)
+        dtype = find_dtype(self.settings.dtype, devices[0])
+        threads = use_threads(self.settings.threads, len(devices))
+        self.settings = replace(self.settings, threads=threads)
         self.target_folder = checkpoint.folder
         self._codec = TextCodec(checkpoint.folder)
         self.settings = self._with_datastores(datastore)
@@ -76,11 +78,11 @@ class LLM:
         if draft_name is not None:
             draft_folder = open_checkpoint(draft_name).folder
             check_same_vocabulary(self._codec.vocabulary, TextCodec(draft_folder).vocabulary)
-        self.target = load_model(
+        self.target = load_target(
             checkpoint,
-            device,
+            devices,
             dtype,
-            canonical=True,
+            threads=threads,
             max_length=self.settings.max_length,
             progress=report("target"),
         )
@@ -169,8 +171,11 @@ class LLM:
         return self.engine.explain()
 
     def close(self) -> None:
-        """Ends background drafters; may be called again."""
+        """Ends background drafters, and the other ranks of a divided target, which then is of no
+        more use; may be called again."""
         self.engine.close()
+        if isinstance(self.target, ParallelDecoder):
+            self.target.close()
 
     def __enter__(self) -> Self:
         return self
@@ -235,7 +240,7 @@ class LLM:
     def _recipe(self, name: str, target_seconds: float) -> DraftRecipe:
         return DraftRecipe(
             name=name,
-            device=self.settings.draft_device or self.settings.target_device,
+            device=self.settings.draft_runs_on,
             dtype=self.settings.dtype,
             vocab_size=self.target.vocab_size,
             max_length=self.target.max_length,

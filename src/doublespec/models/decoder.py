@@ -110,7 +110,7 @@ class Decoder:
         rotary = rotary_frequencies(checkpoint.config, config.head_dim)
         weights = read_weights(checkpoint, config, device, dtype, progress)
         length = min(config.max_length, max_length or config.max_length)
-        shapes = _canonical_shapes(config, device, dtype, length) if canonical else FASTEST
+        shapes = canonical_shapes(config, device, dtype, length) if canonical else FASTEST
         return cls(config, weights, rotary, shapes, length)
 
     def with_shapes(self, shapes: Shapes) -> Self:
@@ -345,9 +345,10 @@ class Decoder:
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def _canonical_shapes(
+def canonical_shapes(
     config: DecoderConfig, device: torch.device, dtype: torch.dtype, max_length: int
 ) -> Shapes:
+    """Those that a test of this device's kernels finds for a decoder of these sizes."""
     probe = KernelProbe(config, device, dtype)
     key_step = FINE_KEY_STEP if device.type == "cpu" else KEY_STEP
     attention = probe.attention(key_lengths(max_length, key_step))

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -9,7 +11,6 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from doublespec.errors import ModelError
-from doublespec.models.weights import Checkpoint
 
 MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
 
@@ -119,14 +120,28 @@ class Weights:
     vocabulary: Linear
 
 
+class Source(Protocol):
+    """Where weights are read from: a checkpoint, or a rank's share of one."""
+
+    @property
+    def folder(self) -> Path: ...
+
+    def has(self, name: str) -> bool: ...
+
+    def tensor(self, name: str) -> Tensor: ...
+
+
 def read_weights(
-    checkpoint: Checkpoint,
+    checkpoint: Source,
     config: DecoderConfig,
     device: torch.device,
     dtype: torch.dtype,
     progress: Progress | None = None,
+    *,
+    has_vocabulary: bool = True,
 ) -> Weights:
-    """Reads layer by layer, so that no second copy of the model is ever in memory."""
+    """Reads layer by layer, so that no second copy of the model is ever in memory. Without
+    the vocabulary's product, logits are rows of no values."""
     reader = _Reader(checkpoint, config, device, dtype)
     layers = []
     for i in range(config.num_layers):
@@ -134,14 +149,16 @@ def read_weights(
         if progress is not None:
             progress(i + 1, config.num_layers)
     embedding = reader.tensor("model.embed_tokens.weight", config.vocab_size, config.hidden_size)
-    head = embedding if config.tied else reader.tensor("lm_head.weight", *embedding.shape)
     norm = reader.norm("model.norm.weight", config.hidden_size)
+    if not has_vocabulary:
+        return Weights(embedding, tuple(layers), norm, lambda x: x[:, :0])
+    head = embedding if config.tied else reader.tensor("lm_head.weight", *embedding.shape)
     return Weights(embedding, tuple(layers), norm, linear(head))
 
 
 @dataclass(frozen=True, slots=True)
 class _Reader:
-    checkpoint: Checkpoint
+    checkpoint: Source
     config: DecoderConfig
     device: torch.device
     dtype: torch.dtype

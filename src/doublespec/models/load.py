@@ -1,5 +1,6 @@
 """From a checkpoint to a language model: our decoder where it can, transformers' model else."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 from time import perf_counter
@@ -12,7 +13,35 @@ from doublespec.models.decoder import Decoder
 from doublespec.models.devices import available_memory, gigabytes
 from doublespec.models.hf import TransformersModel
 from doublespec.models.layers import MODEL_TYPES, Progress
+from doublespec.models.parallel import ParallelDecoder
 from doublespec.models.weights import Checkpoint
+
+Target = Decoder | TransformersModel | ParallelDecoder
+
+
+def load_target(
+    checkpoint: Checkpoint,
+    devices: Sequence[torch.device],
+    dtype: torch.dtype,
+    *,
+    threads: int,
+    max_length: int | None = None,
+    progress: Progress | None = None,
+) -> Target:
+    """Reads a model whose bits depend on the text only, divided among ranks if there are several
+    devices, with so many threads for each. Raises ModelError."""
+    if len(devices) == 1:
+        return load_model(
+            checkpoint,
+            devices[0],
+            dtype,
+            canonical=True,
+            max_length=max_length,
+            progress=progress,
+        )
+    return ParallelDecoder.load(
+        checkpoint, devices, dtype, threads=threads, max_length=max_length, progress=progress
+    )
 
 
 def load_model(

@@ -42,6 +42,20 @@ class Checkpoint:
             weight: Tensor = file.get_tensor(name)
             return weight
 
+    def part(self, name: str, dim: int, index: int, count: int) -> Tensor:
+        """The index-th of `count` equal parts of a weight along a dimension; the rest of it is not
+        read."""
+        if name not in self.files:
+            raise missing_weight(self.folder, name)
+        with _opened(self.folder / self.files[name]) as file:
+            weight = file.get_slice(name)
+            size, rest = divmod(weight.get_shape()[dim], count)
+            if rest:
+                raise ModelError(f"{name} in {self.folder} is not to be had in {count} equal parts")
+            where = slice(index * size, (index + 1) * size)
+            part: Tensor = weight[where] if dim == 0 else weight[:, where]
+            return part
+
     def num_parameters(self) -> int:
         """How many numbers its files hold, by their headers."""
         count = 0
