@@ -32,6 +32,7 @@ def model_provenance(llm: LLM) -> dict[str, object]:
     names = [str(llm.target_folder)] + ([llm.recipe.name] if llm.recipe else [])
     return {
         "device": describe(device),
+        "ranks": len(llm.settings.target_devices),
         "dtype": str(llm.target.dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         "models": [{"name": name, "sha256": fingerprint(Path(name))} for name in names],

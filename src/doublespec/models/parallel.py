@@ -25,8 +25,15 @@ from torch import Tensor
 from doublespec.errors import ModelError
 from doublespec.models.decoder import Decoder, canonical_shapes
 from doublespec.models.devices import available_memory, gigabytes
-from doublespec.models.layers import DecoderConfig, Linear, Progress, Weights, read_weights
-from doublespec.models.ranks import Group, Member, Team
+from doublespec.models.layers import (
+    MODEL_TYPES,
+    DecoderConfig,
+    Linear,
+    Progress,
+    Weights,
+    read_weights,
+)
+from doublespec.models.ranks import Group, Member, Team, check_not_launched
 from doublespec.models.shapes import FASTEST, STRICT, Shapes
 from doublespec.models.weights import Checkpoint, rotary_frequencies
 from doublespec.tokens import Tokens, common_prefix
@@ -60,8 +67,8 @@ class ParallelDecoder:
     ) -> Self:
         """Reads a checkpoint onto devices, a rank for each, in canonical shapes. Raises
         ModelError."""
-        config = DecoderConfig.of(checkpoint.config)
-        _check_divisible(config, len(devices))
+        check_not_launched()
+        config = _divisible_config(checkpoint, len(devices))
         plan = _Plan(checkpoint, config, dtype, max_length, len(devices))
         plan.check_memory(0, devices[0])
         team = Team(plan.follow, devices, threads)
@@ -106,11 +113,6 @@ class ParallelDecoder:
     @property
     def dtype(self) -> torch.dtype:
         return self._decoder.dtype
-
-    @property
-    def pids(self) -> list[int]:
-        """The processes of the other ranks."""
-        return self._team.pids
 
     def logits(self, tokens: Tokens, last: int, prompt_length: int) -> Tensor:
         """See `models/base.py`. Raises ModelError if a rank has ended."""
@@ -297,7 +299,15 @@ def _summed(weights: Weights, group: Group) -> Weights:
     return replace(weights, layers=tuple(layers))
 
 
-def _check_divisible(config: DecoderConfig, count: int) -> None:
+def _divisible_config(checkpoint: Checkpoint, count: int) -> DecoderConfig:
+    """The sizes of a decoder that can be divided among so many ranks; raises ModelError."""
+    kind = checkpoint.config.model_type
+    if kind not in MODEL_TYPES:
+        raise ModelError(
+            f"only models of type {', '.join(MODEL_TYPES)} can be divided among target devices, "
+            f"got {kind!r}; choose one device"
+        )
+    config = DecoderConfig.of(checkpoint.config)
     sizes = {
         "attention heads": config.num_heads,
         "key and value heads": config.num_kv_heads,
@@ -310,6 +320,7 @@ def _check_divisible(config: DecoderConfig, count: int) -> None:
                 f"{size} {what} cannot be divided evenly among {count} target devices; choose a "
                 f"number of devices that divides {most}"
             )
+    return config
 
 
 def num_weights(config: DecoderConfig, *, has_vocabulary: bool) -> int:

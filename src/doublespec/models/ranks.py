@@ -51,20 +51,20 @@ class Group:
     """
 
     def __init__(self, place: "Place", patience_seconds: float) -> None:
-        """Waits until all ranks are there."""
+        """Waits until all ranks are there; raises OutOfTouch."""
         self._count = place.count
         self._device = place.device
+        self._is_aborted = False
         store = dist.FileStore(place.store, place.count)  # type: ignore[attr-defined]
         kind = _nccl if place.device.type == "cuda" else _gloo
-        self._group = kind(store, place.rank, place.count, timedelta(seconds=patience_seconds))
+        with _out_of_touch():
+            self._group = kind(store, place.rank, place.count, timedelta(seconds=patience_seconds))
 
     def sum(self, summand: Tensor) -> Tensor:
         """The sum of what all ranks call this with, (n, size) each; raises OutOfTouch."""
         parts = summand.new_empty((self._count * len(summand), summand.shape[1]))
-        try:
+        with _out_of_touch():
             self._group._allgather_base(parts, summand.contiguous()).wait()
-        except RuntimeError as error:
-            raise OutOfTouch(reason(error)) from error
         first, *others = parts.chunk(self._count)
         total = first.float()
         for other in others:
@@ -72,15 +72,28 @@ class Group:
         return total.to(summand.dtype)
 
     def finish(self) -> None:
-        """Waits for the sums that the device is still at."""
+        """Waits for the sums that the device is still at; raises OutOfTouch."""
         if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
+            with _out_of_touch():
+                torch.cuda.synchronize(self._device)
+        if self._is_aborted:
+            raise OutOfTouch("a process has ended")
 
     def abort(self) -> None:
-        """Lets go whoever waits for a rank that has ended. Connections of gloo notice by
-        themselves, NCCL does not."""
+        """A rank has ended: lets go who waits for it. Connections of gloo notice by themselves,
+        NCCL would wait on."""
+        self._is_aborted = True
         if self._device.type == "cuda":
             self._group.abort()
+
+
+@contextlib.contextmanager
+def _out_of_touch() -> Iterator[None]:
+    """What torch.distributed raises is of one meaning here."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise OutOfTouch(reason(error)) from error
 
 
 def _gloo(store: Any, rank: int, count: int, patience: timedelta) -> Any:
@@ -117,6 +130,8 @@ class Member:
         self._connection = connection
 
     def meet(self) -> Group:
+        """The group, as soon as the leader wants to make it: reading a model takes its time."""
+        self._connection.recv()
         return Group(self.place, self._patience_seconds)
 
     def send(self, message: object) -> None:
@@ -131,10 +146,9 @@ Job = Callable[[Member], None]  # importable by name, so that a child can have i
 
 @dataclass(frozen=True, slots=True)
 class _Failed:
-    """What a follower says last; `refused`: that it is the user's to mend."""
+    """What a follower says last."""
 
     reason: str
-    refused: bool
 
 
 class Team:
@@ -142,7 +156,6 @@ class Team:
 
     def __init__(self, job: Job, devices: Sequence[torch.device], threads: int) -> None:
         """Starts a child for each device but the first, on so many threads each."""
-        check_not_launched()
         folder = tempfile.mkdtemp(prefix="doublespec-")
         store = str(Path(folder) / "store")
         places = [Place(i, len(devices), device, store) for i, device in enumerate(devices)]
@@ -158,27 +171,27 @@ class Team:
             self._followers.append(_Follower(place))
             self._followers[-1].connection.send((job, place, threads, self._patience_seconds))
 
-    @property
-    def pids(self) -> list[int]:
-        return [follower.child.pid for follower in self._followers]
-
     def hear(self) -> list[Any]:
         """A message from each follower. Raises ModelError if one ends before."""
         messages = []
         for follower in self._followers:
             try:
                 messages.append(follower.connection.recv())
-            except (EOFError, OSError):
-                messages.append(_Failed(follower.obituary(), refused=False))
+            except (EOFError, OSError) as error:
+                raise ModelError(self._lose(self._cause(error))) from error
             if isinstance(messages[-1], _Failed):
                 self.close()
-                failed = messages[-1]
-                raise ModelError(failed.reason if failed.refused else _name(follower, failed))
+                raise ModelError(messages[-1].reason)
         return messages
 
     def meet(self) -> Group:
-        """Makes the group; every follower must be about to do so, too."""
-        self._group = Group(self._place, self._patience_seconds)
+        """Makes the group, as every follower must, too. Raises ModelError."""
+        try:
+            for follower in self._followers:
+                follower.connection.send("meet")
+            self._group = Group(self._place, self._patience_seconds)
+        except (OSError, OutOfTouch) as error:
+            raise ModelError(self._lose(self._cause(error))) from error
         for follower in self._followers:
             follower.watch(self._group)
         return self._group
@@ -206,7 +219,7 @@ class Team:
                     self._group.finish()
                 self._check()
             except (OSError, OutOfTouch) as error:
-                raise ModelError(self._lose(self._loss(error))) from error
+                raise ModelError(self._lose(self._cause(error))) from error
             except BaseException:
                 self._lose("a computation was broken off in the middle")
                 raise
@@ -223,9 +236,9 @@ class Team:
                 "of it; load the model here"
             )
         if self._lost is not None:
-            raise ModelError(f"the ranks of the target have ended: {self._lost}; load it again")
+            raise ModelError(self._lose(self._lost))
         if any(follower.child.poll() is not None for follower in self._followers):
-            raise ModelError(self._lose(self._loss(ConnectionError("a process ended"))))
+            raise ModelError(self._lose(self._cause(OutOfTouch("a process has ended"))))
 
     def _lose(self, why: str) -> str:
         """Closes the team, and says why in a sentence."""
@@ -233,11 +246,11 @@ class Team:
         self.close()
         return f"the ranks of the target have ended: {self._lost}; load it again"
 
-    def _loss(self, error: Exception) -> str:
+    def _cause(self, error: Exception) -> str:
         """What the first follower that failed has to say; if none has, what went wrong here."""
         for follower in self._followers:
             if (last := follower.last_words()) is not None:
-                return _name(follower, last)
+                return f"rank {follower.place.rank} on {follower.place.device}: {last}"
         return f"they are out of touch ({reason(error)})"
 
 
@@ -275,8 +288,8 @@ class _Follower:
         )
         self._watcher.start()
 
-    def last_words(self) -> _Failed | None:
-        """Why it has ended or is about to; None if it has not, or has followed another one."""
+    def last_words(self) -> str | None:
+        """Why it has ended; None if it has not, or has only gone after another one."""
         try:
             code = self.child.wait(_CLOSE_SECONDS)
         except subprocess.TimeoutExpired:
@@ -284,11 +297,8 @@ class _Follower:
         with contextlib.suppress(EOFError, OSError):
             while self.connection.poll():
                 if isinstance(message := self.connection.recv(), _Failed):
-                    return message
-        return _Failed(self.obituary(), refused=False) if code else None
-
-    def obituary(self) -> str:
-        return f"its process ended with exit code {self.child.wait()}"
+                    return message.reason
+        return f"its process ended with exit code {code}" if code else None
 
     def end(self) -> None:
         """It goes by itself when its connection ends, and is killed if it does not."""
@@ -307,10 +317,6 @@ class _Follower:
         """Closes this process' copy of the connection."""
         self.connection.close()
         self._socket.close()
-
-
-def _name(follower: _Follower, failed: _Failed) -> str:
-    return f"rank {follower.place.rank} on {follower.place.device} failed: {failed.reason}"
 
 
 def _after_the_end_of(fileno: int, act: Callable[[], None]) -> None:
@@ -387,6 +393,7 @@ def main(fileno: int) -> None:
         pass  # the leader has gone, or another one, which has more to say about it
     except Exception as error:
         code = 1
+        kind = "" if isinstance(error, DoubleError) else f"{type(error).__name__}: "
         with contextlib.suppress(OSError):
-            connection.send(_Failed(reason(error), isinstance(error, DoubleError)))
+            connection.send(_Failed(kind + reason(error)))
     os._exit(code)  # NCCL may wait for the others in its destructors
