@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,30 +18,25 @@ from tests import rank_jobs
 
 CPU = torch.device("cpu")
 _PATIENCE_SECONDS = 2
-_SCRIPT = """
-import sys, torch
-from doublespec.models.ranks import Team
-from tests.rank_jobs import add
-team = Team(add, [torch.device("cpu")] * 2, 1)
-team.hear(), team.meet()
-print(*[follower.child.pid for follower in team._followers], flush=True)
-sys.stdin.read()
-"""
 
 
 @pytest.fixture(scope="module")
-def leader() -> Iterator["subprocess.Popen[str]"]:
-    """A program with a team; it prints its follower's process number."""
-    command = [sys.executable, "-c", _SCRIPT]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-    with subprocess.Popen(command, text=True, env=environment, **pipes) as process:
-        yield process
-        process.kill()
+def led() -> Iterator[tuple[int, int]]:
+    """The process numbers of a leader, which waits, and of its follower."""
+    theirs, ours = os.pipe()
+    leader = os.fork()
+    if leader == 0:
+        team = Team(rank_jobs.add, [CPU, CPU], 1)
+        os.write(ours, str(_follower(team)).encode())
+        signal.pause()
+        os._exit(1)
+    yield leader, int(os.read(theirs, 20))
+    os.close(theirs)
+    os.close(ours)
 
 
 @pytest.fixture(scope="module")
-def teams(leader: "subprocess.Popen[str]") -> Iterator[list[Team]]:
+def teams(led: tuple[int, int]) -> Iterator[list[Team]]:
     """All begun at the same time: most of it is imports."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ranks, "_PATIENCE_SECONDS", _PATIENCE_SECONDS)
@@ -192,9 +185,10 @@ def test_a_follower_that_cannot_begin_is_an_error() -> None:
     assert not psutil.pid_exists(child)
 
 
-def test_followers_end_when_their_leader_is_killed(leader: "subprocess.Popen[str]") -> None:
-    assert leader.stdout is not None
-    follower = psutil.Process(int(leader.stdout.readline()))
+def test_followers_end_when_their_leader_is_killed(led: tuple[int, int]) -> None:
+    leader, pid = led
+    follower = psutil.Process(pid)
     assert follower.is_running()
-    leader.kill()
+    os.kill(leader, signal.SIGKILL)
+    os.waitpid(leader, 0)
     follower.wait(timeout=10)
