@@ -380,20 +380,26 @@ def check_not_launched() -> None:
 def main(fileno: int) -> None:
     """A follower: does its job, and ends at once when its connection closes, whatever it is at."""
     connection = Connection(fileno)
-    leave = (fileno, lambda: os._exit(0))
-    threading.Thread(target=_after_the_end_of, args=leave, daemon=True).start()
-    code = 0
+    job, place, threads, patience_seconds = connection.recv()
+    threading.Thread(
+        target=_after_the_end_of, args=(fileno, lambda: _leave(place, 0)), daemon=True
+    ).start()
+    torch.set_num_threads(threads)
+    if place.device.type == "cuda":
+        torch.cuda.set_device(place.device)
     try:
-        job, place, threads, patience_seconds = connection.recv()
-        torch.set_num_threads(threads)
-        if place.device.type == "cuda":
-            torch.cuda.set_device(place.device)
         job(Member(place, patience_seconds, connection))
     except (EOFError, ConnectionError, OutOfTouch):
-        pass  # the leader has gone, or another one, which has more to say about it
+        _leave(place, 0)  # the leader has gone, or another one, which has more to say about it
     except Exception as error:
-        code = 1
         kind = "" if isinstance(error, DoubleError) else f"{type(error).__name__}: "
         with contextlib.suppress(OSError):
             connection.send(_Failed(kind + reason(error)))
-    os._exit(code)  # NCCL may wait for the others in its destructors
+    _leave(place, 1)
+
+
+def _leave(place: Place, code: int) -> None:
+    """Ends this process without its destructors, in which NCCL may wait for the others; clears up
+    after a leader that was killed."""
+    shutil.rmtree(Path(place.store).parent, ignore_errors=True)
+    os._exit(code)
