@@ -253,6 +253,9 @@ def test_devices_are_named_by_a_list_or_by_a_text_with_commas() -> None:
         settings = Settings(target_device=value)
         assert settings.target_devices == ("cuda:0", "cuda:1")
         assert settings.draft_runs_on == "cuda:0"
+    for wrong in ((), (0, 1), 1):
+        with pytest.raises(ConfigError, match="target_device must be like 'cuda:0'"):
+            Settings(target_device=wrong)
     assert Settings().target_devices == (None,)
     assert Settings(target_device="cpu", draft_device="cuda:3").draft_runs_on == "cuda:3"
 
