@@ -73,6 +73,8 @@ def test_the_overhead_of_the_engine_is_measured() -> None:
         (("generate", "x", "--method", "sd", "--draft", "none"), "needs a draft model"),
         (("lossless", "--temperatures", "warm"), "temperatures must be like"),
         (("doctor", "--save", "/no/such/folder/p.json"), "there is no folder"),
+        (("generate", "x", "--target-device", "cpu,cpu,cpu"), "divided evenly among 3 target"),
+        (("lossless", "--chaos", "1", "--target-device", "cpu,cpu"), "give it one target device"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_exit_code_2(

@@ -16,6 +16,7 @@ from doublespec.models import branches as behind
 from doublespec.models import decoder as decoder_module
 from doublespec.models.base import Branch, can_branch
 from doublespec.models.decoder import Decoder
+from doublespec.models.memory import FIRST_CAPACITY
 from doublespec.models.shapes import KEY_STEP, STRICT, Shapes
 from doublespec.models.weights import open_checkpoint
 from tests.checkpoints import FAMILIES, write_family
@@ -206,7 +207,7 @@ def test_the_fastest_shapes_do_not_give_equal_bits(tmp_path: Path) -> None:
 
 
 def test_growing_the_cache_changes_no_bit(canonical: Decoder) -> None:
-    capacity = decoder_module._FIRST_CAPACITY
+    capacity = FIRST_CAPACITY
     tokens = random_text(capacity + 10)
     model = canonical.with_shapes(canonical.shapes)
     before = model.logits(tokens[:capacity], 5, 30)

@@ -75,7 +75,9 @@ class Settings:
     for `draft_timeout` seconds, or is not loaded after twenty times that, is given up and begun
     again. `quantize` rounds the target's layers to 8 bits while they are read: answers are then
     exactly those of the quantised target, not of the one on disk. `history_bytes` of memory hold
-    earlier answers (0: none), with `history_prompts` their prompts, too.
+    earlier answers (0: none), with `history_prompts` their prompts, too. A `target_device` of
+    several, such as "cuda:0,cuda:1", divides the target among them; answers are exact for that many
+    ranks, since another number of them sums in another order.
     """
 
     method: str = "auto"
@@ -86,7 +88,7 @@ class Settings:
     draft_timeout: float = 30.0
     guess_tokens: int = 48
     background: Background = "process"
-    target_device: str | None = None
+    target_device: str | tuple[str, ...] | None = None
     draft_device: str | None = None
     dtype: str | None = None
     quantize: Quantize | None = None
@@ -106,6 +108,8 @@ class Settings:
             _check("history_bytes", self.history_bytes, 1 << 16, 1 << 36)
         _check("guess_tokens", self.guess_tokens, 1, 255)
         _check("forks", self.forks, 0, 64)
+        if self.target_device is not None:
+            _check_devices(self.target_devices)
         _check_choice("background", self.background, BACKGROUNDS)
         _check_choice("schedule", self.schedule, SCHEDULES)
         if self.quantize is not None:
@@ -114,10 +118,32 @@ class Settings:
         if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout > 0:
             raise ConfigError(f"draft_timeout must be seconds above 0, got {timeout!r}")
 
+    @property
+    def target_devices(self) -> tuple[str | None, ...]:
+        """The names of the target's devices, one for each rank."""
+        names = self.target_device
+        if names is None:
+            return (None,)
+        return tuple(part.strip() for part in names.split(",")) if isinstance(names, str) else names
+
+    @property
+    def draft_runs_on(self) -> str | None:
+        """The name of the draft's device: the target's first, if none is set."""
+        return self.draft_device or self.target_devices[0]
+
 
 def _check(name: str, value: int, low: int, high: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
         raise ConfigError(f"{name} must be a whole number from {low} to {high}, got {value!r}")
+
+
+def _check_devices(names: tuple[str | None, ...]) -> None:
+    is_list = isinstance(names, tuple | list) and len(names) > 0
+    if not is_list or not all(isinstance(name, str) for name in names):
+        raise ConfigError(
+            "target_device must be like 'cuda:0', or 'cuda:0,cuda:1' for a target on two devices, "
+            f"got {names!r}"
+        )
 
 
 def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:

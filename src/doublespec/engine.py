@@ -34,7 +34,7 @@ from doublespec.methods import (
     split_name,
 )
 from doublespec.models.base import LanguageModel
-from doublespec.models.devices import find_device, usable_cores, use_threads
+from doublespec.models.devices import find_device, find_devices, usable_cores, use_threads
 from doublespec.models.load import ForwardCost
 from doublespec.retrieval.history import History
 from doublespec.sampling import Request
@@ -131,13 +131,13 @@ class Engine:
             return self.background().wait_until_ready()
 
     def _candidates(self) -> list[str]:
-        target = find_device(self._settings.target_device)
-        draft = find_device(self._settings.draft_device or self._settings.target_device)
-        own_core = target.type == draft.type == "cpu" and usable_cores() > 1
+        targets = find_devices(self._settings.target_devices)
+        draft = find_device(self._settings.draft_runs_on)
+        own_core = draft.type == "cpu" and usable_cores() > targets.count(draft)
         return candidates(
             has_draft=self._recipe is not None,
-            beside=self._settings.background != "inline" and (draft != target or own_core),
-            same_device=draft == target,
+            beside=self._settings.background != "inline" and (draft not in targets or own_core),
+            same_device=draft in targets,
         )
 
     def close(self) -> None:

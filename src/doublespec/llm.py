@@ -14,8 +14,9 @@ from doublespec.engine import Engine, Explanation
 from doublespec.errors import ConfigError
 from doublespec.methods import split_name
 from doublespec.models.base import LanguageModel, LoadedModel
-from doublespec.models.devices import find_device, find_dtype, use_threads
-from doublespec.models.load import load_model, measure_cost
+from doublespec.models.devices import find_device, find_devices, find_dtype, use_threads
+from doublespec.models.load import load_target, measure_cost
+from doublespec.models.parallel import ParallelDecoder
 from doublespec.models.random_weights import open_source
 from doublespec.models.vocabulary import check_same_vocabulary
 from doublespec.models.weights import Checkpoint, Source
@@ -80,10 +81,11 @@ class LLM:
         self.settings = make_settings(method=method, **settings)
         report = _reporter(progress)
         source = open_source(find_bundled(target, "target"))
-        device = find_device(self.settings.target_device)
-        draft_device = find_device(self.settings.draft_device or self.settings.target_device)
-        dtype = find_dtype(self.settings.dtype, device)
-        use_threads(self.settings.threads)
+        devices = find_devices(self.settings.target_devices)
+        draft_device = find_device(self.settings.draft_device or str(devices[0]))
+        dtype = find_dtype(self.settings.dtype, devices[0])
+        threads = use_threads(self.settings.threads, len(devices))
+        self.settings = replace(self.settings, threads=threads)
         self.target_name = source.name
         self._codec = _open_codec(source)
         self.settings = self._with_datastores(datastore)
@@ -92,14 +94,13 @@ class LLM:
         if draft_source is not None:
             draft_codec = _open_codec(draft_source)
             check_same_vocabulary(self._codec.vocabulary, draft_codec.vocabulary)
-        model: LoadedModel = load_model(
+        model: LoadedModel = load_target(
             source,
-            device,
+            devices,
             dtype,
-            canonical=True,
+            threads=threads,
             max_length=self.settings.max_length,
-            reserve=self.settings.max_length,
-            draft=draft_source if draft_device == device else None,
+            draft=draft_source if draft_device == devices[0] else None,
             quantize=self.settings.quantize,
             progress=report("target"),
         )
@@ -189,8 +190,11 @@ class LLM:
         return self.engine.explain()
 
     def close(self) -> None:
-        """Ends background drafters; may be called again."""
+        """Ends background drafters, and the other ranks of a divided target, which then is of no
+        more use; may be called again."""
         self.engine.close()
+        if isinstance(self.target, ParallelDecoder):
+            self.target.close()
 
     def __enter__(self) -> Self:
         return self
@@ -255,7 +259,7 @@ class LLM:
     def _recipe(self, name: str, target_seconds: float, wrap: Wrap | None) -> DraftRecipe:
         return DraftRecipe(
             name=name,
-            device=self.settings.draft_device or self.settings.target_device,
+            device=self.settings.draft_runs_on,
             dtype=self.settings.dtype,
             vocab_size=self.target.vocab_size,
             max_length=self.target.max_length,

@@ -33,6 +33,7 @@ def model_provenance(llm: LLM) -> dict[str, object]:
     names = [llm.target_name] + ([llm.recipe.name] if llm.recipe else [])
     return {
         "device": describe(device),
+        "ranks": len(llm.settings.target_devices),
         "dtype": str(llm.target.dtype).removeprefix("torch."),
         "quantize": llm.settings.quantize,
         "threads": torch.get_num_threads(),

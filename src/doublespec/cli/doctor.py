@@ -120,8 +120,10 @@ def _print(llm: LLM, profile: Profile, found: list[Trial], advice: tuple[str, in
         terminal.print(f"device {device}: {describe(device)}, dtype by default {chosen}")
     kind = str(llm.target.dtype).removeprefix("torch.")
     kind += f" ({llm.settings.quantize} layers)" if llm.settings.quantize else ""
+    ranks = len(llm.settings.target_devices)
+    divided = f" and {ranks - 1} more, a rank each," if ranks > 1 else ""
     terminal.print(
-        f"target on {llm.target.device} in {kind}; CPU threads {profile.threads} of "
+        f"target on {llm.target.device}{divided} in {kind}; CPU threads {profile.threads} of "
         f"{usable_cores()} cores; answer rows come in {llm.target.row_counts}"
     )
     table = Table("milliseconds a forward, by rows", *(str(rows) for rows in ROW_COUNTS))
@@ -167,6 +169,7 @@ def _as_json(
 ) -> dict[str, object]:
     return {
         "device": describe(llm.target.device),
+        "ranks": len(llm.settings.target_devices),
         "dtype": str(llm.target.dtype).removeprefix("torch."),
         "quantize": llm.settings.quantize,
         "profile": asdict(profile),

@@ -11,7 +11,7 @@ from doublespec.bench.prompts import DEMO_PROMPTS
 from doublespec.cli import options
 from doublespec.cli.options import terminal
 from doublespec.errors import ConfigError
-from doublespec.llm import BUNDLED, LLM
+from doublespec.llm import BUNDLED, LLM, make_settings
 from doublespec.methods import DRAFTLESS, METHODS
 
 
@@ -72,6 +72,8 @@ def _attack(
     is left behind."""
     if options.draft_name(target, draft) is None:
         raise ConfigError("--chaos needs a draft to kill, got none; give one with --draft")
+    if len(make_settings(**settings).target_devices) > 1:
+        raise ConfigError("--chaos kills every child process; give it one target device")
     with LLM(target) as llm:
         prompts = [_encode(llm, prompt.text) for prompt in DEMO_PROMPTS]
 

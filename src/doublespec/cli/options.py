@@ -43,8 +43,11 @@ Forks = Annotated[
     int, typer.Option(help="Corrections that a free draft goes on from in advance; 0: none.")
 ]
 Background = Annotated[str, typer.Option(help="Where a parallel draft runs: process or thread.")]
-TargetDevice = Annotated[str | None, typer.Option(help="Such as cpu or cuda:0.")]
-DraftDevice = Annotated[str | None, typer.Option(help="Default: the target's device.")]
+TargetDevice = Annotated[
+    str | None,
+    typer.Option(help="Such as cpu or cuda:0; cuda:0,cuda:1 divides the target among both."),
+]
+DraftDevice = Annotated[str | None, typer.Option(help="Default: the target's first device.")]
 Dtype = Annotated[str | None, typer.Option(help="bfloat16, float16 or float32.")]
 Quantize = Annotated[
     str | None,
@@ -54,7 +57,9 @@ Quantize = Annotated[
     ),
 ]
 MaxLength = Annotated[int | None, typer.Option(help="Context length, prompt and answer together.")]
-Threads = Annotated[int | None, typer.Option(help="CPU threads of the target.")]
+Threads = Annotated[
+    int | None, typer.Option(help="CPU threads of the target, of each of its ranks.")
+]
 Datastores = Annotated[
     list[Path] | None, typer.Option("--datastore", help="Search this file, too; repeatable.")
 ]

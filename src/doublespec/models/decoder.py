@@ -115,7 +115,7 @@ class Decoder:
         weights = read_weights(source, config, device, dtype, product, progress)
         length = min(config.max_length, max_length or config.max_length)
         probe = KernelProbe(config, device, dtype, product)
-        shapes = _canonical_shapes(probe, length) if canonical else FASTEST
+        shapes = canonical_shapes(probe, length) if canonical else FASTEST
         return cls(config, weights, rotary, shapes, length)
 
     def with_shapes(self, shapes: Shapes) -> Self:
@@ -350,7 +350,8 @@ class Decoder:
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def _canonical_shapes(probe: KernelProbe, max_length: int) -> Shapes:
+def canonical_shapes(probe: KernelProbe, max_length: int) -> Shapes:
+    """Those that a test of a device's kernels finds for a decoder."""
     key_step = FINE_KEY_STEP if probe.device.type == "cpu" else KEY_STEP
     attention = probe.attention(key_lengths(max_length, key_step))
     return find_shapes(probe.products(), attention, probe.vocabulary(), key_step)

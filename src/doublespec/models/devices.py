@@ -2,6 +2,7 @@
 
 import os
 import platform
+from collections.abc import Sequence
 
 import psutil
 import torch
@@ -24,6 +25,23 @@ def find_device(name: str | None) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ConfigError(f"{name!r} was asked for, and {torch.cuda.device_count()} are there")
     return device
+
+
+def find_devices(names: Sequence[str | None]) -> list[torch.device]:
+    """The devices of these names, one for each rank: GPUs, or the CPU so many times. Raises
+    ConfigError."""
+    devices = [find_device(name) for name in names]
+    is_cpu = [device.type == "cpu" for device in devices]
+    if any(is_cpu) != all(is_cpu):
+        raise ConfigError(f"target devices must be all GPUs or all the CPU, got {_listed(names)}")
+    places = {(device.type, device.index or 0) for device in devices}
+    if not any(is_cpu) and len(places) < len(devices):
+        raise ConfigError(f"each rank needs a GPU of its own, got {_listed(names)}")
+    return devices
+
+
+def _listed(names: Sequence[str | None]) -> str:
+    return ",".join(str(name) for name in names)
 
 
 def find_dtype(name: str | None, device: torch.device) -> torch.dtype:
@@ -50,17 +68,19 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def use_threads(count: int | None) -> None:
-    """Sets how many threads a product on the CPU uses; by default all cores but one.
+def use_threads(count: int | None, ranks: int = 1) -> int:
+    """Sets how many threads a product on the CPU uses, and says so; by default all cores but one,
+    divided among the ranks of the target.
 
     The one is for the draft's process and for the rest of the machine: threads wait for each other
     at every product, so a single busy core stops them all (measured on 2 cores beside a busy
     process: 150 times slower; alone, the second core gains 15 %; 2026-11-23). The same number
     serves every method, with a draft or without, since bits may depend on it.
     """
-    wanted = count or max(1, usable_cores() - 1)
+    wanted = count or max(1, (usable_cores() - 1) // ranks)
     if torch.get_num_threads() != wanted:
         torch.set_num_threads(wanted)
+    return wanted
 
 
 def available_memory(device: torch.device) -> int:

@@ -135,9 +135,11 @@ def read_weights(
     dtype: torch.dtype,
     product: MakeLinear,
     progress: Progress | None = None,
+    *,
+    has_vocabulary: bool = True,
 ) -> Weights:
     """Reads layer by layer, so that no second copy of the model is ever in memory. `product` makes
-    the products of the layers."""
+    the products of the layers. Without the vocabulary's product, logits are rows of no values."""
     reader = _Reader(source, config, device, dtype, product)
     layers = []
     for i in range(config.num_layers):
@@ -145,8 +147,10 @@ def read_weights(
         if progress is not None:
             progress(i + 1, config.num_layers)
     embedding = reader.tensor("model.embed_tokens.weight", config.vocab_size, config.hidden_size)
-    head = embedding if config.tied else reader.tensor("lm_head.weight", *embedding.shape)
     norm = reader.norm("model.norm.weight", config.hidden_size)
+    if not has_vocabulary:
+        return Weights(embedding, tuple(layers), norm, lambda x: x[:, :0])
+    head = embedding if config.tied else reader.tensor("lm_head.weight", *embedding.shape)
     return Weights(embedding, tuple(layers), norm, linear(head))
 
 

@@ -1,5 +1,6 @@
 """From weights to a language model: our decoder where it can, transformers' model else."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 from time import perf_counter
@@ -12,7 +13,47 @@ from doublespec.models.decoder import Decoder
 from doublespec.models.hf import TransformersModel
 from doublespec.models.layers import MODEL_TYPES, Progress
 from doublespec.models.memory import check_memory
+from doublespec.models.parallel import ParallelDecoder
 from doublespec.models.weights import Checkpoint, Source
+
+Target = Decoder | TransformersModel | ParallelDecoder
+
+
+def load_target(
+    source: Source,
+    devices: Sequence[torch.device],
+    dtype: torch.dtype,
+    *,
+    threads: int,
+    max_length: int | None = None,
+    draft: Source | None = None,
+    quantize: str | None = None,
+    progress: Progress | None = None,
+) -> Target:
+    """Reads a model whose bits depend on the text only, divided among ranks if there are several
+    devices, with so many threads for each; a `draft` will be read onto the first device. Raises
+    ModelError and ConfigError."""
+    if len(devices) == 1:
+        return load_model(
+            source,
+            devices[0],
+            dtype,
+            canonical=True,
+            max_length=max_length,
+            reserve=max_length,
+            draft=draft,
+            quantize=quantize,
+            progress=progress,
+        )
+    return ParallelDecoder.load(
+        source,
+        devices,
+        dtype,
+        threads=threads,
+        max_length=max_length,
+        quantize=quantize,
+        progress=progress,
+    )
 
 
 def load_model(

@@ -15,7 +15,7 @@ from transformers import PreTrainedConfig
 from doublespec.errors import ModelError
 from doublespec.models.configs import CONFIGS, built_in_config
 from doublespec.models.layers import DecoderConfig
-from doublespec.models.weights import Source, open_checkpoint, read_config
+from doublespec.models.weights import Cut, Source, open_checkpoint, read_config
 
 RANDOM = "random:"  # such a name is of random weights, of the shape that follows
 
@@ -54,6 +54,19 @@ class RandomWeights:
         generator = torch.Generator(device).manual_seed(crc32(f"{self.seed} {name}".encode()))
         weight = torch.empty(shape, device=device, dtype=dtype)
         return weight.normal_(0.0, self._deviation(name, shape[1]), generator=generator)
+
+    def part(
+        self,
+        name: str,
+        shape: tuple[int, ...],
+        device: torch.device,
+        dtype: torch.dtype,
+        cut: Cut,
+    ) -> Tensor:
+        whole = [*shape]
+        whole[cut.dim] *= cut.count
+        weight = self.read(name, tuple(whole), device, dtype)
+        return weight.chunk(cut.count, cut.dim)[cut.index].clone()
 
     def _deviation(self, name: str, inputs: int) -> float:
         """Products keep the size of what they are given, and all layers together add about as

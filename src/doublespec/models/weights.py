@@ -6,7 +6,7 @@ Only safetensors are read; pickled weights run code when they are opened.
 import json
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -40,6 +40,15 @@ _FORMATS = {
 _FILES = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"]
 
 
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """The `index`-th of `count` equal parts along a dimension."""
+
+    dim: int
+    index: int
+    count: int
+
+
 class Source(Protocol):
     """Where a model's weights come from: a checkpoint, or chance (`random_weights.py`)."""
 
@@ -60,6 +69,17 @@ class Source(Protocol):
     ) -> Tensor:
         """One weight. Nothing is kept; raises ModelError where it is missing or of another
         shape."""
+        ...
+
+    def part(
+        self,
+        name: str,
+        shape: tuple[int, ...],
+        device: torch.device,
+        dtype: torch.dtype,
+        cut: "Cut",
+    ) -> Tensor:
+        """As `read`: a part of one weight, the part being of that shape."""
         ...
 
     def num_parameters(self) -> int: ...
@@ -83,16 +103,41 @@ class Checkpoint:
     def read(
         self, name: str, shape: tuple[int, ...], device: torch.device, dtype: torch.dtype
     ) -> Tensor:
+        with self._opened(name) as file:
+            weight: Tensor = file.get_tensor(name)
+        self._check_shape(name, tuple(weight.shape), shape)
+        return weight.to(device=device, dtype=dtype)
+
+    def part(
+        self,
+        name: str,
+        shape: tuple[int, ...],
+        device: torch.device,
+        dtype: torch.dtype,
+        cut: Cut,
+    ) -> Tensor:
+        """The rest of the weight is not read."""
+        with self._opened(name) as file:
+            weight = file.get_slice(name)
+            whole = [*shape]
+            whole[cut.dim] *= cut.count
+            self._check_shape(name, tuple(weight.get_shape()), tuple(whole))
+            where = slice(cut.index * shape[cut.dim], (cut.index + 1) * shape[cut.dim])
+            part: Tensor = weight[where] if cut.dim == 0 else weight[:, where]
+        return part.to(device=device, dtype=dtype)
+
+    def _opened(self, name: str) -> AbstractContextManager[Any]:
+        """The file that a weight is in."""
         if name not in self.files:
             raise missing_weight(self.folder, name)
-        with _opened(self.folder / self.files[name]) as file:
-            weight: Tensor = file.get_tensor(name)
-        if weight.shape != shape:
+        return _opened(self.folder / self.files[name])
+
+    def _check_shape(self, name: str, found: tuple[int, ...], wanted: tuple[int, ...]) -> None:
+        if found != wanted:
             raise ModelError(
-                f"{name} in {self.folder} has shape {tuple(weight.shape)}, where config.json says "
-                f"{shape}; take both from the same model"
+                f"{name} in {self.folder} has shape {found}, where config.json says {wanted}; take "
+                "both from the same model"
             )
-        return weight.to(device=device, dtype=dtype)
 
     def num_parameters(self) -> int:
         """How many numbers its files hold, by their headers."""
