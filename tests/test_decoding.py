@@ -1,5 +1,7 @@
 """The loops: where answers end, what a Step says, and what a cancelled answer leaves behind."""
 
+from typing import Any
+
 import pytest
 
 from doublespec.decoding import Step, decode_parallel, decode_serial
@@ -89,9 +91,18 @@ def test_an_end_token_inside_an_accepted_run_ends_the_answer() -> None:
 
 
 def test_a_perfect_draft_settles_gamma_and_one_more_tokens_a_step() -> None:
-    stats = summarise(_serial(ModelDrafter(ToyModel(), 4, NoDrafter())))
-    assert stats.mean_accepted_length == 5
-    assert stats.draft_acceptance == 1
+    steps = _serial(ModelDrafter(ToyModel(), 4, NoDrafter()), max_tokens=51)
+    assert [len(step.new) for step in steps] == [1, *[5] * 10]
+    assert summarise(steps).draft_acceptance == 1
+
+
+@pytest.mark.parametrize("loop", [decode_serial, decode_parallel])
+def test_nothing_is_shown_before_the_first_token(loop: Any) -> None:
+    """A guess would put a forward of its own before it."""
+    drafter = Fixed([9, 9]) if loop is decode_serial else _background()
+    steps = list(loop(ToyModel(), drafter, Fixed([8]), PROMPT, REQUEST, StopRule(9), 24))
+    assert steps[0].guess == ()
+    assert all(step.guess for step in steps[1:-1])
 
 
 def test_a_draft_that_never_agrees_costs_steps_only() -> None:
@@ -102,8 +113,8 @@ def test_a_draft_that_never_agrees_costs_steps_only() -> None:
 
 def test_a_step_tells_drafted_from_retrieved_tokens() -> None:
     steps = _serial(Fixed([9, 9]), Fixed([8, 8, 8]), max_tokens=20)
-    assert steps[0].guess == (9, 9, 8, 8, 8)
-    assert steps[0].num_drafted == 2
+    assert steps[1].guess == (9, 9, 8, 8, 8)
+    assert steps[1].num_drafted == 2
 
 
 def test_parallel_decoding_judges_what_was_drafted_during_the_last_step() -> None:
@@ -198,10 +209,10 @@ def test_a_guess_that_is_not_in_the_vocabulary_of_the_prompt_is_only_wrong() -> 
 
 def test_ids_that_the_target_does_not_have_end_the_guess() -> None:
     """A damaged datastore can propose any id; it must cost a row, not the answer."""
-    perfect = answer(_serial(max_tokens=4))
-    steps = _serial(Fixed([*perfect[:2], 4_000_000, -7]), max_tokens=4)
+    perfect = answer(_serial(max_tokens=5))
+    steps = _serial(Fixed([*perfect[1:3], 4_000_000, -7]), max_tokens=5)
     assert answer(steps) == perfect
-    assert steps[0].num_accepted == 2
+    assert steps[1].num_accepted == 2
 
 
 def test_a_loop_may_begin_in_the_middle_of_an_answer() -> None:

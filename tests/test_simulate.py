@@ -301,7 +301,7 @@ def test_a_processor_that_both_share_makes_both_slower() -> None:
     assert beside.speedup == pytest.approx(alone.speedup * 10 / 15, rel=0.01)
     assert _outcome("sd", _trace(), slow).speedup == _outcome("sd", _trace()).speedup
     after = replace(MACHINE, after_draft=Curve(((1, 0.020),)))
-    assert _outcome("sd", _trace(), after).speedup == pytest.approx(2.0, rel=0.02)
+    assert _outcome("sd", _trace(length=1000), after).speedup == pytest.approx(2.0, rel=0.02)
 
 
 def test_retrieval_and_branches_take_their_time() -> None:

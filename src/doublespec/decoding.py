@@ -75,7 +75,7 @@ def decode_serial(
     finish: Finish | None = None
     while finish is None:
         begun = clock()
-        room = _room(tokens, request, stop, most)
+        room = _room_to_show(tokens, request, stop, most)
         drafted = drafter.propose(tokens, room, request)
         ahead = [*tokens, *drafted]
         guess = [*drafted, *helper.propose(ahead, room - len(drafted), request)]
@@ -117,7 +117,7 @@ def decode_parallel(
         pending = drafter.follow(tokens, _room(tokens, request, stop, most), request)
         heard = pending.forwards
         while finish is None:
-            room = _room(tokens, request, stop, most)
+            room = _room_to_show(tokens, request, stop, most)
             drafted = pending.tokens[:room]
             run = helper.propose([*tokens, *drafted], room - len(drafted), request)
             more = drafter.wait(len(drafted) + len(run) // _RETRIEVED_FOR_DRAFTED, room)
@@ -188,3 +188,11 @@ def decode_in_turns(
 def _room(tokens: list[int], request: Request, stop: StopRule, most: int) -> int:
     """How many tokens the target may be shown: one of a step is its own."""
     return min(most, stop.max_tokens - (len(tokens) - request.prompt_length) - 1)
+
+
+def _room_to_show(tokens: list[int], request: Request, stop: StopRule, most: int) -> int:
+    """As `_room`, but none right after the prompt: rows of the prompt and of the answer come apart
+    (`models/shapes.py`), so a guess would put another forward before the first token."""
+    if len(tokens) == request.prompt_length:
+        return 0
+    return _room(tokens, request, stop, most)
