@@ -30,7 +30,7 @@ from doublespec.drafting.messages import (
 from doublespec.drafting.pace import Pace
 from doublespec.drafting.tree import DraftTree
 from doublespec.sampling import Request
-from doublespec.tokens import Tokens
+from doublespec.tokens import Tokens, as_list
 
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.1, 60.0  # before a lost draft is begun again
 _SILENT_CALLS = 8  # besides the time: a target may be slow, too
@@ -129,7 +129,7 @@ class RemoteDrafter:
     def follow(self, tokens: Tokens, limit: int, request: Request, style: DraftStyle) -> Pending:
         """As `BackgroundDrafter.follow`."""
         try:
-            return self._follow(list(tokens), limit, _Order(request, style))
+            return self._follow(as_list(tokens), limit, _Order(request, style))
         except BaseException:  # an interrupt, anywhere: what was said is not known any more
             self.close()
             raise
@@ -177,16 +177,16 @@ class RemoteDrafter:
 
     def _tell(self, tokens: list[int], limit: int, order: "_Order") -> bool | None:
         """Tells the worker what the text has become; whether it had foreseen a correction."""
-        start = len(self._text)
-        goes_on = order == self._order and tokens[:start] == self._text
-        foreseen = None
-        if goes_on:
-            foreseen = self._tree.settle(tokens[start:])
+        start, foreseen = len(self._text), None
+        if order == self._order and tokens[:start] == self._text:
+            new = tokens[start:]
+            foreseen = self._tree.settle(new)
+            self._text += new
         else:
             self._tree.clear()
             self._text_number += 1
-        self._text, self._order = tokens, order
-        self._guarded(lambda: self._send_text(start if goes_on else 0, limit))
+            self._text, self._order, start = list(tokens), order, 0
+        self._guarded(partial(self._send_text, start, limit))
         return foreseen
 
     def _send_text(self, start: int, limit: int) -> None:
@@ -237,9 +237,9 @@ class RemoteDrafter:
 
     def _add(self, message: Drafted) -> None:
         """Takes in paths after the text as the worker had it, as far as they hold now."""
-        since = self._text[message.start :]
+        since = tuple(self._text[message.start :])
         for path in message.paths:
-            if path[: len(since)] == tuple(since):
+            if path[: len(since)] == since:
                 self._tree.add(path[len(since) :])
 
     def _await_tokens(self, wanted: int, stop: float) -> None:
