@@ -103,6 +103,14 @@ def test_a_draft_that_is_always_wrong_leaves_bubbles() -> None:
     assert outcome.bubbles == 1
 
 
+def test_a_free_draft_that_is_always_wrong_is_not_waited_for() -> None:
+    wrong = _trace(agrees=False, length=600)
+    assert _outcome("psd@free", wrong).speedup > 0.97
+    quick = replace(MACHINE, draft=Curve(((1, 0.001),)))
+    assert _outcome("psd@free", wrong, quick).speedup > 0.97
+    assert _outcome("psd@free", _uneven(), quick).bubbles < 0.1  # a good one is
+
+
 def test_lock_step_depends_on_gamma_and_a_free_draft_does_not() -> None:
     """c = 5: with gamma 10 the target waits for the draft in every step, with gamma 2 the draft for
     the target."""
@@ -112,7 +120,7 @@ def test_lock_step_depends_on_gamma_and_a_free_draft_does_not() -> None:
         assert _outcome("psd@free", _uneven(), gamma=gamma).speedup > 0.85 * fitting
 
 
-def test_lock_step_waits_for_a_draft_whose_rows_are_dear() -> None:
+def test_lock_step_waits_for_a_draft_whose_rows_are_quick() -> None:
     """A draft forward that judges a retrieved run of ten takes as long as two of the target's."""
     steep = replace(MACHINE, draft=Curve(((1, 0.002), (11, 0.020))))
     trace = replace(_copied(400), agrees=(True,) * 397)
@@ -307,8 +315,8 @@ def test_a_processor_that_both_share_makes_both_slower() -> None:
 def test_retrieval_and_branches_take_their_time() -> None:
     slow = replace(MACHINE, lookup_seconds=0.005)
     assert _outcome("lookup", _trace(False), slow).speedup == pytest.approx(10 / 15, rel=0.01)
-    dear = replace(MACHINE, branch_seconds=0.002)
-    free, forked = (_outcome(f"psd@{way}", _uneven(), dear) for way in ("free", "forks"))
+    quick = replace(MACHINE, branch_seconds=0.002)
+    free, forked = (_outcome(f"psd@{way}", _uneven(), quick) for way in ("free", "forks"))
     assert free.speedup == _outcome("psd@free", _uneven()).speedup
     assert forked.speedup < free.speedup
 

@@ -30,7 +30,7 @@ from doublespec.drafting.messages import (
 from doublespec.drafting.pace import Pace
 from doublespec.drafting.tree import DraftTree
 from doublespec.sampling import Request
-from doublespec.tokens import Tokens, as_list
+from doublespec.tokens import Tokens, as_list, common_prefix
 
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.1, 60.0  # before a lost draft is begun again
 _SILENT_CALLS = 8  # besides the time: a target may be slow, too
@@ -91,7 +91,7 @@ class RemoteDrafter:
         self._told = 0  # number of the last message, and
         self._answered = 0  # of the last one that the worker took in,
         self._done = 0  # and of the last one for which it has made its forwards
-        self._told_at = self._opened_at = 0.0
+        self._sent_at = self._told_at = self._opened_at = 0.0
         self._silent_calls = 0
         self._tree = DraftTree()
         self.pace = Pace()
@@ -180,13 +180,23 @@ class RemoteDrafter:
         start, foreseen = len(self._text), None
         if order == self._order and tokens[:start] == self._text:
             new = tokens[start:]
-            foreseen = self._tree.settle(new)
+            foreseen = self._settle(new)
             self._text += new
         else:
             self._tree.clear()
             self._text_number += 1
             self._text, self._order, start = list(tokens), order, 0
         self._guarded(partial(self._send_text, start, limit))
+        return foreseen
+
+    def _settle(self, new: list[int]) -> bool | None:
+        """The text has grown by `new`: what is kept of the draft, and learnt of it."""
+        own = self._tree.best(len(new))
+        kept = common_prefix(own, new)
+        foreseen = self._tree.settle(new)
+        self.pace.judged(kept, kept if foreseen is None else kept + 1)
+        if foreseen is not None:
+            self.pace.departed(foreseen)
         return foreseen
 
     def _send_text(self, start: int, limit: int) -> None:
@@ -201,9 +211,9 @@ class RemoteDrafter:
             whole = array("i", self._text).tobytes()
             request, style = self._order.request, self._order.style
             self._send(Begin(number, text, whole, limit, request, style))
-        self._limit = limit
+        self._limit, self._sent_at = limit, self._clock()
         if self._answered == number - 1:
-            self._told_at, self._silent_calls = self._clock(), 0
+            self._told_at, self._silent_calls = self._sent_at, 0
 
     def _send(self, message: ToDraft) -> None:
         if self._link is not None:
@@ -219,12 +229,12 @@ class RemoteDrafter:
 
     def _take(self, message: FromDraft) -> None:
         if isinstance(message, Drafted):
+            is_first = message.number > self._answered
             self._answered = max(self._answered, message.number)
             self._done = max(self._done, message.number if message.done else 0)
             self._pause = 0.0
             if message.forward is not None:
-                self._forwards.append(message.forward)
-                self.pace.drafted(message.forward.seconds)
+                self._learn_from(message.forward, is_first and message.number == self._told)
             if message.text == self._text_number:
                 self._add(message)
         elif isinstance(message, Lost):
@@ -234,6 +244,12 @@ class RemoteDrafter:
             self._ready, self._order = True, None
         else:
             raise ChannelLost(message.reason)
+
+    def _learn_from(self, forward: DraftForward, is_answer: bool) -> None:
+        self._forwards.append(forward)
+        self.pace.drafted(forward.seconds)
+        if is_answer:
+            self.pace.answered(forward.begun - self._sent_at)
 
     def _add(self, message: Drafted) -> None:
         """Takes in paths after the text as the worker had it, as far as they hold now."""

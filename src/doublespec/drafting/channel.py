@@ -37,6 +37,7 @@ class Channel:
         self._poll = select.poll()
         self._poll.register(end, select.POLLIN)
         self._unsent = bytearray()
+        self._buffer = memoryview(bytearray(_CHUNK))
         self._received = bytearray()
 
     def fileno(self) -> int:
@@ -103,9 +104,9 @@ class Channel:
         if self._unsent:
             self._flush()
         try:
-            while chunk := self._socket.recv(_CHUNK):
-                self._received += chunk
-                if len(chunk) < _CHUNK:
+            while size := self._socket.recv_into(self._buffer):
+                self._received += self._buffer[:size]
+                if size < _CHUNK:
                     return self._take()
         except BlockingIOError:
             return self._take() if self._received else []
@@ -118,15 +119,15 @@ class Channel:
 
     def _take(self) -> list[Any]:
         """The whole messages among what was received."""
-        messages, start, received = [], 0, self._received
-        while len(received) - start >= _HEADER.size:
+        messages, start, received = [], 0, bytes(self._received)
+        while len(received) >= start + _HEADER.size:
             mark, kind, length = _HEADER.unpack_from(received, start)
             if mark != _MARK:
                 raise ChannelLost("its messages are damaged")
-            stop = start + _HEADER.size + length
-            if len(received) < stop:
+            begin = start + _HEADER.size
+            if len(received) < begin + length:
                 break
-            messages.append(decode(kind, bytes(received[start + _HEADER.size : stop])))
-            start = stop
-        del received[:start]
+            start = begin + length
+            messages.append(decode(kind, received[begin:start]))
+        del self._received[:start]
         return messages

@@ -12,31 +12,26 @@ from doublespec.drafting.base import DraftForward
 from doublespec.drafting.messages import Drafted, Settled
 
 _ANY, _SETTLED, _DRAFTED = range(3)
-_of_settled = attrgetter("number", "text", "start", "tokens", "limit")
-_of_drafted = attrgetter("number", "text", "start", "paths")
 _of_forward = attrgetter("begun", "seconds", "rows", "start", "tokens", "branches")
 
 
 def encode(message: object) -> tuple[int, bytes]:
     """The kind of a message, and what is in it."""
     if isinstance(message, Drafted):
-        forward = None if message.forward is None else _of_forward(message.forward)
-        return _DRAFTED, _pickled((*_of_drafted(message), forward, message.done))
+        *others, forward = message
+        return _DRAFTED, _pickled((*others, forward and _of_forward(forward)))
     if isinstance(message, Settled):
-        return _SETTLED, _pickled(_of_settled(message))
+        return _SETTLED, _pickled(tuple(message))
     return _ANY, _pickled(message)
 
 
-def decode(kind: int, data: bytes) -> Any:
+def decode(kind: int, data: bytes | memoryview) -> Any:
     """The message; whatever was sent."""
     found = pickle.loads(data)
-    if kind == _SETTLED:
-        return Settled(*found)
     if kind == _DRAFTED:
-        number, text, start, paths, forward, done = found
-        made = None if forward is None else DraftForward(*forward)
-        return Drafted(number, text, start, paths, made, done)
-    return found
+        number, text, start, paths, done, forward = found
+        return Drafted(number, text, start, paths, done, forward and DraftForward(*forward))
+    return Settled(*found) if kind == _SETTLED else found
 
 
 def _pickled(value: object) -> bytes:
