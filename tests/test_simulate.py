@@ -104,11 +104,11 @@ def test_a_draft_that_is_always_wrong_leaves_bubbles() -> None:
 
 
 def test_a_free_draft_that_is_always_wrong_is_not_waited_for() -> None:
-    wrong = _trace(agrees=False, length=600)
-    assert _outcome("psd@free", wrong).speedup > 0.97
+    """One that is mostly right is: without it, one step in three has nothing to judge."""
     quick = replace(MACHINE, draft=Curve(((1, 0.001),)))
-    assert _outcome("psd@free", wrong, quick).speedup > 0.97
-    assert _outcome("psd@free", _uneven(), quick).bubbles < 0.1  # a good one is
+    for machine in (MACHINE, quick):
+        assert _outcome("psd@free", _trace(agrees=False, length=600), machine).speedup > 0.97
+    assert _outcome("psd@free", _uneven(), quick).bubbles < 0.2
 
 
 def test_lock_step_depends_on_gamma_and_a_free_draft_does_not() -> None:
@@ -120,7 +120,7 @@ def test_lock_step_depends_on_gamma_and_a_free_draft_does_not() -> None:
         assert _outcome("psd@free", _uneven(), gamma=gamma).speedup > 0.85 * fitting
 
 
-def test_lock_step_waits_for_a_draft_whose_rows_are_quick() -> None:
+def test_lock_step_waits_for_a_draft_whose_rows_are_dear() -> None:
     """A draft forward that judges a retrieved run of ten takes as long as two of the target's."""
     steep = replace(MACHINE, draft=Curve(((1, 0.002), (11, 0.020))))
     trace = replace(_copied(400), agrees=(True,) * 397)
@@ -315,8 +315,8 @@ def test_a_processor_that_both_share_makes_both_slower() -> None:
 def test_retrieval_and_branches_take_their_time() -> None:
     slow = replace(MACHINE, lookup_seconds=0.005)
     assert _outcome("lookup", _trace(False), slow).speedup == pytest.approx(10 / 15, rel=0.01)
-    quick = replace(MACHINE, branch_seconds=0.002)
-    free, forked = (_outcome(f"psd@{way}", _uneven(), quick) for way in ("free", "forks"))
+    dear = replace(MACHINE, branch_seconds=0.002)
+    free, forked = (_outcome(f"psd@{way}", _uneven(), dear) for way in ("free", "forks"))
     assert free.speedup == _outcome("psd@free", _uneven()).speedup
     assert forked.speedup < free.speedup
 
