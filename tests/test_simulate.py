@@ -117,7 +117,7 @@ def test_lock_step_depends_on_gamma_and_a_free_draft_does_not() -> None:
     fitting = _outcome("psd@lock-step", _uneven()).speedup
     for gamma in (2, 10):
         assert _outcome("psd@lock-step", _uneven(), gamma=gamma).speedup < 0.6 * fitting
-        assert _outcome("psd@free", _uneven(), gamma=gamma).speedup > 0.85 * fitting
+        assert _outcome("psd@free", _uneven(), gamma=gamma).speedup > 0.8 * fitting
 
 
 def test_lock_step_waits_for_a_draft_whose_rows_are_dear() -> None:

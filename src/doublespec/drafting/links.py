@@ -7,7 +7,6 @@ cannot outlive its parent.
 
 import contextlib
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -27,6 +26,12 @@ Recipe = Callable[[], Worker]  # importable by name, so that a child can have it
 _CLOSE_SECONDS = 0.3
 _AWAKE_SECONDS = 1e-4  # of a process that waits, where there is a core for each of the two
 
+# Ctrl-C is the parent's business, also while the child imports torch.
+_CHILD = (
+    "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); "
+    f"from {__name__} import main; main({{}})"
+)
+
 _open_links: "weakref.WeakSet[ProcessLink]" = weakref.WeakSet()
 
 
@@ -38,7 +43,7 @@ class ProcessLink:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
         with theirs:
             child = subprocess.Popen(
-                [sys.executable, "-c", f"from {__name__} import main; main({theirs.fileno()})"],
+                [sys.executable, "-c", _CHILD.format(theirs.fileno())],
                 pass_fds=[theirs.fileno(), *getattr(recipe, "fds", ())],
                 env=environment,
                 stdin=subprocess.DEVNULL,
@@ -84,8 +89,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def main(fileno: int) -> None:
-    """The child: serves an inherited socket until it closes; Ctrl-C is the parent's business."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """The child: serves an inherited socket until it closes."""
     channel = Channel(socket.socket(fileno=fileno), _awake_seconds())
     with contextlib.suppress(ChannelLost):
         recipe, threads = _first(channel)
