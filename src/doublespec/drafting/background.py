@@ -16,6 +16,7 @@ from time import perf_counter
 from typing import Protocol
 
 from doublespec.config import DraftStyle
+from doublespec.drafting.alternation import Alternation
 from doublespec.drafting.base import DraftForward, Pending
 from doublespec.drafting.channel import ChannelLost
 from doublespec.drafting.messages import (
@@ -88,6 +89,8 @@ class RemoteDrafter:
         self._ready = self._waited = False
         self._text: list[int] = []  # as the worker was told last, and as the tree follows
         self._text_number = 0
+        self._alternation = Alternation()
+        self._is_resting = True  # no answer is under way
         self._order: _Order | None = None
         self._limit = 0
         self._told = 0  # number of the last message, and
@@ -141,6 +144,8 @@ class RemoteDrafter:
         if not self._waited:
             self._waited = True
             self.wait_until_ready()
+        if self._must_stand_aside(tokens, order):
+            return Pending([])
         if self._left_at is not None:
             self.pace.stepped(self._clock() - self._left_at)
         self.launch()
@@ -151,10 +156,12 @@ class RemoteDrafter:
         self._guarded(self._check_silence)
         forwards, self._forwards = tuple(self._forwards), []
         self._left_at = self._clock()
-        return Pending(self._tree.best(limit), foreseen, forwards)
+        return Pending(self._tree.best(limit), foreseen, forwards, self._text_number)
 
-    def wait(self, shown: int, limit: int) -> list[int]:
+    def wait(self, pending: Pending, shown: int, limit: int) -> list[int]:
         """As `BackgroundDrafter.wait`."""
+        if pending.text != self._text_number:  # another text has been followed since
+            return pending.tokens[:limit]
         wanted = min(limit, self.pace.worth_waiting_for)
         if shown < wanted and self._order is not None and not self._order.style.lockstep:
             self._await_tokens(wanted, self._clock() + self.pace.longest_wait)
@@ -163,6 +170,8 @@ class RemoteDrafter:
 
     def rest(self) -> None:
         self._left_at = None
+        self._alternation.end()
+        self._is_resting = True
         if self._link is not None and self._ready:
             self._guarded(lambda: self._send(Rest()))
 
@@ -181,16 +190,32 @@ class RemoteDrafter:
     def _tell(self, tokens: list[int], limit: int, order: "_Order") -> bool | None:
         """Tells the worker what the text has become; whether it had foreseen a correction."""
         start, foreseen = len(self._text), None
-        if order == self._order and tokens[:start] == self._text:
+        if self._goes_on(tokens, order):
             new = tokens[start:]
             foreseen = self._settle(new)
             self._text += new
         else:
+            if not self._is_resting:
+                self._alternation.owner_loses(self._order, self._text)
             self._tree.clear()
             self._text_number += 1
             self._text, self._order, start = list(tokens), order, 0
+        self._is_resting = False
         self._guarded(partial(self._send_text, start, limit))
         return foreseen
+
+    def _goes_on(self, tokens: list[int], order: "_Order") -> bool:
+        """Whether this is the text that the worker was told last, or how it goes on."""
+        return order == self._order and tokens[: len(self._text)] == self._text
+
+    def _must_stand_aside(self, tokens: list[int], order: "_Order") -> bool:
+        """Whether another answer under way keeps the draft."""
+        if self._order is None or self._is_resting:
+            return False
+        if self._goes_on(tokens, order):
+            self._alternation.owner_goes_on()
+            return False
+        return self._alternation.must_stand_aside(order, tokens)
 
     def _settle(self, new: list[int]) -> bool | None:
         """The text has grown by `new`: what is kept of the draft, and learnt of it."""
@@ -345,8 +370,8 @@ class StyledDrafter:
     def rest(self) -> None:
         self.remote.rest()
 
-    def wait(self, shown: int, limit: int) -> list[int]:
-        return self.remote.wait(shown, limit)
+    def wait(self, pending: Pending, shown: int, limit: int) -> list[int]:
+        return self.remote.wait(pending, shown, limit)
 
     def close(self) -> None:
         self.remote.close()
