@@ -350,13 +350,14 @@ def test_of_answers_that_take_turns_one_keeps_the_draft() -> None:
 
 def test_a_text_whose_owner_is_gone_gets_the_draft() -> None:
     background = inline()
-    texts = [1, *TEXT], [2, *TEXT]
+    mine, others = [1, *TEXT], [2, *TEXT]
     for _ in range(4):
-        for text in texts:
-            text.append(text[0])
-            refused = not background.follow(text, 8, REQUEST).text
-    assert refused  # the first one has the draft, and is not asked for any more
+        mine.append(1)
+        refused = background.follow(mine, 8, REQUEST).text == 0
+        others.append(2)
+        background.follow(others, 8, REQUEST)
+    assert refused  # the other one has the draft, and is not asked for any more
     for _ in range(8):
-        texts[1].append(2)
-        background.follow(texts[1], 8, REQUEST)
-    assert _guess(background, texts[1])[:4] == _true(texts[1], 4)
+        mine.append(1)
+        background.follow(mine, 8, REQUEST)
+    assert _guess(background, mine)[:4] == _true(mine, 4)
