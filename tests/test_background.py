@@ -337,8 +337,8 @@ def _in_turns(remote: StyledDrafter, count: int) -> list[list[Step]]:
 
 
 def test_of_answers_that_take_turns_one_keeps_the_draft() -> None:
-    """They took it from each other at every step: each of 40 steps began a text, and none had
-    anything to judge."""
+    """They took it from each other at every step, so that each step began a text for the draft:
+    37 steps for the 40 tokens of each answer."""
     for count in (2, 3):
         background = inline()
         begun = background.remote._text_number
