@@ -109,3 +109,8 @@ def test_a_receiver_stays_awake_for_a_moment_unless_its_core_is_wanted(
         monkeypatch.setattr(channel, "perf_counter", itertools.count(0, yield_seconds).__next__)
         assert receiver.receive(5.0) == ["now"]
         assert bool(slept) == sleeps
+        monkeypatch.setattr(os, "sched_yield", lambda: sender.send("looked"))
+        timer = threading.Timer(0.05, sender.send, ["slept"])
+        timer.start()
+        assert receiver.receive(5.0) == (["slept"] if sleeps else ["looked"])  # the next time, too
+        timer.join()

@@ -18,6 +18,7 @@ _MARK = b"dbl"
 _MOST_UNSENT = 8 << 20  # bytes: the other end has long ceased to read
 _CHUNK = 1 << 16
 _CORE_IS_WANTED_SECONDS = 20e-6  # to yield an idle core and have it back takes 1
+_FEWEST_SLEEPS, _MOST_SLEEPS = 64, 4096  # after that; on a busy core a yield takes milliseconds
 
 
 class ChannelLost(Exception):
@@ -28,12 +29,14 @@ class Channel:
     """One end. Not for several threads at a time.
 
     A receiver looks for messages for `awake_seconds` before it sleeps: to be woken takes longer
-    than a short message's way. It sleeps at once when another process wants its core."""
+    than a short message's way. When another process wants its core it sleeps, and the next times,
+    too: such a process keeps the core for long."""
 
     def __init__(self, end: socket.socket, awake_seconds: float = 0.0) -> None:
         self._socket = end
         end.setblocking(False)
         self._awake_seconds = awake_seconds
+        self._sleeps = self._next_sleeps = 0  # waits to sleep through, now and the next time
         self._poll = select.poll()
         self._poll.register(end, select.POLLIN)
         self._unsent = bytearray()
@@ -58,7 +61,7 @@ class Channel:
         messages = self._read()
         if messages or seconds == 0:
             return messages
-        if self._awake_seconds:
+        if self._may_look():
             messages = self._look(self._awake_seconds if seconds is None else seconds)
         while not messages and (seconds is None or seconds > 0):
             ready = self._wait(seconds)
@@ -70,6 +73,12 @@ class Channel:
     def close(self) -> None:
         self._socket.close()
 
+    def _may_look(self) -> bool:
+        if self._sleeps:
+            self._sleeps -= 1
+            return False
+        return self._awake_seconds > 0
+
     def _look(self, seconds: float) -> list[Any]:
         """Looks for messages again and again, but no longer than it may stay awake."""
         now = perf_counter()
@@ -79,8 +88,11 @@ class Channel:
             os.sched_yield()
             before, now = now, perf_counter()
             if now - before > _CORE_IS_WANTED_SECONDS:
-                break
+                self._next_sleeps = min(max(2 * self._next_sleeps, _FEWEST_SLEEPS), _MOST_SLEEPS)
+                self._sleeps = self._next_sleeps
+                return []
             messages = self._read()
+        self._next_sleeps = 0
         return messages
 
     def _wait(self, seconds: float | None) -> bool:
