@@ -3,6 +3,7 @@ when they end."""
 
 import contextlib
 import gc
+import itertools
 import os
 import signal
 import subprocess
@@ -15,13 +16,16 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
+from doublespec.decoding import Step, decode_parallel
 from doublespec.drafting.background import DraftWarning, Patience, StyledDrafter
 from doublespec.drafting.base import NoDrafter
 from doublespec.drafting.model import ModelDrafter
 from doublespec.models.toy import ToyModel
 from doublespec.sampling import Request, SamplingParams
+from doublespec.stopping import StopRule
 from tests.drafts import (
     FREE,
+    LOCKSTEP,
     failing,
     in_process,
     inline,
@@ -314,3 +318,46 @@ def _until_it_drafts(background: StyledDrafter) -> list[int]:
 def _resources() -> tuple[int, int]:
     own = psutil.Process()
     return len(own.children(recursive=True)), own.num_fds()
+
+
+def _in_turns(remote: StyledDrafter, count: int) -> list[list[Step]]:
+    """The steps of so many answers under way at once, which take their steps in turns."""
+    answers = []
+    for number in range(count):
+        prompt = [number + 1, *TEXT]
+        request = Request(SamplingParams(), len(prompt))
+        drafter = StyledDrafter(remote.remote, LOCKSTEP)
+        stop = StopRule(40)
+        answers.append(decode_parallel(ToyModel(), drafter, NoDrafter(), prompt, request, stop, 8))
+    found: list[list[Step]] = [[] for _ in answers]
+    for steps in itertools.zip_longest(*answers):
+        for place, step in enumerate(steps):
+            found[place] += [step] if step else []
+    return found
+
+
+def test_of_answers_that_take_turns_one_keeps_the_draft() -> None:
+    """They took it from each other at every step, so that each step began a text for the draft:
+    37 steps for the 40 tokens of each answer."""
+    for count in (2, 3):
+        background = inline()
+        begun = background.remote._text_number
+        found = _in_turns(background, count)
+        assert all(sum(len(step.new) for step in steps) == 40 for steps in found)
+        assert min(len(steps) for steps in found) < 20
+        assert background.remote._text_number - begun < 4 * count
+
+
+def test_a_text_whose_owner_is_gone_gets_the_draft() -> None:
+    background = inline()
+    mine, others = [1, *TEXT], [2, *TEXT]
+    for _ in range(4):
+        mine.append(1)
+        refused = background.follow(mine, 8, REQUEST).text == 0
+        others.append(2)
+        background.follow(others, 8, REQUEST)
+    assert refused  # the other one has the draft, and is not asked for any more
+    for _ in range(8):
+        mine.append(1)
+        background.follow(mine, 8, REQUEST)
+    assert _guess(background, mine)[:4] == _true(mine, 4)

@@ -1,12 +1,17 @@
 """Messages over a socket."""
 
+import itertools
+import os
 import socket
 import threading
 import time
 
 import pytest
 
+from doublespec.drafting import channel
+from doublespec.drafting.base import DraftForward
 from doublespec.drafting.channel import Channel, ChannelLost
+from doublespec.drafting.messages import Drafted, Failed, Lost, Ready, Rest, Settled
 
 
 @pytest.fixture
@@ -67,3 +72,45 @@ def test_bytes_that_are_no_message_are_noticed(ends) -> None:
     ours._socket.send(b"12345678 what is this?")
     with pytest.raises(ChannelLost, match="damaged"):
         theirs.receive(1.0)
+
+
+def test_every_message_arrives_as_what_it_was(ends) -> None:
+    ours, theirs = ends
+    forward = DraftForward(1.5, 0.25, 3, 70_000, (5, 1 << 20), 2)
+    sent = [
+        Settled(1, 2, 70_000, (5, 1 << 20), 48),
+        Drafted(1, 2, 3, ((4, 5), (4, 6)), False, forward),
+        Drafted(2, 2, 3, (), done=True),
+        Lost(3),
+        Rest(),
+        Ready(),
+        Failed("why"),
+    ]
+    for message in sent:
+        ours.send(message)
+    received = theirs.receive(1.0)
+    assert received == sent
+    assert [type(message) for message in received] == [type(message) for message in sent]
+
+
+@pytest.mark.parametrize(("yield_seconds", "sleeps"), [(1e-6, False), (1e-3, True)])
+def test_a_receiver_stays_awake_for_a_moment_unless_its_core_is_wanted(
+    monkeypatch: pytest.MonkeyPatch, yield_seconds: float, sleeps: bool
+) -> None:
+    """What comes while it looks does not have to wake it. A yield that takes long has let another
+    process run."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        receiver, sender = Channel(ours, awake_seconds=0.1), Channel(theirs)
+        slept = []
+        wait = receiver._wait
+        monkeypatch.setattr(receiver, "_wait", lambda s: slept.append(s) or wait(s))
+        monkeypatch.setattr(os, "sched_yield", lambda: sender.send("now"))
+        monkeypatch.setattr(channel, "perf_counter", itertools.count(0, yield_seconds).__next__)
+        assert receiver.receive(5.0) == ["now"]
+        assert bool(slept) == sleeps
+        monkeypatch.setattr(os, "sched_yield", lambda: sender.send("looked"))
+        timer = threading.Timer(0.05, sender.send, ["slept"])
+        timer.start()
+        assert receiver.receive(5.0) == (["slept"] if sleeps else ["looked"])  # the next time, too
+        timer.join()

@@ -92,3 +92,26 @@ def test_a_prompt_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
     run = _run("generate", "--prompt-file", str(tmp_path / "prompt"))
     assert run.returncode == 2
     assert "not UTF-8" in run.stderr
+
+
+@pytest.mark.parametrize("module", ["typer", "torch", "doublespec.llm"])
+def test_ctrl_c_while_modules_are_imported_says_nothing(module: str) -> None:
+    """In the first seconds torch is being imported; a traceback was printed there."""
+    code = (
+        "import os, runpy, signal, sys\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name == {module!r}:\n"
+        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Finder())\n"
+        "sys.argv = ['doublespec', '--help']\n"
+        "runpy.run_module('doublespec', run_name='__main__')\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert (run.returncode, run.stdout, run.stderr) == (130, "", "")
+
+
+def test_the_package_imports_only_what_is_asked_for() -> None:
+    code = "import sys, doublespec; doublespec.ConfigError; print('torch' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert run.stdout == "False\n"

@@ -43,8 +43,8 @@ class Recording:
         self.followed += 1
         return self._drafter.follow(tokens, limit, request)
 
-    def wait(self, shown: int, limit: int) -> list[int]:
-        return self._drafter.wait(shown, limit)
+    def wait(self, pending: Pending, shown: int, limit: int) -> list[int]:
+        return self._drafter.wait(pending, shown, limit)
 
     def rest(self) -> None:
         self.rested += 1

@@ -103,13 +103,21 @@ def test_a_draft_that_is_always_wrong_leaves_bubbles() -> None:
     assert outcome.bubbles == 1
 
 
+def test_a_free_draft_that_is_always_wrong_is_not_waited_for() -> None:
+    """One that is mostly right is: without it, one step in three has nothing to judge."""
+    quick = replace(MACHINE, draft=Curve(((1, 0.001),)))
+    for machine in (MACHINE, quick):
+        assert _outcome("psd@free", _trace(agrees=False, length=600), machine).speedup > 0.97
+    assert _outcome("psd@free", _uneven(), quick).bubbles < 0.2
+
+
 def test_lock_step_depends_on_gamma_and_a_free_draft_does_not() -> None:
     """c = 5: with gamma 10 the target waits for the draft in every step, with gamma 2 the draft for
     the target."""
     fitting = _outcome("psd@lock-step", _uneven()).speedup
     for gamma in (2, 10):
         assert _outcome("psd@lock-step", _uneven(), gamma=gamma).speedup < 0.6 * fitting
-        assert _outcome("psd@free", _uneven(), gamma=gamma).speedup > 0.85 * fitting
+        assert _outcome("psd@free", _uneven(), gamma=gamma).speedup > 0.8 * fitting
 
 
 def test_lock_step_waits_for_a_draft_whose_rows_are_dear() -> None:
@@ -137,7 +145,7 @@ def test_a_free_draft_hides_the_pipe_and_lock_step_pays_for_it() -> None:
     piped = replace(MACHINE, pipe_seconds=0.010)
     lockstep = _outcome("psd@lock-step", _uneven(), piped).speedup
     assert lockstep == pytest.approx(_outcome("psd@lock-step", _uneven()).speedup / 2, rel=0.01)
-    assert _outcome("psd@free", _uneven(), piped).speedup > 1.1 * lockstep
+    assert _outcome("psd@free", _uneven(), piped).speedup > 1.05 * lockstep
 
 
 def test_auto_comes_close_to_the_best_fixed_method() -> None:

@@ -6,11 +6,15 @@ with LLM("bundled", "bundled") as llm:
     print(llm.generate("Once upon a time", max_tokens=40).text)
 """
 
-from doublespec.errors import ConfigError, DatastoreError, DoubleError, ModelError
-from doublespec.llm import LLM, Completion, Stream
-from doublespec.methods import METHODS
-from doublespec.sampling import SamplingParams
-from doublespec.stats import Stats
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from doublespec.errors import ConfigError, DatastoreError, DoubleError, ModelError
+    from doublespec.llm import LLM, Completion, Stream
+    from doublespec.methods import METHODS
+    from doublespec.sampling import SamplingParams
+    from doublespec.stats import Stats
 
 __all__ = [
     "LLM",
@@ -24,3 +28,15 @@ __all__ = [
     "Stats",
     "Stream",
 ]
+
+_HOMES = {"LLM": "llm", "Completion": "llm", "Stream": "llm", "METHODS": "methods"}
+_HOMES |= {"SamplingParams": "sampling", "Stats": "stats"}
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name):
+        """Imports what is asked for: with torch it takes a second, in which the command must be
+        able to end, and which a draft's process need not spend on the rest."""
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module(f"{__name__}.{_HOMES.get(name, 'errors')}"), name)

@@ -120,7 +120,7 @@ def decode_parallel(
             room = _room_to_show(tokens, request, stop, most)
             drafted = pending.tokens[:room]
             run = helper.propose([*tokens, *drafted], room - len(drafted), request)
-            more = drafter.wait(len(drafted) + len(run) // _RETRIEVED_FOR_DRAFTED, room)
+            more = drafter.wait(pending, len(drafted) + len(run) // _RETRIEVED_FOR_DRAFTED, room)
             if len(more) > len(drafted):
                 drafted = more
                 run = helper.propose([*tokens, *drafted], room - len(drafted), request)

@@ -14,7 +14,7 @@ def common_prefix(a: Tokens, b: Tokens) -> int:
     Slices are compared at C speed and the range is halved at a difference, so that the usual
     case, one sequence being a prefix of the other, costs one comparison.
     """
-    a, b = _as_list(a), _as_list(b)
+    a, b = as_list(a), as_list(b)
     low, high = 0, min(len(a), len(b))
     if a[:high] == b[:high]:
         return high
@@ -34,8 +34,9 @@ def rebase(guess: list[int], settled: Tokens) -> list[int]:
     This line takes the place of PEARL's pre-verify and post-verify modes (arXiv 2408.11850,
     section 4): both are what happens when `guess` is short or long.
     """
-    return guess[len(settled) :] if guess[: len(settled)] == _as_list(settled) else []
+    return guess[len(settled) :] if guess[: len(settled)] == as_list(settled) else []
 
 
-def _as_list(tokens: Tokens) -> list[int]:
+def as_list(tokens: Tokens) -> list[int]:
+    """The tokens as a list: the same one if they are one."""
     return tokens if isinstance(tokens, list) else list(tokens)

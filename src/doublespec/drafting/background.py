@@ -8,6 +8,7 @@ lost is left out and begun again behind the scenes, and the answer's tokens stay
 import os
 import warnings
 from array import array
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +16,7 @@ from time import perf_counter
 from typing import Protocol
 
 from doublespec.config import DraftStyle
+from doublespec.drafting.alternation import Alternation
 from doublespec.drafting.base import DraftForward, Pending
 from doublespec.drafting.channel import ChannelLost
 from doublespec.drafting.messages import (
@@ -30,9 +32,10 @@ from doublespec.drafting.messages import (
 from doublespec.drafting.pace import Pace
 from doublespec.drafting.tree import DraftTree
 from doublespec.sampling import Request
-from doublespec.tokens import Tokens
+from doublespec.tokens import Tokens, as_list, common_prefix
 
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.1, 60.0  # before a lost draft is begun again
+_REMEMBERED = 64  # messages whose answer says how long it takes
 _SILENT_CALLS = 8  # besides the time: a target may be slow, too
 
 
@@ -86,12 +89,15 @@ class RemoteDrafter:
         self._ready = self._waited = False
         self._text: list[int] = []  # as the worker was told last, and as the tree follows
         self._text_number = 0
+        self._alternation = Alternation()
+        self._is_resting = True  # no answer is under way
         self._order: _Order | None = None
         self._limit = 0
         self._told = 0  # number of the last message, and
         self._answered = 0  # of the last one that the worker took in,
         self._done = 0  # and of the last one for which it has made its forwards
         self._told_at = self._opened_at = 0.0
+        self._sent: deque[tuple[int, float]] = deque(maxlen=_REMEMBERED)  # not answered yet, when
         self._silent_calls = 0
         self._tree = DraftTree()
         self.pace = Pace()
@@ -129,7 +135,7 @@ class RemoteDrafter:
     def follow(self, tokens: Tokens, limit: int, request: Request, style: DraftStyle) -> Pending:
         """As `BackgroundDrafter.follow`."""
         try:
-            return self._follow(list(tokens), limit, _Order(request, style))
+            return self._follow(as_list(tokens), limit, _Order(request, style))
         except BaseException:  # an interrupt, anywhere: what was said is not known any more
             self.close()
             raise
@@ -138,6 +144,8 @@ class RemoteDrafter:
         if not self._waited:
             self._waited = True
             self.wait_until_ready()
+        if self._must_stand_aside(tokens, order):
+            return Pending([])
         if self._left_at is not None:
             self.pace.stepped(self._clock() - self._left_at)
         self.launch()
@@ -148,10 +156,12 @@ class RemoteDrafter:
         self._guarded(self._check_silence)
         forwards, self._forwards = tuple(self._forwards), []
         self._left_at = self._clock()
-        return Pending(self._tree.best(limit), foreseen, forwards)
+        return Pending(self._tree.best(limit), foreseen, forwards, self._text_number)
 
-    def wait(self, shown: int, limit: int) -> list[int]:
+    def wait(self, pending: Pending, shown: int, limit: int) -> list[int]:
         """As `BackgroundDrafter.wait`."""
+        if pending.text != self._text_number:  # another text has been followed since
+            return pending.tokens[:limit]
         wanted = min(limit, self.pace.worth_waiting_for)
         if shown < wanted and self._order is not None and not self._order.style.lockstep:
             self._await_tokens(wanted, self._clock() + self.pace.longest_wait)
@@ -160,6 +170,8 @@ class RemoteDrafter:
 
     def rest(self) -> None:
         self._left_at = None
+        self._alternation.end()
+        self._is_resting = True
         if self._link is not None and self._ready:
             self._guarded(lambda: self._send(Rest()))
 
@@ -177,16 +189,42 @@ class RemoteDrafter:
 
     def _tell(self, tokens: list[int], limit: int, order: "_Order") -> bool | None:
         """Tells the worker what the text has become; whether it had foreseen a correction."""
-        start = len(self._text)
-        goes_on = order == self._order and tokens[:start] == self._text
-        foreseen = None
-        if goes_on:
-            foreseen = self._tree.settle(tokens[start:])
+        start, foreseen = len(self._text), None
+        if self._goes_on(tokens, order):
+            new = tokens[start:]
+            foreseen = self._settle(new)
+            self._text += new
         else:
+            if not self._is_resting:
+                self._alternation.owner_loses(self._order, self._text)
             self._tree.clear()
             self._text_number += 1
-        self._text, self._order = tokens, order
-        self._guarded(lambda: self._send_text(start if goes_on else 0, limit))
+            self._text, self._order, start = list(tokens), order, 0
+        self._is_resting = False
+        self._guarded(partial(self._send_text, start, limit))
+        return foreseen
+
+    def _goes_on(self, tokens: list[int], order: "_Order") -> bool:
+        """Whether this is the text that the worker was told last, or how it goes on."""
+        return order == self._order and tokens[: len(self._text)] == self._text
+
+    def _must_stand_aside(self, tokens: list[int], order: "_Order") -> bool:
+        """Whether another answer under way keeps the draft."""
+        if self._order is None or self._is_resting:
+            return False
+        if self._goes_on(tokens, order):
+            self._alternation.owner_goes_on()
+            return False
+        return self._alternation.must_stand_aside(order, tokens)
+
+    def _settle(self, new: list[int]) -> bool | None:
+        """The text has grown by `new`: what is kept of the draft, and learnt of it."""
+        own = self._tree.best(len(new))
+        kept = common_prefix(own, new)
+        foreseen = self._tree.settle(new)
+        self.pace.judged(kept, kept if foreseen is None else kept + 1)
+        if foreseen is not None:
+            self.pace.departed(foreseen)
         return foreseen
 
     def _send_text(self, start: int, limit: int) -> None:
@@ -201,9 +239,10 @@ class RemoteDrafter:
             whole = array("i", self._text).tobytes()
             request, style = self._order.request, self._order.style
             self._send(Begin(number, text, whole, limit, request, style))
-        self._limit = limit
+        self._limit, now = limit, self._clock()
+        self._sent.append((number, now))
         if self._answered == number - 1:
-            self._told_at, self._silent_calls = self._clock(), 0
+            self._told_at, self._silent_calls = now, 0
 
     def _send(self, message: ToDraft) -> None:
         if self._link is not None:
@@ -223,8 +262,7 @@ class RemoteDrafter:
             self._done = max(self._done, message.number if message.done else 0)
             self._pause = 0.0
             if message.forward is not None:
-                self._forwards.append(message.forward)
-                self.pace.drafted(message.forward.seconds)
+                self._learn_from(message.number, message.forward)
             if message.text == self._text_number:
                 self._add(message)
         elif isinstance(message, Lost):
@@ -235,11 +273,19 @@ class RemoteDrafter:
         else:
             raise ChannelLost(message.reason)
 
+    def _learn_from(self, number: int, forward: DraftForward) -> None:
+        self._forwards.append(forward)
+        self.pace.drafted(forward.seconds)
+        while self._sent and self._sent[0][0] <= number:
+            sent, at = self._sent.popleft()
+            if sent == number:  # its first answer
+                self.pace.answered(forward.begun - at)
+
     def _add(self, message: Drafted) -> None:
         """Takes in paths after the text as the worker had it, as far as they hold now."""
-        since = self._text[message.start :]
+        since = tuple(self._text[message.start :])
         for path in message.paths:
-            if path[: len(since)] == tuple(since):
+            if path[: len(since)] == since:
                 self._tree.add(path[len(since) :])
 
     def _await_tokens(self, wanted: int, stop: float) -> None:
@@ -324,8 +370,8 @@ class StyledDrafter:
     def rest(self) -> None:
         self.remote.rest()
 
-    def wait(self, shown: int, limit: int) -> list[int]:
-        return self.remote.wait(shown, limit)
+    def wait(self, pending: Pending, shown: int, limit: int) -> list[int]:
+        return self.remote.wait(pending, shown, limit)
 
     def close(self) -> None:
         self.remote.close()

@@ -37,12 +37,13 @@ class Pending:
 
     `foreseen` says, where the text has departed from what was drafted, whether the draft had gone
     on from that very correction in advance (None: it has not departed). `forwards` are those that
-    were heard of since the last time.
+    were heard of since the last time. `text` is the drafter's number for the text.
     """
 
     tokens: list[int]
     foreseen: bool | None = None
     forwards: tuple[DraftForward, ...] = ()
+    text: int = 0
 
 
 class BackgroundDrafter(Protocol):
@@ -54,9 +55,9 @@ class BackgroundDrafter(Protocol):
         tokens, nothing if the draft failed. Drafting goes on after that."""
         ...
 
-    def wait(self, shown: int, limit: int) -> list[int]:
-        """What is drafted now, at most `limit` tokens. If the target would be shown so few tokens
-        (`shown`) that it pays, waits a little for more."""
+    def wait(self, pending: Pending, shown: int, limit: int) -> list[int]:
+        """What is drafted now, at most `limit` tokens, `pending` being what `follow` said. If the
+        target would be shown so few tokens (`shown`) that it pays, waits a little for more."""
         ...
 
     def rest(self) -> None:

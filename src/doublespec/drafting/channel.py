@@ -1,19 +1,24 @@
 """Messages over a socket: whole or not at all, and sending never waits.
 
-A frame is a mark, the length and the pickled message; both ends are this program. A receiver that
+A frame is a mark, the message's kind, the length and the message (`codec.py`). A receiver that
 finds no mark where a frame must begin (bytes were lost to an interrupt, say) gives the channel up.
 """
 
-import pickle
+import os
 import select
 import socket
 import struct
+from time import perf_counter
 from typing import Any
 
-_HEADER = struct.Struct("<4sI")
-_MARK = b"dbl1"
+from doublespec.drafting.codec import decode, encode
+
+_HEADER = struct.Struct("<3sBI")
+_MARK = b"dbl"
 _MOST_UNSENT = 8 << 20  # bytes: the other end has long ceased to read
 _CHUNK = 1 << 16
+_CORE_IS_WANTED_SECONDS = 20e-6  # to yield an idle core and have it back takes 1
+_FEWEST_SLEEPS, _MOST_SLEEPS = 64, 4096  # after that; on a busy core a yield takes milliseconds
 
 
 class ChannelLost(Exception):
@@ -21,13 +26,21 @@ class ChannelLost(Exception):
 
 
 class Channel:
-    """One end. Not for several threads at a time."""
+    """One end. Not for several threads at a time.
 
-    def __init__(self, end: socket.socket) -> None:
+    A receiver looks for messages for `awake_seconds` before it sleeps: to be woken takes longer
+    than a short message's way. When another process wants its core it sleeps, and the next times,
+    too: such a process keeps the core for long."""
+
+    def __init__(self, end: socket.socket, awake_seconds: float = 0.0) -> None:
         self._socket = end
         end.setblocking(False)
+        self._awake_seconds = awake_seconds
+        self._sleeps = self._next_sleeps = 0  # waits to sleep through, now and the next time
         self._poll = select.poll()
+        self._poll.register(end, select.POLLIN)
         self._unsent = bytearray()
+        self._buffer = memoryview(bytearray(_CHUNK))
         self._received = bytearray()
 
     def fileno(self) -> int:
@@ -36,8 +49,8 @@ class Channel:
     def send(self, message: object) -> None:
         """Sends what the other end has room for; the rest goes with the next call of any method.
         Raises ChannelLost."""
-        data = pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL)
-        self._unsent += _HEADER.pack(_MARK, len(data)) + data
+        kind, data = encode(message)
+        self._unsent += _HEADER.pack(_MARK, kind, len(data)) + data
         self._flush()
         if len(self._unsent) > _MOST_UNSENT:
             raise ChannelLost("it does not read its messages")
@@ -46,6 +59,10 @@ class Channel:
         """The messages that are there; if there are none, waits that long for the first (None:
         without end). Raises ChannelLost."""
         messages = self._read()
+        if messages or seconds == 0:
+            return messages
+        if self._may_look():
+            messages = self._look(self._awake_seconds if seconds is None else seconds)
         while not messages and (seconds is None or seconds > 0):
             ready = self._wait(seconds)
             messages = self._read()
@@ -56,10 +73,35 @@ class Channel:
     def close(self) -> None:
         self._socket.close()
 
+    def _may_look(self) -> bool:
+        if self._sleeps:
+            self._sleeps -= 1
+            return False
+        return self._awake_seconds > 0
+
+    def _look(self, seconds: float) -> list[Any]:
+        """Looks for messages again and again, but no longer than it may stay awake."""
+        now = perf_counter()
+        stop = now + min(seconds, self._awake_seconds)
+        messages: list[Any] = []
+        while not messages and now < stop:
+            os.sched_yield()
+            before, now = now, perf_counter()
+            if now - before > _CORE_IS_WANTED_SECONDS:
+                self._next_sleeps = min(max(2 * self._next_sleeps, _FEWEST_SLEEPS), _MOST_SLEEPS)
+                self._sleeps = self._next_sleeps
+                return []
+            messages = self._read()
+        self._next_sleeps = 0
+        return messages
+
     def _wait(self, seconds: float | None) -> bool:
-        events = select.POLLIN | (select.POLLOUT if self._unsent else 0)
-        self._poll.register(self._socket, events)
-        return bool(self._poll.poll(None if seconds is None else 1e3 * seconds))
+        if self._unsent:
+            self._poll.modify(self._socket, select.POLLIN | select.POLLOUT)
+        ready = self._poll.poll(None if seconds is None else 1e3 * seconds)
+        if self._unsent:
+            self._poll.modify(self._socket, select.POLLIN)
+        return bool(ready)
 
     def _flush(self) -> None:
         try:
@@ -71,14 +113,15 @@ class Channel:
             raise ChannelLost("its process ended") from error
 
     def _read(self) -> list[Any]:
-        self._flush()
+        if self._unsent:
+            self._flush()
         try:
-            while chunk := self._socket.recv(_CHUNK):
-                self._received += chunk
-                if len(chunk) < _CHUNK:
+            while size := self._socket.recv_into(self._buffer):
+                self._received += self._buffer[:size]
+                if size < _CHUNK:
                     return self._take()
         except BlockingIOError:
-            return self._take()
+            return self._take() if self._received else []
         except OSError as error:
             raise ChannelLost("its process ended") from error
         messages = self._take()
@@ -88,14 +131,15 @@ class Channel:
 
     def _take(self) -> list[Any]:
         """The whole messages among what was received."""
-        messages = []
-        while len(self._received) >= _HEADER.size:
-            mark, length = _HEADER.unpack_from(self._received)
+        messages, start, received = [], 0, bytes(self._received)
+        while len(received) >= start + _HEADER.size:
+            mark, kind, length = _HEADER.unpack_from(received, start)
             if mark != _MARK:
                 raise ChannelLost("its messages are damaged")
-            if len(self._received) < _HEADER.size + length:
+            begin = start + _HEADER.size
+            if len(received) < begin + length:
                 break
-            frame = bytes(self._received[_HEADER.size : _HEADER.size + length])
-            del self._received[: _HEADER.size + length]
-            messages.append(pickle.loads(frame))
+            start = begin + length
+            messages.append(decode(kind, received[begin:start]))
+        del self._received[:start]
         return messages

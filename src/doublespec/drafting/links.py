@@ -7,7 +7,6 @@ cannot outlive its parent.
 
 import contextlib
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -20,10 +19,18 @@ import torch
 from doublespec.drafting.channel import Channel, ChannelLost
 from doublespec.drafting.messages import FromDraft, Ready, ToDraft
 from doublespec.drafting.worker import Worker, serve
+from doublespec.models.devices import usable_cores
 
 Recipe = Callable[[], Worker]  # importable by name, so that a child can have it
 
 _CLOSE_SECONDS = 0.3
+_AWAKE_SECONDS = 1e-4  # of a process that waits, where there is a core for each of the two
+
+# Ctrl-C is the parent's business, also while the child imports torch.
+_CHILD = (
+    "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); "
+    f"from {__name__} import main; main({{}})"
+)
 
 _open_links: "weakref.WeakSet[ProcessLink]" = weakref.WeakSet()
 
@@ -36,12 +43,12 @@ class ProcessLink:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
         with theirs:
             child = subprocess.Popen(
-                [sys.executable, "-c", f"from {__name__} import main; main({theirs.fileno()})"],
+                [sys.executable, "-c", _CHILD.format(theirs.fileno())],
                 pass_fds=[theirs.fileno(), *getattr(recipe, "fds", ())],
                 env=environment,
                 stdin=subprocess.DEVNULL,
             )
-        self._channel = Channel(ours)
+        self._channel = Channel(ours, _awake_seconds())
         self.pid = child.pid
         self._end = weakref.finalize(self, _end, self._channel, child, os.getpid())
         _open_links.add(self)
@@ -82,13 +89,16 @@ if hasattr(os, "register_at_fork"):
 
 
 def main(fileno: int) -> None:
-    """The child: serves an inherited socket until it closes; Ctrl-C is the parent's business."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    channel = Channel(socket.socket(fileno=fileno))
+    """The child: serves an inherited socket until it closes."""
+    channel = Channel(socket.socket(fileno=fileno), _awake_seconds())
     with contextlib.suppress(ChannelLost):
         recipe, threads = _first(channel)
         torch.set_num_threads(threads)
         serve(channel, recipe)
+
+
+def _awake_seconds() -> float:
+    return _AWAKE_SECONDS if usable_cores() > 1 else 0.0
 
 
 def _first(channel: Channel) -> tuple[Recipe, int]:

@@ -11,6 +11,7 @@ order costs speed and nothing else:
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from doublespec.config import DraftStyle
 from doublespec.drafting.base import DraftForward
@@ -29,8 +30,7 @@ class Begin:
     style: DraftStyle
 
 
-@dataclass(frozen=True, slots=True)
-class Settled:
+class Settled(NamedTuple):  # the messages of every step are tuples: cheap to make and to send
     """A text that goes on with `tokens` from position `start`."""
 
     number: int
@@ -45,8 +45,7 @@ class Rest:
     """Nothing need be drafted until the next message."""
 
 
-@dataclass(frozen=True, slots=True)
-class Drafted:
+class Drafted(NamedTuple):
     """Continuations of the first `start` tokens of a text, the draft's own choices first; and
     whether nothing more is to come for message `number`."""
 
@@ -54,8 +53,8 @@ class Drafted:
     text: int
     start: int
     paths: tuple[tuple[int, ...], ...]
-    forward: DraftForward | None
     done: bool
+    forward: DraftForward | None = None
 
 
 @dataclass(frozen=True, slots=True)

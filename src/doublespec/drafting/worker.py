@@ -89,7 +89,7 @@ class Worker:
         assert self._draft is not None
         ahead, self._owes_answer = self._draft.ahead, False
         if not self._may_work():
-            return Drafted(self._number, self._text, ahead.length, (), None, done=True)
+            return Drafted(self._number, self._text, ahead.length, (), done=True)
         begun = self._clock()
         progress = ahead.forward()
         self._left -= 1
@@ -102,7 +102,7 @@ class Worker:
             progress.branches,
         )
         done = not self._may_work()
-        return Drafted(self._number, self._text, progress.start, progress.paths, forward, done)
+        return Drafted(self._number, self._text, progress.start, progress.paths, done, forward)
 
     def _may_work(self) -> bool:
         return self._left > 0 and self._draft is not None and self._draft.ahead.has_work()

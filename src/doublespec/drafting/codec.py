@@ -1,0 +1,38 @@
+"""Messages as bytes. Both ends are this program, so pickles will do.
+
+The two messages of every step go as tuples of plain values: pickled as what they are, they take six
+times as long (6 against 1 microsecond each way; 2-core EPYC, 2026-11-24).
+"""
+
+import pickle
+from operator import attrgetter
+from typing import Any
+
+from doublespec.drafting.base import DraftForward
+from doublespec.drafting.messages import Drafted, Settled
+
+_ANY, _SETTLED, _DRAFTED = range(3)
+_of_forward = attrgetter("begun", "seconds", "rows", "start", "tokens", "branches")
+
+
+def encode(message: object) -> tuple[int, bytes]:
+    """The kind of a message, and what is in it."""
+    if isinstance(message, Drafted):
+        *others, forward = message
+        return _DRAFTED, _pickled((*others, forward and _of_forward(forward)))
+    if isinstance(message, Settled):
+        return _SETTLED, _pickled(tuple(message))
+    return _ANY, _pickled(message)
+
+
+def decode(kind: int, data: bytes | memoryview) -> Any:
+    """The message; whatever was sent."""
+    found = pickle.loads(data)
+    if kind == _DRAFTED:
+        number, text, start, paths, done, forward = found
+        return Drafted(number, text, start, paths, done, forward and DraftForward(*forward))
+    return Settled(*found) if kind == _SETTLED else found
+
+
+def _pickled(value: object) -> bytes:
+    return pickle.dumps(value, protocol=pickle.HIGHEST_PROTOCOL)
