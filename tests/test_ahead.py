@@ -197,39 +197,27 @@ def test_a_tree_keeps_what_holds_and_knows_what_was_foreseen() -> None:
     assert tree.settle([8]) is None  # nothing was drafted there
 
 
-def _pace(kept: float, draft_seconds: float = 0.0024, delay_seconds: float = 0.0012) -> Pace:
-    """After a hundred steps of 24 ms with a draft of which a share is kept."""
-    pace, chance = Pace(), random.Random(0)
+def _pace(kept: int) -> Pace:
+    """After a hundred steps of 24 ms with drafts of ten tokens, of which so many are kept."""
+    pace = Pace()
     for _ in range(100):
-        pace.drafted(draft_seconds)
-        pace.answered(delay_seconds)
+        pace.drafted(0.002)
         pace.stepped(0.024)
-        judged = next((n for n in range(1, 11) if chance.random() >= kept), 11)
-        pace.judged(min(judged, 10) - (judged < 11), min(judged, 10))
-        if judged < 11:
-            pace.departed(False)
+        pace.judged(kept, min(kept + 1, 10))
     return pace
 
 
-def test_a_target_waits_as_long_as_it_pays() -> None:
-    """Two or three tokens are the best for c = 10 and a draft that is right in 0.82 of the places;
-    more for a faster draft (docs/log.md)."""
+def test_a_target_waits_for_a_quarter_of_what_the_draft_makes_in_a_step() -> None:
     assert Pace().worth_waiting_for == 0  # nothing is known yet
-    assert _pace(0.82).worth_waiting_for in (2, 3)
-    assert _pace(0.82, 0.0012).worth_waiting_for > _pace(0.82, 0.006).worth_waiting_for
-
-
-def test_a_target_does_not_wait_for_a_draft_that_is_wrong_or_far_away() -> None:
-    assert _pace(0.02).worth_waiting_for == 0
-    assert _pace(0.82, 0.0024, 0.02).worth_waiting_for == 0
-    near, far = _pace(0.82, 0.0012, 0.0006), _pace(0.82, 0.0012, 0.002)
-    assert near.worth_waiting_for > 0 < far.worth_waiting_for
-    assert far.longest_wait > near.longest_wait
-
-
-def test_one_long_step_changes_a_pace_little() -> None:
-    pace = _pace(0.82)
+    pace = _pace(4)
+    assert pace.worth_waiting_for == 3
     pace.stepped(10.0)  # a long prompt
-    for _ in range(8):
-        pace.stepped(0.024)
-    assert pace.worth_waiting_for in (2, 3, 4)
+    assert pace.worth_waiting_for <= 4
+
+
+def test_a_target_does_not_wait_for_a_draft_that_is_always_wrong_until_it_is_right() -> None:
+    pace = _pace(0)
+    assert pace.worth_waiting_for == 0
+    for _ in range(20):
+        pace.judged(4, 5)
+    assert pace.worth_waiting_for == 3

@@ -117,7 +117,7 @@ def test_lock_step_depends_on_gamma_and_a_free_draft_does_not() -> None:
     fitting = _outcome("psd@lock-step", _uneven()).speedup
     for gamma in (2, 10):
         assert _outcome("psd@lock-step", _uneven(), gamma=gamma).speedup < 0.6 * fitting
-        assert _outcome("psd@free", _uneven(), gamma=gamma).speedup > 0.8 * fitting
+        assert _outcome("psd@free", _uneven(), gamma=gamma).speedup > 0.85 * fitting
 
 
 def test_lock_step_waits_for_a_draft_whose_rows_are_dear() -> None:
@@ -145,7 +145,7 @@ def test_a_free_draft_hides_the_pipe_and_lock_step_pays_for_it() -> None:
     piped = replace(MACHINE, pipe_seconds=0.010)
     lockstep = _outcome("psd@lock-step", _uneven(), piped).speedup
     assert lockstep == pytest.approx(_outcome("psd@lock-step", _uneven()).speedup / 2, rel=0.01)
-    assert _outcome("psd@free", _uneven(), piped).speedup > 1.05 * lockstep
+    assert _outcome("psd@free", _uneven(), piped).speedup > 1.1 * lockstep
 
 
 def test_auto_comes_close_to_the_best_fixed_method() -> None:

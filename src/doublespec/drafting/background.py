@@ -8,7 +8,6 @@ lost is left out and begun again behind the scenes, and the answer's tokens stay
 import os
 import warnings
 from array import array
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -35,7 +34,6 @@ from doublespec.sampling import Request
 from doublespec.tokens import Tokens, as_list, common_prefix
 
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.1, 60.0  # before a lost draft is begun again
-_REMEMBERED = 64  # messages whose answer says how long it takes
 _SILENT_CALLS = 8  # besides the time: a target may be slow, too
 
 
@@ -97,7 +95,6 @@ class RemoteDrafter:
         self._answered = 0  # of the last one that the worker took in,
         self._done = 0  # and of the last one for which it has made its forwards
         self._told_at = self._opened_at = 0.0
-        self._sent: deque[tuple[int, float]] = deque(maxlen=_REMEMBERED)  # not answered yet, when
         self._silent_calls = 0
         self._tree = DraftTree()
         self.pace = Pace()
@@ -223,8 +220,6 @@ class RemoteDrafter:
         kept = common_prefix(own, new)
         foreseen = self._tree.settle(new)
         self.pace.judged(kept, kept if foreseen is None else kept + 1)
-        if foreseen is not None:
-            self.pace.departed(foreseen)
         return foreseen
 
     def _send_text(self, start: int, limit: int) -> None:
@@ -239,10 +234,9 @@ class RemoteDrafter:
             whole = array("i", self._text).tobytes()
             request, style = self._order.request, self._order.style
             self._send(Begin(number, text, whole, limit, request, style))
-        self._limit, now = limit, self._clock()
-        self._sent.append((number, now))
+        self._limit = limit
         if self._answered == number - 1:
-            self._told_at, self._silent_calls = now, 0
+            self._told_at, self._silent_calls = self._clock(), 0
 
     def _send(self, message: ToDraft) -> None:
         if self._link is not None:
@@ -262,7 +256,8 @@ class RemoteDrafter:
             self._done = max(self._done, message.number if message.done else 0)
             self._pause = 0.0
             if message.forward is not None:
-                self._learn_from(message.number, message.forward)
+                self._forwards.append(message.forward)
+                self.pace.drafted(message.forward.seconds)
             if message.text == self._text_number:
                 self._add(message)
         elif isinstance(message, Lost):
@@ -272,14 +267,6 @@ class RemoteDrafter:
             self._ready, self._order = True, None
         else:
             raise ChannelLost(message.reason)
-
-    def _learn_from(self, number: int, forward: DraftForward) -> None:
-        self._forwards.append(forward)
-        self.pace.drafted(forward.seconds)
-        while self._sent and self._sent[0][0] <= number:
-            sent, at = self._sent.popleft()
-            if sent == number:  # its first answer
-                self.pace.answered(forward.begun - at)
 
     def _add(self, message: Drafted) -> None:
         """Takes in paths after the text as the worker had it, as far as they hold now."""
