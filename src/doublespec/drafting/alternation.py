@@ -22,6 +22,11 @@ class Alternation:
         self._returns = 0
         self._others = 0  # steps of others since the owner's last
 
+    @property
+    def is_likely(self) -> bool:
+        """Whether a text has lost the draft to another one; else there is nothing to decide."""
+        return bool(self._lost)
+
     def owner_goes_on(self) -> None:
         self._others = 0
         if self._returns < _RETURNS:

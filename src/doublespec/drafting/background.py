@@ -207,7 +207,7 @@ class RemoteDrafter:
 
     def _must_stand_aside(self, tokens: list[int], order: "_Order") -> bool:
         """Whether another answer under way keeps the draft."""
-        if self._order is None or self._is_resting:
+        if self._order is None or not self._alternation.is_likely:
             return False
         if self._goes_on(tokens, order):
             self._alternation.owner_goes_on()
