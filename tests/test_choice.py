@@ -4,10 +4,12 @@ from doublespec.bench.machine import Curve, Machine
 from doublespec.bench.replay import Replay
 from doublespec.bench.simulate import Outcome, plans, simulate
 from doublespec.bench.traces import Trace
-from doublespec.config import PRESETS, RetrievalSettings
+from doublespec.config import PRESETS, RetrievalSettings, Settings
 from doublespec.decoding import decode_serial
 from doublespec.drafting.choice import DraftUnlessRun, RunOrDraft
 from doublespec.drafting.retrieved import Retrieval
+from doublespec.engine import Engine
+from doublespec.models.load import ForwardCost
 from doublespec.models.toy import ToyModel
 from doublespec.retrieval.base import Match
 from doublespec.sampling import Request, SamplingParams
@@ -118,3 +120,17 @@ def test_a_copy_does_not_wait_for_a_draft_that_is_wrong() -> None:
     assert both.speedup > 0.8 * alone.speedup
     assert both.bubbles > 0.5
     assert outcome("double-serial@paper", copied(False)).speedup < both.speedup / 2
+
+
+def test_behind_a_draft_retrieval_learns_for_itself() -> None:
+    """Its runs never hold alone, and nothing is known of them behind a draft."""
+    engine = Engine(ToyModel(), None, Settings(history_bytes=0), ForwardCost(0.01, 0.3))
+    request, stop = Request(SamplingParams(), 1), StopRule(1)
+    list(engine.decode([1], request, stop, "lookup"))
+    (parts,) = engine._parts.values()
+    text = [token for i in range(200) for token in (1, 2, 100 + i)]
+    for end in range(5, len(text), 3):  # after 1, 2 something else every time
+        parts.lookup().propose(text[:end], 20, request)
+    assert parts.lookup().propose(text[:-1], 20, request) == []
+    for behind in ("serial", "beside"):
+        assert parts.lookup(behind).propose(text[:-1], 20, request)

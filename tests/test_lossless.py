@@ -60,7 +60,7 @@ class ToyParts:
     def is_draft_ready(self) -> bool:
         return True
 
-    def lookup(self) -> Drafter:
+    def lookup(self, behind: str | None = None) -> Drafter:
         return Retrieval(RetrievalSettings()).lookup()
 
     def draft(self, *, retrieval: bool) -> Drafter:

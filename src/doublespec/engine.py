@@ -30,6 +30,7 @@ from doublespec.methods import (
     DRAFTLESS,
     METHODS,
     SERIAL_DRAFT,
+    Guess,
     candidates,
     split_name,
 )
@@ -243,11 +244,13 @@ class _Parts:
         self._choice = choice
         self.scheduler = engine.make_scheduler()
         self._target_side = engine.retrieval(choice.retrieval)
-        self._lookup = self._target_side.lookup()
+        self._lookups: dict[Guess | None, Drafter] = {}
         self._drafts: dict[bool, Drafter] = {}
 
-    def lookup(self) -> Drafter:
-        return self._lookup
+    def lookup(self, behind: Guess | None = None) -> Drafter:
+        if behind not in self._lookups:
+            self._lookups[behind] = self._target_side.lookup()
+        return self._lookups[behind]
 
     def draft(self, *, retrieval: bool) -> Drafter:
         if retrieval not in self._drafts:

@@ -4,7 +4,7 @@ To add one, write a function and put it into METHODS; the losslessness test pick
 """
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Literal, Protocol
 
 from doublespec.config import PRESETS
 from doublespec.decoding import Clock, Steps, decode_in_turns, decode_parallel, decode_serial
@@ -16,6 +16,8 @@ from doublespec.scheduling import Scheduler
 from doublespec.stopping import StopRule
 from doublespec.tokens import Tokens
 
+Guess = Literal["serial", "beside"]  # a draft before the target, or beside it
+
 
 class Parts(Protocol):
     """What methods are made of. Parts with state are kept from one answer to the next."""
@@ -25,8 +27,9 @@ class Parts(Protocol):
     clock: Clock
     scheduler: Scheduler
 
-    def lookup(self) -> Drafter:
-        """Retrieval in the text so far."""
+    def lookup(self, behind: Guess | None = None) -> Drafter:
+        """Retrieval in the text so far: alone, or behind a draft of one kind or the other. Each
+        learns for itself how far its runs hold, since behind a draft other places are left."""
         ...
 
     def draft(self, *, retrieval: bool) -> Drafter:
@@ -64,7 +67,9 @@ def sd(parts: Parts, prompt: Tokens, request: Request, stop: StopRule) -> Steps:
 
 def double_serial(parts: Parts, prompt: Tokens, request: Request, stop: StopRule) -> Steps:
     """Speculative decoding with both of Double's retrievals, for models that share a device."""
-    return _serial(parts, parts.draft(retrieval=True), parts.lookup(), prompt, request, stop)
+    return _serial(
+        parts, parts.draft(retrieval=True), parts.lookup("serial"), prompt, request, stop
+    )
 
 
 def psd(parts: Parts, prompt: Tokens, request: Request, stop: StopRule) -> Steps:
@@ -75,13 +80,13 @@ def psd(parts: Parts, prompt: Tokens, request: Request, stop: StopRule) -> Steps
 def double(parts: Parts, prompt: Tokens, request: Request, stop: StopRule) -> Steps:
     """Double (arXiv 2601.05524): PSD with retrieval on both sides."""
     background = parts.background(retrieval=True)
-    return _parallel(parts, background, parts.lookup(), prompt, request, stop)
+    return _parallel(parts, background, parts.lookup("beside"), prompt, request, stop)
 
 
 def double_target_only(parts: Parts, prompt: Tokens, request: Request, stop: StopRule) -> Steps:
     """Double without draft-side retrieval (the paper's ablation)."""
     background = parts.background(retrieval=False)
-    return _parallel(parts, background, parts.lookup(), prompt, request, stop)
+    return _parallel(parts, background, parts.lookup("beside"), prompt, request, stop)
 
 
 def double_draft_only(parts: Parts, prompt: Tokens, request: Request, stop: StopRule) -> Steps:

@@ -26,7 +26,7 @@ from doublespec.drafting.odds import Odds
 from doublespec.drafting.retrieved import Retrieval
 from doublespec.drafting.worker import Draft, Worker
 from doublespec.errors import ConfigError
-from doublespec.methods import METHODS, candidates, split_name
+from doublespec.methods import METHODS, Guess, candidates, split_name
 from doublespec.models.base import LanguageModel
 from doublespec.sampling import Request, SamplingParams
 from doublespec.scheduling import Scheduler
@@ -134,7 +134,7 @@ def _answers(plan: Plan, machine: Machine, traces: Sequence[Replay]) -> list["_P
     names = candidates(has_draft=True, beside=machine.devices > 1, same_device=machine.devices == 1)
     gamma = plan.gamma or max(1, round(machine.ratio))
     kept = _Kept(
-        target.lookup(),
+        {behind: target.lookup() for behind in (None, "serial", "beside")},
         draft.lookup(),
         target.choice(gamma, gamma / machine.ratio),
         Odds(),
@@ -147,7 +147,7 @@ def _answers(plan: Plan, machine: Machine, traces: Sequence[Replay]) -> list["_P
 class _Kept:
     """What is kept from one answer to the next: indexes by side, and what was learnt."""
 
-    target_side: Drafter
+    lookups: dict[Guess | None, Drafter]  # on the target's side
     draft_side: Drafter
     choice: Choice | None  # where a serial draft is left out
     odds: Odds
@@ -190,8 +190,9 @@ class _Parts:
     def is_draft_ready(self) -> bool:
         return True
 
-    def lookup(self) -> Drafter:
-        return TimedDrafter(self._kept.target_side, self._machine.lookup_seconds, self._now)
+    def lookup(self, behind: Guess | None = None) -> Drafter:
+        drafter = self._kept.lookups[behind]
+        return TimedDrafter(drafter, self._machine.lookup_seconds, self._now)
 
     def draft(self, *, retrieval: bool) -> Drafter:
         machine, choice = self._machine, self._kept.choice
