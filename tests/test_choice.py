@@ -128,9 +128,11 @@ def test_behind_a_draft_retrieval_learns_for_itself() -> None:
     request, stop = Request(SamplingParams(), 1), StopRule(1)
     list(engine.decode([1], request, stop, "lookup"))
     (parts,) = engine._parts.values()
-    text = [token for i in range(200) for token in (1, 2, 100 + i)]
-    for end in range(5, len(text), 3):  # after 1, 2 something else every time
-        parts.lookup().propose(text[:end], 20, request)
+    pairs = [(1000 + i, 2000 + i) for i in range(80)]
+    text = [token for pair in pairs for token in (*pair, pair[0] + 2000)]
+    for pair in pairs:  # each comes again, and something else after it
+        parts.lookup().propose([*text, *pair], 20, request)
+        text += [*pair, pair[0] + 3000]
     assert parts.lookup().propose(text[:-1], 20, request) == []
     for behind in ("serial", "beside"):
         assert parts.lookup(behind).propose(text[:-1], 20, request)
