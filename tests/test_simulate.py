@@ -17,6 +17,7 @@ from doublespec.bench.profile import (
     Profile,
     measure_beside,
     measure_branch,
+    measure_follow,
     measure_forwards,
     measure_lookup,
     merged,
@@ -251,11 +252,12 @@ def _profile() -> dict[str, object]:
     times = {"context": 400, "seconds": {"1": 0.004, "8": 0.005}}
     slow = {"context": 400, "seconds": {"1": 0.008, "8": 0.010}}
     return {
-        "version": 2,
+        "version": 3,
         **{name: times for name in ("target", "fastest", "draft")},
         **{name: {"target": slow, "draft": slow} for name in ("in_turns", "beside")},
         "branch_seconds": 0.0001,
         "pipe_seconds": 0.001,
+        "follow_seconds": 0.0002,
         "lookup_seconds": 0.00005,
         "step_seconds": 0.00001,
     }
@@ -269,7 +271,7 @@ def test_a_profile_of_the_doctor_is_read(tmp_path: Path) -> None:
     assert machine.beside_draft is not None
     assert machine.beside_draft(2) == 0.010  # padded to 8 rows
     path.write_text(json.dumps({**_profile(), "version": 1}))
-    with pytest.raises(ConfigError, match="version 1, and this program reads version 2; write it"):
+    with pytest.raises(ConfigError, match="version 1, and this program reads version 3; write it"):
         read_machine(path)
     path.write_text("{}")
     with pytest.raises(ConfigError, match="is no profile"):
@@ -283,7 +285,8 @@ def test_a_profile_that_was_measured_is_read(tmp_path: Path) -> None:
     beside = measure_beside(toy, ToyModel, counts, 1)
     branch = measure_branch(toy, alone)
     lookup = measure_lookup(toy)
-    profile = Profile(alone, alone, alone, both, beside, branch, 0.001, lookup, 0.0, 1)
+    follow = measure_follow(toy, 3, repeats=5)
+    profile = Profile(alone, alone, alone, both, beside, branch, 0.001, follow, lookup, 0.0, 1)
     save_profile(merged([profile, profile]), tmp_path / "p.json")
     machine = read_machine(tmp_path / "p.json")
     assert machine.target(1) == alone.seconds[1]
@@ -295,7 +298,7 @@ def test_merged_profiles_leave_out_what_was_disturbed() -> None:
     quiet = ForwardTimes(400, {1: 0.004, 8: 0.005})
     loud = ForwardTimes(400, {1: 0.040, 8: 0.005})
     profiles = [
-        Profile(times, quiet, None, None, None, None, None, 0.0, 0.0, 1)
+        Profile(times, quiet, None, None, None, None, None, None, 0.0, 0.0, 1)
         for times in (quiet, loud, quiet)
     ]
     assert merged(profiles) == profiles[0]
@@ -310,6 +313,13 @@ def test_a_processor_that_both_share_makes_both_slower() -> None:
     assert _outcome("sd", _trace(), slow).speedup == _outcome("sd", _trace()).speedup
     after = replace(MACHINE, after_draft=Curve(((1, 0.020),)))
     assert _outcome("sd", _trace(length=1000), after).speedup == pytest.approx(2.0, rel=0.02)
+
+
+def test_the_messages_of_a_parallel_draft_take_the_targets_time() -> None:
+    slow = replace(MACHINE, follow_seconds=0.010)
+    told = _outcome("psd@lock-step", _trace(agrees=False), slow)
+    assert told.speedup == pytest.approx(0.5, rel=0.02)
+    assert _outcome("sd", _trace(), slow).speedup == _outcome("sd", _trace()).speedup
 
 
 def test_retrieval_and_branches_take_their_time() -> None:

@@ -41,9 +41,10 @@ class Curve:
 @dataclass(frozen=True)
 class Machine:
     """What a pair of models costs. `baseline_seconds` is a forward of plain decoding in its fastest
-    shape, `pipe_seconds` what a background draft's messages add to its time, `overhead_seconds`
-    what a step costs outside the models, `lookup_seconds` a retrieval,
-    `branch_seconds` a correction drafted in advance, for each forward of the draft that it is in.
+    shape, `pipe_seconds` what a background draft's messages add to its time, `follow_seconds` what
+    they take of the target's, `overhead_seconds` what a step costs outside the models,
+    `lookup_seconds` a retrieval, `branch_seconds` a correction drafted in advance, for each forward
+    of the draft that it is in.
 
     Where draft and target share a processor, each makes the other's forwards longer: `after_draft`
     are the target's in turns with a draft's, `beside_draft` those while the draft works, and
@@ -53,6 +54,7 @@ class Machine:
     draft: Curve
     baseline_seconds: float
     pipe_seconds: float = 0.0
+    follow_seconds: float = 0.0
     overhead_seconds: float = 0.0
     devices: int = 2
     lookup_seconds: float = 0.0
@@ -98,8 +100,9 @@ def _machine(profile: Mapping[str, Any]) -> Machine:
         _curve(profile["target"]),
         _curve(profile["draft"]),
         _curve(profile["fastest"])(1),
-        float(profile["pipe_seconds"]),
-        float(profile["step_seconds"]),
+        pipe_seconds=float(profile["pipe_seconds"]),
+        follow_seconds=float(profile["follow_seconds"]),
+        overhead_seconds=float(profile["step_seconds"]),
         lookup_seconds=float(profile["lookup_seconds"]),
         branch_seconds=float(profile["branch_seconds"]),
         after_draft=_curve(in_turns["target"]),

@@ -36,7 +36,7 @@ from doublespec.stopping import StopRule
 
 ROW_COUNTS = (1, 2, 4, 8, 16, 32)  # what is shown to people
 CONTEXT = 200  # tokens before the rows, by default
-PROFILE_VERSION = 2
+PROFILE_VERSION = 3
 _MOST_ROWS = 64
 _REPEATS = 6
 _IN_A_ROW = 3  # forwards, of which the last counts: it finds the caches as a loop leaves them
@@ -71,8 +71,8 @@ class Profile:
     `branch_seconds` is what a correction drafted in advance adds to a forward of the draft besides
     its rows. `in_turns`: a forward of the draft before each of the target; `beside`: the
     draft's in another process at the same time. `lookup_seconds` is a retrieval, `step_seconds`
-    what a step costs besides forwards and retrievals, `pipe_seconds` a round trip to a draft's
-    process.
+    what a step costs besides forwards and retrievals, `follow_seconds` what it costs the target to
+    hear and tell a draft beside it, `pipe_seconds` a round trip to a draft's process.
     """
 
     target: ForwardTimes
@@ -82,6 +82,7 @@ class Profile:
     beside: PairTimes | None
     branch_seconds: float | None
     pipe_seconds: float | None
+    follow_seconds: float | None
     lookup_seconds: float
     step_seconds: float
     threads: int
@@ -167,7 +168,7 @@ def measure_branch(draft: LanguageModel, alone: ForwardTimes) -> float:
 
 def measure_pipe(context: int = CONTEXT, repeats: int = 200) -> float:
     """The median round trip of a step's messages to a draft process whose model takes no time."""
-    remote = RemoteDrafter(lambda: ProcessLink(_ToyDraft(), 1))
+    remote = RemoteDrafter(lambda: ProcessLink(_ToyDraft(1), 1))
     background = StyledDrafter(remote, DraftStyle(lockstep=True))
     request = Request(SamplingParams(), 1)
     tokens = list(range(context))
@@ -178,6 +179,29 @@ def measure_pipe(context: int = CONTEXT, repeats: int = 200) -> float:
             tokens.append(token)
             begun = perf_counter()
             background.follow(tokens, 0, request)
+            times.append(perf_counter() - begun)
+    finally:
+        background.close()
+    return median(times)
+
+
+def measure_follow(
+    model: LanguageModel, forwards: int, context: int = CONTEXT, repeats: int = 60
+) -> float:
+    """The median time that a target spends on the messages of a step in which a free draft makes so
+    many forwards: after a forward of the model, which leaves other things in the processor's
+    caches."""
+    remote = RemoteDrafter(lambda: ProcessLink(_ToyDraft(None), 1))
+    background = StyledDrafter(remote, DraftStyle())
+    context = min(context, model.max_length - repeats - 2)
+    request = Request(SamplingParams(), 1)
+    tokens, times = [1 + i % 7 for i in range(context)], []
+    try:
+        for attempt in range(repeats):
+            tokens.append(1 + attempt % 5)
+            _forward_seconds(model, 1, context, attempt)
+            begun = perf_counter()
+            background.follow(tokens, forwards, request)
             times.append(perf_counter() - begun)
     finally:
         background.close()
@@ -292,9 +316,13 @@ def _be_busy(
     end.send(_forward_times(found[0].context, rounds))
 
 
+@dataclass(frozen=True, slots=True)
 class _ToyDraft:
-    """A recipe that can be sent to a process."""
+    """A recipe that can be sent to a process, of a draft that makes so many forwards a step (None:
+    as many as are of use)."""
+
+    steps: int | None
 
     def __call__(self) -> Worker:
-        draft = Draft(DraftAhead(ToyModel(), NoDrafter(), ForkSettings()), 1)
+        draft = Draft(DraftAhead(ToyModel(), NoDrafter(), ForkSettings()), self.steps)
         return Worker(lambda style: draft)

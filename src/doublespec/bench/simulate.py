@@ -250,7 +250,8 @@ class _Parts:
         alone = machine.target(rows)
         if self._is_in_turns and machine.after_draft is not None:
             alone = machine.after_draft(rows)
-        return alone + self._lost_beside(rows, alone) + machine.overhead_seconds
+        messages = 0.0 if self._link is None else machine.follow_seconds
+        return alone + self._lost_beside(rows, alone) + messages + machine.overhead_seconds
 
     def _lost_beside(self, rows: int, alone: float) -> float:
         """How much longer a forward takes since the draft works at the same time, all the time or

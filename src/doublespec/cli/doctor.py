@@ -17,6 +17,7 @@ from doublespec.bench.profile import (
     Profile,
     measure_beside,
     measure_branch,
+    measure_follow,
     measure_forwards,
     measure_lookup,
     measure_pipe,
@@ -101,10 +102,16 @@ def _measure(llm: LLM, context: int) -> Profile:
         beside,
         branch_seconds=measure_branch(model, draft) if model and draft else None,
         pipe_seconds=measure_pipe() if llm.recipe else None,
+        follow_seconds=measure_follow(target, _forwards_beside(beside)) if beside else None,
         lookup_seconds=measure_lookup(target),
         step_seconds=measure_step(),
         threads=torch.get_num_threads(),
     )
+
+
+def _forwards_beside(times: PairTimes) -> int:
+    """How many forwards a draft makes during one of the target's."""
+    return max(1, round(times.target.seconds[1] / times.draft.seconds[1]))
 
 
 def _recommend(llm: LLM, profile: Profile) -> tuple[str, int | None]:
