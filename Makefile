@@ -28,7 +28,7 @@ format: .venv/ready
 # docs/benchmarks.md: about ten minutes, on a machine that does nothing else. SPEC_BENCH is Spec-Bench's
 # question.jsonl (github.com/hemingkx/Spec-Bench), which is not part of this project.
 METHODS := ar,lookup,sd,psd,double@lock-step,double@free,double,double-serial,auto
-BENCH := $(BIN)/doublespec bench --peers --methods $(METHODS) --repeat 2 --max-tokens 160 --force
+BENCH := $(BIN)/doublespec bench --peers --methods $(METHODS) --repeat 1 --max-tokens 160 --force
 
 benchmarks: .venv/ready
 	mkdir -p build
