@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.box import SIMPLE
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from doublespec.bench.machine import Machine, parse_curve, read_machine
 from doublespec.bench.outputs import check_output, replace_file
@@ -190,7 +190,8 @@ def _validate(
     traces = [trace for traces in files.values() for trace in traces]
     found = validate(runs, traces, question.machine, question.second, question.gamma)
     table = Table(
-        *("method", "tokens/s", "differs", "ratio", "differs", "M", "ms a step"),
+        Column("method", no_wrap=True),
+        *("tokens/s", "differs", "ratio", "differs", "M", "ms a step"),
         title="simulated / measured",
         box=SIMPLE,
         caption="Without the first step of each answer, which reads the prompt. Ratios are to "
