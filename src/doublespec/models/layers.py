@@ -163,7 +163,7 @@ class _Reader:
     product: MakeLinear
 
     def tensor(self, name: str, *shape: int) -> Tensor:
-        return self.source.read(name, shape, self.device, self.dtype)
+        return self.source.read(name, shape, (self.device, self.dtype))
 
     def norm(self, name: str, size: int) -> Norm:
         return rms_norm(self.tensor(name, size), self.config.norm_eps)

@@ -18,6 +18,9 @@ from doublespec.models.weights import Checkpoint, Source
 
 Target = Decoder | TransformersModel | ParallelDecoder
 
+_FEWEST_ROUNDS, _MOST_ROUNDS = 2, 8  # of measuring forwards,
+_COST_SECONDS = 0.3  # and for how long
+
 
 def load_target(
     source: Source,
@@ -102,8 +105,17 @@ class ForwardCost:
 
 
 def measure_cost(model: LanguageModel, rows: int = 16) -> ForwardCost:
-    """The cost of a forward here and now; never used where it could change a token."""
-    one, several = forward_seconds(model), forward_seconds(model, rows, repeats=3)
+    """The cost of a forward here and now; never used where it could change a token. Forwards over
+    one row and over several are measured in turns, so that a disturbance falls on both."""
+    few: list[float] = []
+    many: list[float] = []
+    begun = perf_counter()
+    while len(few) < _FEWEST_ROUNDS or (
+        len(few) < _MOST_ROUNDS and perf_counter() - begun < _COST_SECONDS
+    ):
+        few.append(forward_seconds(model, repeats=4))
+        many.append(forward_seconds(model, rows, repeats=2))
+    one, several = median(few), median(many)
     return ForwardCost(one, min(max((several / one - 1) / (rows - 1), 0.0), 1.0))
 
 

@@ -39,7 +39,7 @@ from doublespec.models.memory import Plan
 from doublespec.models.quantize import find_products
 from doublespec.models.ranks import Group, Member, Team, check_not_launched
 from doublespec.models.shapes import FASTEST, STRICT, Shapes
-from doublespec.models.weights import Cut, Source, rotary_frequencies
+from doublespec.models.weights import WHOLE, Cut, Placement, Size, Source, rotary_frequencies
 from doublespec.tokens import Tokens, common_prefix
 
 _BY_OUTPUT = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj")
@@ -279,24 +279,13 @@ class Share:
         is_own = self.rank == 0 or not (name.endswith(".bias") and _module(name) in _BY_INPUT)
         return is_own and self.source.has(name)
 
-    def read(
-        self, name: str, shape: tuple[int, ...], device: torch.device, dtype: torch.dtype
-    ) -> Tensor:
+    def read(self, name: str, shape: Size, where: Placement, cut: Cut = WHOLE) -> Tensor:
+        assert cut == WHOLE  # a part is not divided again
         if _module(name) in _BY_OUTPUT:
-            return self.part(name, shape, device, dtype, Cut(0, self.rank, self.count))
-        if _module(name) in _BY_INPUT and not name.endswith(".bias"):
-            return self.part(name, shape, device, dtype, Cut(1, self.rank, self.count))
-        return self.source.read(name, shape, device, dtype)
-
-    def part(
-        self,
-        name: str,
-        shape: tuple[int, ...],
-        device: torch.device,
-        dtype: torch.dtype,
-        cut: Cut,
-    ) -> Tensor:
-        return self.source.part(name, shape, device, dtype, cut)
+            cut = Cut(0, self.rank, self.count)
+        elif _module(name) in _BY_INPUT and not name.endswith(".bias"):
+            cut = Cut(1, self.rank, self.count)
+        return self.source.read(name, shape, where, cut)
 
     def num_parameters(self) -> int:
         return self.source.num_parameters()

@@ -15,7 +15,15 @@ from transformers import PreTrainedConfig
 from doublespec.errors import ModelError
 from doublespec.models.configs import CONFIGS, built_in_config
 from doublespec.models.layers import DecoderConfig
-from doublespec.models.weights import Cut, Source, open_checkpoint, read_config
+from doublespec.models.weights import (
+    WHOLE,
+    Cut,
+    Placement,
+    Size,
+    Source,
+    open_checkpoint,
+    read_config,
+)
 
 RANDOM = "random:"  # such a name is of random weights, of the shape that follows
 
@@ -43,30 +51,17 @@ class RandomWeights:
         setting = "attention_bias" if part in (*_QKV, "o_proj") else "mlp_bias"
         return bool(getattr(self.config, setting, False))
 
-    def read(
-        self, name: str, shape: tuple[int, ...], device: torch.device, dtype: torch.dtype
-    ) -> Tensor:
+    def read(self, name: str, shape: Size, where: Placement, cut: Cut = WHOLE) -> Tensor:
         """The same values for the same name, seed, shape, precision and kind of device."""
+        device, dtype = where
         if name.endswith("bias"):
             return torch.zeros(shape, device=device, dtype=dtype)
         if len(shape) == 1:
             return torch.ones(shape, device=device, dtype=dtype)
         generator = torch.Generator(device).manual_seed(crc32(f"{self.seed} {name}".encode()))
-        weight = torch.empty(shape, device=device, dtype=dtype)
-        return weight.normal_(0.0, self._deviation(name, shape[1]), generator=generator)
-
-    def part(
-        self,
-        name: str,
-        shape: tuple[int, ...],
-        device: torch.device,
-        dtype: torch.dtype,
-        cut: Cut,
-    ) -> Tensor:
-        whole = [*shape]
-        whole[cut.dim] *= cut.count
-        weight = self.read(name, tuple(whole), device, dtype)
-        return weight.chunk(cut.count, cut.dim)[cut.index].clone()
+        weight = torch.empty(cut.whole(shape), device=device, dtype=dtype)
+        weight.normal_(0.0, self._deviation(name, weight.shape[1]), generator=generator)
+        return weight if cut.count == 1 else weight.chunk(cut.count, cut.dim)[cut.index].clone()
 
     def _deviation(self, name: str, inputs: int) -> float:
         """Products keep the size of what they are given, and all layers together add about as

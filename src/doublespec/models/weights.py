@@ -39,6 +39,9 @@ _FORMATS = {
 }
 _FILES = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"]
 
+Size = tuple[int, ...]
+Placement = tuple[torch.device, torch.dtype]
+
 
 @dataclass(frozen=True, slots=True)
 class Cut:
@@ -47,6 +50,15 @@ class Cut:
     dim: int
     index: int
     count: int
+
+    def whole(self, shape: Size) -> Size:
+        """The shape of what such a part is of."""
+        return tuple(
+            size * self.count if dim == self.dim else size for dim, size in enumerate(shape)
+        )
+
+
+WHOLE = Cut(0, 0, 1)
 
 
 class Source(Protocol):
@@ -64,22 +76,9 @@ class Source(Protocol):
         """Whether there is a weight of that name."""
         ...
 
-    def read(
-        self, name: str, shape: tuple[int, ...], device: torch.device, dtype: torch.dtype
-    ) -> Tensor:
-        """One weight. Nothing is kept; raises ModelError where it is missing or of another
-        shape."""
-        ...
-
-    def part(
-        self,
-        name: str,
-        shape: tuple[int, ...],
-        device: torch.device,
-        dtype: torch.dtype,
-        cut: "Cut",
-    ) -> Tensor:
-        """As `read`: a part of one weight, the part being of that shape."""
+    def read(self, name: str, shape: Size, where: Placement, cut: Cut = WHOLE) -> Tensor:
+        """One weight, or a part of one, of that shape. Nothing is kept; raises ModelError where the
+        weight is missing or of another shape."""
         ...
 
     def num_parameters(self) -> int: ...
@@ -100,31 +99,18 @@ class Checkpoint:
     def has(self, name: str) -> bool:
         return name in self.files
 
-    def read(
-        self, name: str, shape: tuple[int, ...], device: torch.device, dtype: torch.dtype
-    ) -> Tensor:
-        with self._opened(name) as file:
-            weight: Tensor = file.get_tensor(name)
-        self._check_shape(name, tuple(weight.shape), shape)
-        return weight.to(device=device, dtype=dtype)
-
-    def part(
-        self,
-        name: str,
-        shape: tuple[int, ...],
-        device: torch.device,
-        dtype: torch.dtype,
-        cut: Cut,
-    ) -> Tensor:
-        """The rest of the weight is not read."""
+    def read(self, name: str, shape: Size, where: Placement, cut: Cut = WHOLE) -> Tensor:
+        """Of a part, the rest of the weight is not read."""
         with self._opened(name) as file:
             weight = file.get_slice(name)
-            whole = [*shape]
-            whole[cut.dim] *= cut.count
-            self._check_shape(name, tuple(weight.get_shape()), tuple(whole))
-            where = slice(cut.index * shape[cut.dim], (cut.index + 1) * shape[cut.dim])
-            part: Tensor = weight[where] if cut.dim == 0 else weight[:, where]
-        return part.to(device=device, dtype=dtype)
+            self._check_shape(name, tuple(weight.get_shape()), cut.whole(shape))
+            if cut.count == 1:
+                found: Tensor = file.get_tensor(name)
+            else:
+                places = slice(cut.index * shape[cut.dim], (cut.index + 1) * shape[cut.dim])
+                found = weight[places] if cut.dim == 0 else weight[:, places]
+        device, dtype = where
+        return found.to(device=device, dtype=dtype)
 
     def _opened(self, name: str) -> AbstractContextManager[Any]:
         """The file that a weight is in."""
@@ -132,7 +118,7 @@ class Checkpoint:
             raise missing_weight(self.folder, name)
         return _opened(self.folder / self.files[name])
 
-    def _check_shape(self, name: str, found: tuple[int, ...], wanted: tuple[int, ...]) -> None:
+    def _check_shape(self, name: str, found: Size, wanted: Size) -> None:
         if found != wanted:
             raise ModelError(
                 f"{name} in {self.folder} has shape {found}, where config.json says {wanted}; take "
