@@ -66,6 +66,17 @@ def _runs(fast: float = 0.1, plain: float = 0.1) -> list[Run]:
     return runs
 
 
+def test_the_time_goes_to_the_target_the_draft_and_retrieval() -> None:
+    step = replace(
+        _step([1], 1.0), guess_seconds=0.3, retrieval_seconds=0.1, target_seconds=0.6,
+        wait_seconds=0.05,
+    )  # fmt: skip
+    runs = [replace(run, steps=(step,)) if run.method == "double" else run for run in _runs()]
+    time = results(runs, CATEGORIES, {})["double"]["all"]["time"]
+    shares = {"target": 0.6, "draft": 0.2, "retrieval": 0.1, "wait": 0.05, "rest": 0.05}
+    assert time == pytest.approx(shares)
+
+
 def test_ratios_are_those_of_times_and_come_by_category() -> None:
     found = results(_runs(), CATEGORIES, {})
     assert found["double"]["all"]["ratio"] == pytest.approx(4)

@@ -117,6 +117,38 @@ def test_a_step_tells_drafted_from_retrieved_tokens() -> None:
     assert steps[1].num_drafted == 2
 
 
+class Ticking:
+    """A clock that moves only when a drafter is asked: by one second for retrieval, ten for
+    a draft."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def drafter(self, seconds: float) -> Any:
+        clock = self
+
+        class Slow:
+            def propose(self, tokens: Tokens, limit: int, request: Request) -> list[int]:
+                clock.now += seconds
+                return []
+
+        return Slow()
+
+
+def test_a_step_tells_the_time_of_retrieval_from_that_of_a_draft() -> None:
+    clock = Ticking()
+    parts = ToyModel(), clock.drafter(10.0), clock.drafter(1.0)
+    steps = list(decode_serial(*parts, PROMPT, REQUEST, StopRule(2), 24, clock))
+    assert {(step.guess_seconds, step.retrieval_seconds) for step in steps} == {(11.0, 1.0)}
+    clock = Ticking()
+    parts = ToyModel(), _background(), clock.drafter(1.0)
+    steps = list(decode_parallel(*parts, PROMPT, REQUEST, StopRule(2), 24, clock))
+    assert all(step.retrieval_seconds == step.guess_seconds >= 1.0 for step in steps)
+
+
 def test_parallel_decoding_judges_what_was_drafted_during_the_last_step() -> None:
     background = Recording(_background())
     stop = StopRule(40)

@@ -114,7 +114,7 @@ def test_any_damage_is_noticed(tmp_path: Path) -> None:
         (b'{"id": 1}\n', "is no trace"),
         (b"[1]\n", "is no trace"),
         (b'{"traceEvents": []}\n', "open it in Perfetto"),
-        (b'{"format": "doublespec-trace", "version": 2}\n', "version 2"),
+        (b'{"format": "doublespec-trace", "version": 3}\n', "version 3"),
     ],
 )
 def test_other_files_are_refused(tmp_path: Path, content: bytes, message: str) -> None:

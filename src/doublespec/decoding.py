@@ -32,9 +32,10 @@ class Step:
 
     `guess` is what the target was shown; its first `num_drafted` tokens came from the draft, the
     others from retrieval. `new` is what the step settled, cut where the answer ends. Seconds are
-    those the loop spent waiting: for retrieval and for a draft before the forward
-    (`guess_seconds`), for the forward with its choices (`target_seconds`), for a draft in lock-step
-    and its messages after it (`wait_seconds`), and in all (`seconds`), from `begun` on. `foreseen`
+    those the loop spent waiting: for a draft and for retrieval before the forward (`guess_seconds`,
+    of which `retrieval_seconds` for the latter), for the forward with its choices
+    (`target_seconds`), for a draft in lock-step and its messages after it (`wait_seconds`), and in
+    all (`seconds`), from `begun` on. `foreseen`
     says, where the step departed from what was drafted, whether the draft had gone on from that
     correction in advance (None: it did not depart). `forwards` are the draft's, as far as they
     were heard of.
@@ -52,6 +53,7 @@ class Step:
     foreseen: bool | None = None
     forwards: tuple[DraftForward, ...] = ()
     logprobs: tuple[TokenLogprobs, ...] = ()
+    retrieval_seconds: float = 0.0
 
     @property
     def num_accepted(self) -> int:
@@ -77,7 +79,7 @@ def decode_serial(
         begun = clock()
         room = _room_to_show(tokens, request, stop, most)
         drafted = drafter.propose(tokens, room, request)
-        ahead = [*tokens, *drafted]
+        ahead, asked = [*tokens, *drafted], clock()
         guess = [*drafted, *helper.propose(ahead, room - len(drafted), request)]
         shown = clock()
         settled = advance(target, tokens, guess, request)
@@ -95,6 +97,7 @@ def decode_serial(
             seconds=clock() - begun,
             begun=begun,
             logprobs=settled.logprobs[: len(new)],
+            retrieval_seconds=shown - asked,
         )
 
 
@@ -119,11 +122,14 @@ def decode_parallel(
         while finish is None:
             room = _room_to_show(tokens, request, stop, most)
             drafted = pending.tokens[:room]
+            asked = clock()
             run = helper.propose([*tokens, *drafted], room - len(drafted), request)
+            retrieving = clock() - asked
             more = drafter.wait(pending, len(drafted) + len(run) // _RETRIEVED_FOR_DRAFTED, room)
             if len(more) > len(drafted):
-                drafted = more
+                drafted, asked = more, clock()
                 run = helper.propose([*tokens, *drafted], room - len(drafted), request)
+                retrieving += clock() - asked
             guess = [*drafted, *run]
             shown = clock()
             settled = advance(target, tokens, guess, request)
@@ -147,6 +153,7 @@ def decode_parallel(
                 foreseen=pending.foreseen,
                 forwards=(*heard, *pending.forwards),
                 logprobs=settled.logprobs[: len(new)],
+                retrieval_seconds=retrieving,
             )
             heard = ()
             begun = clock()

@@ -65,7 +65,9 @@ def bench_page(report: Mapping[str, Any], runs: Sequence[Run], items: Sequence[I
         _section("Kept, by position in the guess", _positions(found),
                  "How often a token at this position was kept where it was shown."),
         _section("Where the time goes", _time(found),
-                 "Guess: retrieval and a serial draft. Wait: for a parallel draft."),
+                 "Draft: made before the target, or waited for. Wait: for a parallel draft's "
+                 "messages, in lock-step for its forwards, too. How long a parallel draft idles "
+                 "is in the table."),
         _timelines(shown),
         "<h2>The texts</h2>",
         *_texts(runs, items),
@@ -210,7 +212,10 @@ def _time(found: Mapping[str, Any]) -> str:
     shown = {n: rows["all"]["time"] for n, rows in found.items() if rows["all"]["time"]}
     figure, axes = pyplot.subplots(figsize=(9, 0.42 * len(shown) + 1.2))
     left = [0.0] * len(shown)
-    kinds = {"target": "#2f5fa8", "guess": "#e0a030", "wait": "#c9ced6", "rest": "#8a8f98"}
+    kinds = {
+        **{"target": "#2f5fa8", "draft": "#e0a030", "retrieval": "#3c9d74"},
+        **{"wait": "#c9ced6", "rest": "#8a8f98"},
+    }
     for kind, colour in kinds.items():
         shares = [time[kind] for time in shown.values()]
         axes.barh(range(len(shown)), shares, left=left, color=colour, label=kind, height=0.62)
@@ -219,7 +224,7 @@ def _time(found: Mapping[str, Any]) -> str:
     axes.invert_yaxis()
     axes.set_xlim(0, 1)
     axes.set_xlabel("share of the time")
-    axes.legend(frameon=False, fontsize=8, ncols=4, loc="lower left", bbox_to_anchor=(0, 1))
+    axes.legend(frameon=False, fontsize=8, ncols=5, loc="lower left", bbox_to_anchor=(0, 1))
     return _svg(figure)
 
 

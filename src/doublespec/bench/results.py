@@ -203,16 +203,17 @@ def _by_position(steps: Sequence[Step]) -> list[float | None]:
 
 
 def _where_time_goes(steps: Sequence[Step]) -> Row:
-    """Shares of the time: guesses (retrieval, a serial draft), target, waiting for a parallel
-    draft, the rest."""
+    """Shares of the time: drafting before the target or waiting for drafted tokens, retrieval, the
+    target, the messages of a parallel draft (in lock-step the wait for it, too), the rest."""
     total = sum(s.seconds for s in steps) or 1.0
-    guess, target, wait = (
+    guess, retrieval, target, wait = (
         sum(getattr(s, field) for s in steps) / total
-        for field in ("guess_seconds", "target_seconds", "wait_seconds")
+        for field in ("guess_seconds", "retrieval_seconds", "target_seconds", "wait_seconds")
     )
     return {
-        "guess": guess,
         "target": target,
+        "draft": guess - retrieval,
+        "retrieval": retrieval,
         "wait": wait,
         "rest": max(0.0, 1 - guess - target - wait),
     }

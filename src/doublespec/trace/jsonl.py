@@ -16,7 +16,7 @@ from doublespec.stopping import Finish
 from doublespec.trace.lanes import Timeline, from_zero
 
 FORMAT = "doublespec-trace"
-VERSION = 1
+VERSION = 2
 _DIGITS = 9  # of seconds
 _FINISHES: dict[str | None, Finish | None] = {"stop": "stop", "length": "length", None: None}
 
@@ -74,6 +74,7 @@ def _step_records(step: Step) -> Iterator[dict[str, Any]]:
         "begun": round(step.begun, _DIGITS),
         "seconds": round(step.seconds, _DIGITS),
         "guess_seconds": round(step.guess_seconds, _DIGITS),
+        "retrieval_seconds": round(step.retrieval_seconds, _DIGITS),
         "target_seconds": round(step.target_seconds, _DIGITS),
         "wait_seconds": round(step.wait_seconds, _DIGITS),
         "guess": step.guess,
@@ -156,6 +157,7 @@ def _parse_step(record: Mapping[str, Any]) -> Step:
         seconds=_seconds(record["seconds"]),
         begun=_seconds(record["begun"]),
         foreseen=None if record["foreseen"] is None else bool(record["foreseen"]),
+        retrieval_seconds=_seconds(record["retrieval_seconds"]),
     )
 
 

@@ -36,9 +36,9 @@ class DraftEvent:
 
 @dataclass(frozen=True, slots=True)
 class TargetEvent:
-    """One step. From `begun` on the target waits for the draft (`draft_seconds`, its own retrieval
-    included) or, where there is none, retrieves; then it judges and waits for a parallel draft. Of
-    the tokens shown `drafted` came from the draft and `retrieved` did not; `settled` are new."""
+    """One step. From `begun` on the target waits for the draft, if one takes part, and retrieves;
+    then it judges and waits for a parallel draft. Of the tokens shown `drafted` came from the draft
+    and `retrieved` did not; `settled` are new."""
 
     step: int
     begun: float
@@ -121,7 +121,8 @@ def _is_serial(step: Step) -> bool:
 def _drafts(number: int, step: Step) -> Iterator[DraftEvent]:
     if _is_serial(step):
         tokens = step.guess[: step.num_drafted]
-        yield DraftEvent(number, step.begun, step.guess_seconds, None, tokens, 0)
+        seconds = step.guess_seconds - step.retrieval_seconds
+        yield DraftEvent(number, step.begun, seconds, None, tokens, 0)
     for forward in step.forwards:
         yield DraftEvent(
             number, forward.begun, forward.seconds, forward.rows, forward.tokens, forward.branches
@@ -130,12 +131,13 @@ def _drafts(number: int, step: Step) -> Iterator[DraftEvent]:
 
 def _target(number: int, step: Step, is_bubble: bool) -> TargetEvent:
     kept_drafted = min(step.num_accepted, step.num_drafted)
-    waits = step.num_drafted or step.forwards or step.wait_seconds  # a draft takes part
+    has_draft = step.num_drafted or step.forwards or step.wait_seconds
+    retrieval = step.retrieval_seconds if has_draft else step.guess_seconds
     return TargetEvent(
         step=number,
         begun=step.begun,
-        draft_seconds=step.guess_seconds if waits else 0.0,
-        retrieval_seconds=0.0 if waits else step.guess_seconds,
+        draft_seconds=step.guess_seconds - retrieval,
+        retrieval_seconds=retrieval,
         target_seconds=step.target_seconds,
         wait_seconds=step.wait_seconds,
         drafted=step.num_drafted,
