@@ -5,7 +5,13 @@ from dataclasses import dataclass, replace
 
 from doublespec.bench.machine import Curve, Machine
 from doublespec.bench.replay import Replay
-from doublespec.bench.virtual import TimedDrafter, TimedModel, VirtualClock, VirtualLink
+from doublespec.bench.virtual import (
+    TimedCompleter,
+    TimedDrafter,
+    TimedModel,
+    VirtualClock,
+    VirtualLink,
+)
 from doublespec.config import (
     DEFAULT_FORKS,
     PRESETS,
@@ -18,15 +24,16 @@ from doublespec.config import (
 from doublespec.decoding import Clock, Step
 from doublespec.drafting.ahead import DraftAhead
 from doublespec.drafting.background import Patience, RemoteDrafter, StyledDrafter
-from doublespec.drafting.base import BackgroundDrafter, Drafter, NoDrafter
+from doublespec.drafting.base import BackgroundDrafter, Completer, Drafter, NoDrafter
 from doublespec.drafting.choice import Choice, DraftUnlessRun
 from doublespec.drafting.confident import ConfidentDrafter
+from doublespec.drafting.lookup import Helper
 from doublespec.drafting.model import ModelDrafter
 from doublespec.drafting.odds import Odds
 from doublespec.drafting.retrieved import Retrieval
 from doublespec.drafting.worker import Draft, Worker
 from doublespec.errors import ConfigError
-from doublespec.methods import METHODS, Guess, candidates, split_name
+from doublespec.methods import METHODS, DraftKind, candidates, split_name
 from doublespec.models.base import LanguageModel
 from doublespec.sampling import Request, SamplingParams
 from doublespec.scheduling import Scheduler
@@ -147,7 +154,7 @@ def _answers(plan: Plan, machine: Machine, traces: Sequence[Replay]) -> list["_P
 class _Kept:
     """What is kept from one answer to the next: indexes by side, and what was learnt."""
 
-    lookups: dict[Guess | None, Drafter]  # on the target's side
+    lookups: dict[DraftKind | None, Helper]  # on the target's side
     draft_side: Drafter
     choice: Choice | None  # where a serial draft is left out
     odds: Odds
@@ -190,9 +197,9 @@ class _Parts:
     def is_draft_ready(self) -> bool:
         return True
 
-    def lookup(self, behind: Guess | None = None) -> Drafter:
-        drafter = self._kept.lookups[behind]
-        return TimedDrafter(drafter, self._machine.lookup_seconds, self._now)
+    def lookup(self, behind: DraftKind | None = None) -> Completer:
+        helper = self._kept.lookups[behind]
+        return TimedCompleter(helper, self._machine.lookup_seconds, self._now)
 
     def draft(self, *, retrieval: bool) -> Drafter:
         machine, choice = self._machine, self._kept.choice

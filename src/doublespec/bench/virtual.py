@@ -10,7 +10,7 @@ from typing import TypeVar
 from torch import Tensor
 
 from doublespec.bench.replay import ReplayedModel
-from doublespec.drafting.base import Drafter
+from doublespec.drafting.base import Completer, Drafter, Guess
 from doublespec.drafting.messages import FromDraft, Ready, ToDraft
 from doublespec.drafting.worker import Worker
 from doublespec.models.base import Branch
@@ -86,6 +86,19 @@ class TimedDrafter:
     def propose(self, tokens: Tokens, limit: int, request: Request) -> list[int]:
         self._clock.now += self._seconds
         return self._drafter.propose(tokens, limit, request)
+
+
+class TimedCompleter:
+    """The same for what completes a draft."""
+
+    def __init__(self, helper: Completer, seconds: float, clock: VirtualClock) -> None:
+        self._helper = helper
+        self._seconds = seconds
+        self._clock = clock
+
+    def complete(self, tokens: Tokens, drafted: list[int], limit: int, request: Request) -> Guess:
+        self._clock.now += self._seconds
+        return self._helper.complete(tokens, drafted, limit, request)
 
 
 class VirtualLink:

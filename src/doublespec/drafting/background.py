@@ -198,7 +198,8 @@ class RemoteDrafter:
             self._text_number += 1
             self._text, self._order, start = list(tokens), order, 0
         self._is_resting = False
-        self._guarded(partial(self._send_text, start, limit))
+        wanted = limit if self.pace.is_worth_drafting() else 0
+        self._guarded(partial(self._send_text, start, wanted))
         return foreseen
 
     def _goes_on(self, tokens: list[int], order: "_Order") -> bool:
