@@ -31,7 +31,7 @@ from doublespec.drafting.messages import (
 from doublespec.drafting.pace import Pace
 from doublespec.drafting.tree import DraftTree
 from doublespec.sampling import Request
-from doublespec.tokens import Tokens, as_list, common_prefix
+from doublespec.tokens import Tokens, as_list
 
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.1, 60.0  # before a lost draft is begun again
 _SILENT_CALLS = 8  # besides the time: a target may be slow, too
@@ -91,6 +91,7 @@ class RemoteDrafter:
         self._is_resting = True  # no answer is under way
         self._order: _Order | None = None
         self._limit = 0
+        self._heard = 0  # how many forwards of this worker were told
         self._told = 0  # number of the last message, and
         self._answered = 0  # of the last one that the worker took in,
         self._done = 0  # and of the last one for which it has made its forwards
@@ -216,9 +217,7 @@ class RemoteDrafter:
 
     def _settle(self, new: list[int]) -> bool | None:
         """The text has grown by `new`: what is kept of the draft, and learnt of it."""
-        own = self._tree.best(len(new))
-        kept = common_prefix(own, new)
-        foreseen = self._tree.settle(new)
+        kept, foreseen = self._tree.settle(new)
         self.pace.judged(kept, kept if foreseen is None else kept + 1)
         return foreseen
 
@@ -229,11 +228,12 @@ class RemoteDrafter:
         self._told += 1
         number, text = self._told, self._text_number
         if start:
-            self._send(Settled(number, text, start, tuple(self._text[start:]), limit))
+            new = tuple(self._text[start:])
+            self._send(Settled(number, text, start, new, limit, self._heard))
         else:
             whole = array("i", self._text).tobytes()
             request, style = self._order.request, self._order.style
-            self._send(Begin(number, text, whole, limit, request, style))
+            self._send(Begin(number, text, whole, limit, self._heard, request, style))
         self._limit = limit
         if self._answered == number - 1:
             self._told_at, self._silent_calls = self._clock(), 0
@@ -252,14 +252,7 @@ class RemoteDrafter:
 
     def _take(self, message: FromDraft) -> None:
         if isinstance(message, Drafted):
-            self._answered = max(self._answered, message.number)
-            self._done = max(self._done, message.number if message.done else 0)
-            self._pause = 0.0
-            if message.forward is not None:
-                self._forwards.append(message.forward)
-                self.pace.drafted(message.forward.seconds)
-            if message.text == self._text_number:
-                self._add(message)
+            self._take_drafted(message)
         elif isinstance(message, Lost):
             if message.number == self._told:
                 self._send_text(0, self._limit)
@@ -268,12 +261,21 @@ class RemoteDrafter:
         else:
             raise ChannelLost(message.reason)
 
-    def _add(self, message: Drafted) -> None:
-        """Takes in paths after the text as the worker had it, as far as they hold now."""
-        since = tuple(self._text[message.start :])
-        for path in message.paths:
-            if path[: len(since)] == since:
-                self._tree.add(path[len(since) :])
+    def _take_drafted(self, message: Drafted) -> None:
+        """Takes in what is drafted after the text as the worker had it, as far as it holds now."""
+        heard = message.first + len(message.forwards)
+        if heard < self._heard:
+            return  # it comes late: another one has said more
+        for forward in message.forwards[self._heard - message.first :]:
+            self._forwards.append(forward)
+            self.pace.drafted(forward.seconds)
+        self._heard = heard
+        self._answered = max(self._answered, message.number)
+        self._done = max(self._done, message.number if message.done else 0)
+        self._pause = 0.0
+        if message.text == self._text_number:
+            self._tree.replace(message.path, message.forks)
+            self._tree.settle(self._text[message.start :])
 
     def _await_tokens(self, wanted: int, stop: float) -> None:
         """Waits until so many tokens are drafted, or nothing more is to come."""
@@ -311,7 +313,7 @@ class RemoteDrafter:
 
     def _open(self) -> None:
         self._owner = os.getpid()
-        self._link = self._open_link()
+        self._link, self._heard = self._open_link(), 0
         self._opened_at = self._clock()
 
     def _guarded(self, action: Callable[[], None]) -> None:

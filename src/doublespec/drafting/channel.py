@@ -11,7 +11,7 @@ import struct
 from time import perf_counter
 from typing import Any
 
-from doublespec.drafting.codec import decode, encode
+from doublespec.drafting.codec import decode, encode, is_superseded
 
 _HEADER = struct.Struct("<3sBI")
 _MARK = b"dbl"
@@ -130,8 +130,9 @@ class Channel:
         return messages
 
     def _take(self) -> list[Any]:
-        """The whole messages among what was received."""
-        messages, start, received = [], 0, bytes(self._received)
+        """The whole messages among what was received, but for those that are superseded."""
+        frames: list[tuple[int, int, int]] = []  # kind, begin and stop
+        start, received = 0, bytes(self._received)
         while len(received) >= start + _HEADER.size:
             mark, kind, length = _HEADER.unpack_from(received, start)
             if mark != _MARK:
@@ -140,6 +141,8 @@ class Channel:
             if len(received) < begin + length:
                 break
             start = begin + length
-            messages.append(decode(kind, received[begin:start]))
+            if frames and is_superseded(frames[-1][0], kind):
+                frames.pop()
+            frames.append((kind, begin, start))
         del self._received[:start]
-        return messages
+        return [decode(kind, received[begin:stop]) for kind, begin, stop in frames]
