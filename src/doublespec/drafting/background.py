@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from doublespec.config import DraftStyle
 from doublespec.drafting.alternation import Alternation
@@ -338,8 +338,7 @@ class RemoteDrafter:
             self.close()
 
 
-@dataclass(frozen=True, slots=True)
-class _Order:
+class _Order(NamedTuple):
     """What makes a text another one, besides its tokens."""
 
     request: Request

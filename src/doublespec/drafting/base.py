@@ -1,7 +1,7 @@
 """What the loops ask of a drafter. A wrong guess costs time, never correctness."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from doublespec.sampling import Request
 from doublespec.tokens import Tokens
@@ -15,8 +15,7 @@ class Drafter(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class DraftForward:
+class DraftForward(NamedTuple):  # of which every step makes several: cheap to make and to send
     """One forward of a draft that runs beside the target, for figures and timelines.
 
     It began at `begun` (seconds, on the clock of the Steps) and computed `rows` rows; `tokens` is

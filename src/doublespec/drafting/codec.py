@@ -5,22 +5,19 @@ times as long (6 against 1 microsecond each way; 2-core EPYC, 2026-11-24).
 """
 
 import pickle
-from itertools import starmap
-from operator import attrgetter
 from typing import Any
 
 from doublespec.drafting.base import DraftForward
 from doublespec.drafting.messages import Drafted, Settled
 
 _ANY, _SETTLED, _DRAFTED = range(3)
-_of_forward = attrgetter("begun", "seconds", "rows", "start", "tokens", "branches")
 
 
 def encode(message: object) -> tuple[int, bytes]:
     """The kind of a message, and what is in it."""
     if isinstance(message, Drafted):
         *others, forwards = message
-        return _DRAFTED, _pickled((*others, tuple(map(_of_forward, forwards))))
+        return _DRAFTED, _pickled((*others, tuple(map(tuple, forwards))))
     if isinstance(message, Settled):
         return _SETTLED, _pickled(tuple(message))
     return _ANY, _pickled(message)
@@ -31,7 +28,7 @@ def decode(kind: int, data: bytes | memoryview) -> Any:
     found = pickle.loads(data)
     if kind == _DRAFTED:
         *others, forwards = found
-        return Drafted._make((*others, tuple(starmap(DraftForward, forwards))))
+        return Drafted._make((*others, tuple(map(DraftForward._make, forwards))))
     return Settled(*found) if kind == _SETTLED else found
 
 
