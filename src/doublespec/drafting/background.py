@@ -10,9 +10,8 @@ import warnings
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from time import perf_counter
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, ParamSpec, Protocol
 
 from doublespec.config import DraftStyle
 from doublespec.drafting.alternation import Alternation
@@ -32,6 +31,8 @@ from doublespec.drafting.pace import Pace
 from doublespec.drafting.tree import DraftTree
 from doublespec.sampling import Request
 from doublespec.tokens import Tokens, as_list
+
+P = ParamSpec("P")
 
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.1, 60.0  # before a lost draft is begun again
 _SILENT_CALLS = 8  # besides the time: a target may be slow, too
@@ -117,7 +118,7 @@ class RemoteDrafter:
         """Whether the draft is loaded. If there is none, begins one."""
         self.launch()
         if not self._ready:
-            self._guarded(lambda: self._hear(0.0))
+            self._guarded(self._hear)
             self._guarded(self._check_silence)
         return self._ready
 
@@ -126,7 +127,7 @@ class RemoteDrafter:
         stop = self._clock() + self._patience.start_seconds
         self.launch()
         while self._link is not None and not self._ready and self._clock() < stop:
-            self._guarded(partial(self._hear, min(1.0, stop - self._clock())))
+            self._guarded(self._hear, min(1.0, stop - self._clock()))
             self._guarded(self._check_silence)
         return self._ready
 
@@ -142,14 +143,14 @@ class RemoteDrafter:
         if not self._waited:
             self._waited = True
             self.wait_until_ready()
-        if self._must_stand_aside(tokens, order):
+        if self._alternation.is_likely and self._must_stand_aside(tokens, order):
             return Pending([])
         if self._left_at is not None:
             self.pace.stepped(self._clock() - self._left_at)
         self.launch()
         if order.style.lockstep:
             self._await_forwards()
-        self._guarded(lambda: self._hear(0.0))
+        self._guarded(self._hear)
         foreseen = self._tell(tokens, limit, order)
         self._guarded(self._check_silence)
         forwards, self._forwards = tuple(self._forwards), []
@@ -171,7 +172,7 @@ class RemoteDrafter:
         self._alternation.end()
         self._is_resting = True
         if self._link is not None and self._ready:
-            self._guarded(lambda: self._send(Rest()))
+            self._guarded(self._send, Rest())
 
     def close(self) -> None:
         """Ends the worker; the next `follow` begins another one."""
@@ -199,7 +200,7 @@ class RemoteDrafter:
             self._text_number += 1
             self._text, self._order, start = list(tokens), order, 0
         self._is_resting = False
-        self._guarded(partial(self._send_text, start, limit))
+        self._guarded(self._send_text, start, limit)
         return foreseen
 
     def _goes_on(self, tokens: list[int], order: "_Order") -> bool:
@@ -208,7 +209,7 @@ class RemoteDrafter:
 
     def _must_stand_aside(self, tokens: list[int], order: "_Order") -> bool:
         """Whether another answer under way keeps the draft."""
-        if self._order is None or not self._alternation.is_likely:
+        if self._order is None:
             return False
         if self._goes_on(tokens, order):
             self._alternation.owner_goes_on()
@@ -244,7 +245,7 @@ class RemoteDrafter:
 
     # -- hearing ---------------------------------------------------------------------------------
 
-    def _hear(self, seconds: float) -> None:
+    def _hear(self, seconds: float = 0.0) -> None:
         """Takes in what has come; waits that long for it if nothing has."""
         if self._link is not None:
             for message in self._link.receive(max(seconds, 0.0)):
@@ -283,7 +284,7 @@ class RemoteDrafter:
             seconds = stop - self._clock()
             if seconds <= 0 or len(self._tree.best(wanted)) >= wanted:
                 return
-            self._guarded(partial(self._hear, seconds))
+            self._guarded(self._hear, seconds)
 
     def _await_forwards(self) -> None:
         """Lock-step: waits until the worker has made the forwards that it was told to."""
@@ -292,7 +293,7 @@ class RemoteDrafter:
             if self._clock() >= stop:
                 self._fail("it does not answer")
             else:
-                self._guarded(lambda: self._hear(stop - self._clock()))
+                self._guarded(self._hear, stop - self._clock())
 
     def _check_silence(self) -> None:
         """Gives up a worker that has not answered for long, or not begun to work."""
@@ -316,9 +317,9 @@ class RemoteDrafter:
         self._link, self._heard = self._open_link(), 0
         self._opened_at = self._clock()
 
-    def _guarded(self, action: Callable[[], None]) -> None:
+    def _guarded(self, action: Callable[P, None], *arguments: P.args, **named: P.kwargs) -> None:
         try:
-            action()
+            action(*arguments, **named)
         except (ChannelLost, OSError) as error:
             self._fail(str(error))
 
