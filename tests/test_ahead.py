@@ -223,3 +223,11 @@ def test_a_target_does_not_wait_for_a_draft_that_is_always_wrong_until_it_is_rig
     for _ in range(20):
         pace.judged(4, 5)
     assert pace.worth_waiting_for == 3
+
+
+def test_a_draft_that_is_always_wrong_drafts_in_one_of_eight_steps_until_it_is_right() -> None:
+    pace = _pace(0)
+    assert sum(pace.is_worth_drafting() for _ in range(80)) == 10
+    for _ in range(20):
+        pace.judged(4, 5)
+    assert all(pace.is_worth_drafting() for _ in range(80))

@@ -237,7 +237,10 @@ class _Parts:
                 return Draft(DraftAhead(model, helper, style.forks, odds), style.gamma)
 
             delay = machine.pipe_seconds / 2
-            self._link = link = VirtualLink(Worker(make, beside), self._now, beside, delay)
+            worker = Worker(make, beside)
+            self._link = link = VirtualLink(
+                worker, self._now, beside, delay, machine.follow_seconds
+            )
             self._remote = RemoteDrafter(lambda: link, Patience(), self._now)
         return self._remote
 
@@ -257,8 +260,7 @@ class _Parts:
         alone = machine.target(rows)
         if self._is_in_turns and machine.after_draft is not None:
             alone = machine.after_draft(rows)
-        messages = 0.0 if self._link is None else machine.follow_seconds
-        return alone + self._lost_beside(rows, alone) + messages + machine.overhead_seconds
+        return alone + self._lost_beside(rows, alone) + machine.overhead_seconds
 
     def _lost_beside(self, rows: int, alone: float) -> float:
         """How much longer a forward takes since the draft works at the same time, all the time or

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from doublespec.bench.replay import ReplayedModel
 from doublespec.drafting.base import Completer, Drafter, Guess
-from doublespec.drafting.messages import FromDraft, Ready, ToDraft
+from doublespec.drafting.messages import FromDraft, Ready, Rest, ToDraft
 from doublespec.drafting.worker import Worker
 from doublespec.models.base import Branch
 from doublespec.sampling import Request
@@ -102,21 +102,30 @@ class TimedCompleter:
 
 
 class VirtualLink:
-    """A link to a worker on a clock of its own; messages take `delay` seconds each way."""
+    """A link to a worker on a clock of its own; messages take `delay` seconds each way, and
+    `follow_seconds` of the time of the one who tells the worker what the text has become."""
 
     def __init__(
-        self, worker: Worker, clock: VirtualClock, worker_clock: VirtualClock, delay: float = 0.0
+        self,
+        worker: Worker,
+        clock: VirtualClock,
+        worker_clock: VirtualClock,
+        delay: float = 0.0,
+        follow_seconds: float = 0.0,
     ) -> None:
         self._worker = worker
         self._clock = clock
         self._worker_clock = worker_clock
         self._delay = delay
+        self._follow_seconds = follow_seconds
         self._inbox: list[tuple[float, ToDraft]] = []  # by arrival
         self._outbox: list[tuple[float, FromDraft]] = []
         self._worker_clock.now = max(self._worker_clock.now, clock.now)
         self._post(self._outbox, clock.now, Ready())
 
     def send(self, message: ToDraft) -> None:
+        if not isinstance(message, Rest):
+            self._clock.now += self._follow_seconds
         self._post(self._inbox, self._clock.now, message)
 
     def receive(self, seconds: float) -> list[FromDraft]:
