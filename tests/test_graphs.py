@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from doublespec.bench.provenance import model_provenance
 from doublespec.llm import LLM
 from doublespec.models import graphs, load
 from doublespec.models.base import Branch
@@ -319,6 +320,7 @@ def test_answers_with_recordings_are_those_without(
     wanted = answers(bundled)
     with LLM("bundled", "bundled", graphs=False, **options) as llm:
         assert answers(llm) == wanted
+        assert model_provenance(llm)["graphs"] is False
     assert capture.replayed == 0
     with LLM("bundled", "bundled", **options) as llm:
         before = capture.replayed

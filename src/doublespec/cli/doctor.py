@@ -181,6 +181,7 @@ def _as_json(
         "ranks": len(llm.settings.target_devices),
         "dtype": str(llm.target.dtype).removeprefix("torch."),
         "quantize": llm.settings.quantize,
+        "graphs": llm.settings.graphs,
         "profile": asdict(profile),
         "exact": not _broken(found),
         "trials": len(found),
