@@ -69,8 +69,14 @@ class CudaCapture:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._pool = torch.cuda.graph_pool_handle()
+        self._first: Recording | None = None
 
     def __call__(self, step: Callable[[], Tensor]) -> Recording:
+        if self._first is None:  # PyTorch takes no new graph into a pool whose last one has gone
+            self._first = self._record(lambda: torch.zeros(1, device=self._device))
+        return self._record(step)
+
+    def _record(self, step: Callable[[], Tensor]) -> Recording:
         with torch.cuda.device(self._device):
             stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
             stream.wait_stream(torch.cuda.current_stream())
