@@ -9,6 +9,7 @@ ROOMS = (
     "errors",
     "config",
     "tokens",
+    "transfer",
     "sampling",
     "models",
     "retrieval",
@@ -68,4 +69,4 @@ def test_every_file_is_in_a_room() -> None:
 def test_only_the_rooms_of_numbers_know_torch() -> None:
     """Elsewhere tokens are Python ints; bench and cli report on tensors' devices."""
     users = {room for room, path in _files() if "import torch" in path.read_text(encoding="utf-8")}
-    assert users <= {"sampling", "models", "drafting", "bench", "cli"}
+    assert users <= {"transfer", "sampling", "models", "drafting", "bench", "cli"}

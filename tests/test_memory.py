@@ -1,7 +1,7 @@
 """What will not fit is refused before it is read, with the numbers and what would make it fit."""
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -134,3 +134,55 @@ def test_other_models_are_refused_by_the_size_of_their_files(
     available(monkeypatch, 3 * checkpoint.num_parameters())
     with pytest.raises(ModelError, match=r"the weights in .* left; choose a smaller model"):
         load_model(checkpoint, CPU, torch.float32, canonical=True)
+
+
+# -- GPUs ------------------------------------------------------------------------------------------
+
+
+def gpus(monkeypatch: pytest.MonkeyPatch, *free: float) -> None:
+    """So many GPUs, with so many bytes free each."""
+    devices = [torch.device("cuda", index) for index in range(len(free))]
+    monkeypatch.setattr(memory, "all_devices", lambda: [CPU, *devices])
+    monkeypatch.setattr(memory, "available_memory", lambda device: int(free[device.index or 0]))
+
+
+def gpu_refusal(source: Unreadable, device: str = "cuda") -> str:
+    with pytest.raises(ModelError) as caught:
+        check_memory(source, torch.device(device), torch.bfloat16, None, None)
+    return str(caught.value)
+
+
+def test_a_model_too_large_for_one_gpu_may_be_divided(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = Unreadable(built_in_config("Llama-3.3-70B"))
+    gpus(monkeypatch, 80e9, 80e9)
+    assert gpu_refusal(source).endswith(
+        "it would fit with --quantize int8 (77.19 GB) or --target-device cuda:0,cuda:1"
+    )
+    gpus(monkeypatch, 80e9, 20e9, 80e9)
+    assert gpu_refusal(source, "cuda:2").endswith(" or --target-device cuda:2,cuda:0")
+
+
+def test_as_few_gpus_as_will_do_are_offered(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = Unreadable(built_in_config("Llama-3.3-70B"))
+    gpus(monkeypatch, 48e9, 48e9, 48e9, 48e9)
+    wanted = "it would fit with --target-device cuda:0,cuda:1,cuda:2,cuda:3"
+    assert gpu_refusal(source).endswith(wanted)  # 8 heads do not divide by 3
+    for free in ([48e9], [48e9] * 3, [48e9, 48e9, 48e9, 1e9]):
+        gpus(monkeypatch, *free)
+        assert gpu_refusal(source).endswith("left; choose a smaller model")
+
+
+def test_recorded_steps_are_counted_and_may_be_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = Unreadable(built_in_config("Llama-3.1-8B"))
+    bare = plan("Llama-3.1-8B")
+    whole = replace(bare, graphs=True)
+    assert whole.total - bare.total == whole.recorded > bare.recorded == 0
+    assert replace(whole, quantize="int8").recorded > whole.recorded
+    assert replace(whole, device=CPU).recorded == 0
+    gpus(monkeypatch, whole.total - 1)
+    check_memory(source, CUDA, torch.bfloat16, None, None)
+    with pytest.raises(ModelError, match=r", CUDA graphs \d.*or --no-graphs \(") as caught:
+        check_memory(source, CUDA, torch.bfloat16, None, None, graphs=True)
+    assert gigabytes(whole.recorded) in str(caught.value)
+    gpus(monkeypatch, whole.total)
+    check_memory(source, CUDA, torch.bfloat16, None, None, graphs=True)

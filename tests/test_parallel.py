@@ -20,7 +20,7 @@ from doublespec.models.kernels import KernelProbe
 from doublespec.models.layers import DecoderConfig
 from doublespec.models.load import load_target
 from doublespec.models.memory import Plan
-from doublespec.models.parallel import ParallelDecoder, Share, divided, needed_bytes
+from doublespec.models.parallel import ParallelDecoder, Share, needed_bytes
 from doublespec.models.random_weights import open_source
 from doublespec.models.weights import WHOLE, Checkpoint, Cut, Placement, Size, open_checkpoint
 from tests.checkpoints import write_checkpoint, write_family, write_tokenizer
@@ -184,7 +184,7 @@ def test_a_follower_has_no_vocabulary_but_the_embedding(
 def test_bytes_are_counted_for_each_rank(folder: Path) -> None:
     config = DecoderConfig.of(open_checkpoint(str(folder)).config)
     whole = Plan(config, CPU, torch.bfloat16, None, None)
-    part = replace(whole, config=divided(config, 2))
+    part = replace(whole, config=config.divided(2))
     table = 2 * config.vocab_size * config.hidden_size
     first, other = needed_bytes(part, 0), needed_bytes(part, 1)
     assert first == part.total
@@ -223,7 +223,7 @@ def test_other_models_are_refused(tmp_path: Path) -> None:
 def test_ranks_that_do_not_fit_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On the CPU all ranks together, on a GPU each by itself."""
     plan = _plan(folder)
-    sizes = Plan(divided(plan.config, 2), CPU, torch.float32, None, None)
+    sizes = Plan(plan.config.divided(2), CPU, torch.float32, None, None)
     both = [needed_bytes(sizes, rank) for rank in range(2)]
     monkeypatch.setattr(parallel, "available_memory", lambda device: sum(both) - 1)
     with pytest.raises(ModelError, match=r"^2 ranks need 0\.\d+ GB .* and cpu has 0\.\d+ GB left"):

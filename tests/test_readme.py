@@ -1,4 +1,6 @@
-"""What the README says must be true: its Python runs, its commands and options exist."""
+"""What the README says must be true: its Python runs, its commands and options exist.
+
+So do those of docs/gpu.md."""
 
 import re
 import shlex
@@ -14,8 +16,11 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def _blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+GPU = (ROOT / "docs" / "gpu.md").read_text(encoding="utf-8")
+
+
+def _blocks(language: str, document: str = README) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", document, flags=re.DOTALL)
 
 
 @pytest.mark.parametrize("code", _blocks("python"))
@@ -25,7 +30,8 @@ def test_python_blocks_run(code: str, capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def _commands() -> list[list[str]]:
-    lines = [line for block in _blocks("console") for line in block.splitlines()]
+    blocks = [*_blocks("console"), *_blocks("console", GPU)]
+    lines = [line for block in blocks for line in block.splitlines()]
     return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("doublespec")]
 
 
@@ -34,7 +40,11 @@ def test_commands_and_their_options_exist(words: list[str]) -> None:
     command = get_command(app)
     while words and words[0] in getattr(command, "commands", {}):
         command, words = command.commands[words[0]], words[1:]
-    options = {name for parameter in command.params for name in parameter.opts}
+    options = {
+        name
+        for parameter in command.params
+        for name in [*parameter.opts, *parameter.secondary_opts]
+    }
     assert {word for word in words[1:] if word.startswith("--")} <= options
 
 

@@ -2,16 +2,19 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from doublespec import sampling
 from doublespec.errors import ConfigError
 from doublespec.sampling import Ranking, Request, SamplingParams, choose, logprobs, noise, rank
 
@@ -474,3 +477,67 @@ def test_logprobs_are_those_of_the_unfiltered_distribution() -> None:
     assert one.token == 3
     assert one.logprob == pytest.approx(table[3])
     assert one.top == ((0, pytest.approx(table[0])), (6, pytest.approx(table[6])))
+
+
+# -- a device that keeps its values to itself ------------------------------------------------------
+
+
+@contextmanager
+def reading_noted() -> Iterator[list[tuple[int, ...]]]:
+    """The shapes of what a device hands to the host. PyTorch's "meta" device has shapes and no
+    values: to read one in any other way is an error."""
+    shapes: list[tuple[int, ...]] = []
+
+    def tolist(values: Tensor) -> object:
+        shapes.append(tuple(values.shape))
+        return np.zeros(values.shape, dtype=int).tolist()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Tensor, "tolist", tolist, raising=False)
+        yield shapes
+
+
+@settings(max_examples=100, deadline=None)
+@given(rows(), st.integers(1, 5))
+def test_a_step_reads_from_the_device_once_whatever_is_asked_for(
+    case: tuple[Tensor, list[int], int, Request], count: int
+) -> None:
+    logits, text, start, request = case
+    far, n = logits.to("meta"), len(logits)
+    with reading_noted() as shapes:
+        assert choose(far, text, start, request) == [0] * n
+        assert shapes == [(n,)]
+        rank(far, text, start, request, count)
+        assert shapes[1:] == [(n, 2 * count)]
+        logprobs(far, text[:n], 3)
+        assert shapes[2:] == [(n, 7)]
+
+
+@settings(max_examples=100, deadline=None)
+@given(rows(), st.integers(1, 5))
+def test_ranks_found_on_a_device_are_those_of_the_host(
+    case: tuple[Tensor, list[int], int, Request], count: int
+) -> None:
+    logits, text, start, request = case
+    here = rank(logits, text, start, request, count)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sampling, "_table", lambda values: values)
+        assert rank(logits, text, start, request, count) == here
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("vocab_size", [8191, 8192])
+def test_scores_of_many_rows_have_the_bits_of_each(vocab_size: int, threads: int) -> None:
+    """So many values are divided among threads, wherever the border falls."""
+    text = torch.randint(vocab_size, (80,), generator=torch.Generator().manual_seed(1)).tolist()
+    logits = torch.randn((48, vocab_size), generator=torch.Generator().manual_seed(2)) * 3
+    request = request_for(**FILTERS["all"])
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        together = sampling._scores(logits, text, 30, request)
+        for i, count in ((0, 1), (3, 7), (20, 2), (17, 31), (47, 1)):
+            some = sampling._scores(logits[i : i + count], text, 30 + i, request)
+            assert torch.equal(some, together[i : i + count])
+    finally:
+        torch.set_num_threads(before)

@@ -92,6 +92,7 @@ class Settings:
     draft_device: str | None = None
     dtype: str | None = None
     quantize: Quantize | None = None
+    graphs: bool = True
     max_length: int | None = None
     threads: int | None = None
     draft_threads: int = 1

@@ -102,6 +102,7 @@ class LLM:
             max_length=self.settings.max_length,
             draft=draft_source if draft_device == devices[0] else None,
             quantize=self.settings.quantize,
+            graphs=self.settings.graphs,
             progress=report("target"),
         )
         cost = measure_cost(model)
@@ -266,6 +267,7 @@ class LLM:
             gamma=self.settings.gamma,
             target_seconds=target_seconds,
             wrap=None if wrap is None else wrap.draft,
+            graphs=self.settings.graphs,
         )
 
 

@@ -7,6 +7,8 @@ agree in tokens (arXiv 2408.07978), and a seed means the same text whatever the 
 
 No sum over the vocabulary is taken in floating point: filters work on fixed-point weights, whose
 sums do not depend on the order of summation, hence not on the device or the number of rows.
+
+All rows are chosen from at once, on the device of the logits; the host waits once, for the ids.
 """
 
 import math
@@ -22,6 +24,7 @@ from torch import Tensor
 
 from doublespec.errors import ConfigError
 from doublespec.tokens import Tokens
+from doublespec.transfer import upload
 
 _FIXED_POINT = float(1 << 40)
 _WORD = 0xFFFFFFFF
@@ -141,7 +144,9 @@ def rank(logits: Tensor, text: Tokens, start: int, request: Request, count: int)
     scores = _scores(logits, text, start, request)
     table = _table(scores.to(torch.float32, copy=scores is logits))
     count = min(count, table.shape[-1])
-    if isinstance(table, np.ndarray) and len(table) <= _FEW_ROWS:
+    if isinstance(table, Tensor):
+        return [_ranking(found) for found in _best_on_device(table, count)]
+    if len(table) <= _FEW_ROWS:
         return [_ranking(_best_of_row(row, count)) for row in table]
     rows = list(range(len(table)))
     found = []
@@ -150,6 +155,18 @@ def rank(logits: Tensor, text: Tokens, start: int, request: Request, count: int)
         found.append((best, table[rows, best].tolist()))
         table[rows, best] = -math.inf
     return [_ranking([(tokens[i], scores[i]) for tokens, scores in found]) for i in rows]
+
+
+def _best_on_device(table: Tensor, count: int) -> list[list[tuple[int, float]]]:
+    """The same for all rows of a table (n, V), which comes down as one: in float64, which holds
+    every id and every score. The table is written to."""
+    ids, scores = [], []
+    for _ in range(count):
+        ids.append(table.argmax(-1, keepdim=True))
+        scores.append(table.gather(-1, ids[-1]))
+        table.scatter_(-1, ids[-1], -math.inf)
+    both = torch.cat((torch.cat(ids, -1).double(), torch.cat(scores, -1).double()), -1).tolist()
+    return [[(int(row[i]), row[count + i]) for i in range(count)] for row in both]
 
 
 def _best_of_row(row: npt.NDArray[np.float32], count: int) -> list[tuple[int, float]]:
@@ -193,7 +210,7 @@ def _uniform(seed: int, positions: Sequence[int], vocab_size: int, device: torch
     large noise. None is 1, which would make noise of minus infinity."""
     key = _mix(_mix(seed & _WORD) + (seed >> 32) & _WORD)
     keys = [_signed(_mix(_mix(position) ^ key)) for position in positions]
-    hashes = torch.tensor(keys, dtype=torch.int32, device=device)[:, None]
+    hashes = upload(torch.tensor(keys, dtype=torch.int32), device)[:, None]
     bits = _mixed_bits(_hashed_ids(vocab_size, device) ^ hashes)
     return bits.clamp_(max=_LARGEST).float().add_(0.5).mul_(2.0**-31)
 
@@ -231,14 +248,18 @@ def logprobs(logits: Tensor, tokens: Tokens, top: int) -> list[TokenLogprobs]:
     """Log-probabilities of `tokens` and of the `top` likeliest, by the rows of `logits` (n, V)."""
     table = torch.log_softmax(logits[: len(tokens)].double(), dim=-1)
     best = table.sort(dim=-1, descending=True, stable=True)  # ties: the lowest id first
+    top = min(top, table.shape[-1])
+    own = table.gather(-1, upload(torch.tensor(tokens), table.device)[:, None])
+    ids, values = best.indices[:, :top].double(), best.values[:, :top]
+    rows: list[list[float]] = torch.cat((own, ids, values), dim=-1).tolist()
     return [
-        TokenLogprobs(
-            token=token,
-            logprob=float(table[i, token]),
-            top=tuple(zip(_ids(best.indices[i, :top]), best.values[i, :top].tolist(), strict=True)),
-        )
-        for i, token in enumerate(tokens)
+        TokenLogprobs(token, row[0], _pairs(row[1 : top + 1], row[top + 1 :]))
+        for token, row in zip(tokens, rows, strict=True)
     ]
+
+
+def _pairs(ids: list[float], values: list[float]) -> tuple[tuple[int, float], ...]:
+    return tuple(zip(map(int, ids), values, strict=True))
 
 
 def _ids(values: Tensor) -> list[int]:
@@ -264,9 +285,11 @@ def _adjusted(logits: Tensor, text: Tokens, start: int, request: Request) -> Ten
     if not params.logit_bias and not params.has_penalties:
         return logits
     logits = logits.to(torch.float32, copy=True)
-    for token, bias in params.logit_bias.items():
-        if token < logits.shape[-1]:
-            logits[:, token] += bias
+    known = {t: bias for t, bias in params.logit_bias.items() if t < logits.shape[-1]}
+    if known:
+        columns, biases = torch.tensor([*known]), torch.tensor([*known.values()])
+        columns, biases = upload(columns, logits.device), upload(biases, logits.device)
+        logits.index_add_(1, columns, biases.float().expand(len(logits), -1))
     if params.has_penalties:
         _penalise(logits, text[: start + len(logits) - 1], start, request)
     return logits
@@ -283,8 +306,10 @@ def _penalise(logits: Tensor, text: Tokens, start: int, request: Request) -> Non
     in_answer = seen + np.bincount(places[request.prompt_length : start], minlength=len(ids))
     seen += np.bincount(places[:start], minlength=len(ids))
     known = int(np.searchsorted(ids, logits.shape[-1]))  # a draft may know fewer ids
-    columns = torch.from_numpy(ids[:known]).to(device)
-    counts, answered = (torch.from_numpy(part[:, :known]).to(device) for part in (seen, in_answer))
+    columns = upload(torch.from_numpy(ids[:known]), device)
+    counts, answered = (
+        upload(torch.from_numpy(part[:, :known]), device) for part in (seen, in_answer)
+    )
     values = logits[:, columns]
     factor = params.repetition_penalty
     repeated = torch.where(values > 0, values / factor, values * factor)

@@ -28,7 +28,8 @@ def provenance() -> dict[str, object]:
 
 
 def model_provenance(llm: LLM) -> dict[str, object]:
-    """Device, precision, the target's quantisation, threads, fingerprints of the models."""
+    """Device, precision, the target's quantisation, whether steps may be recorded, threads,
+    fingerprints of the models."""
     device = llm.target.device
     names = [llm.target_name] + ([llm.recipe.name] if llm.recipe else [])
     return {
@@ -36,6 +37,7 @@ def model_provenance(llm: LLM) -> dict[str, object]:
         "ranks": len(llm.settings.target_devices),
         "dtype": str(llm.target.dtype).removeprefix("torch."),
         "quantize": llm.settings.quantize,
+        "graphs": llm.settings.graphs,
         "threads": torch.get_num_threads(),
         "models": [{"name": name, "sha256": fingerprint(name)} for name in names],
     }

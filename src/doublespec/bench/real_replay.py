@@ -20,6 +20,7 @@ from doublespec.bench.traces import Trace, read_traces, trace_files, with_agreem
 from doublespec.errors import ConfigError
 from doublespec.models.base import Branch, LanguageModel, LoadedModel, can_branch
 from doublespec.tokens import Tokens
+from doublespec.transfer import upload
 
 SECOND_CHOICE = 0.5  # share of a draft's mistakes where its second choice is right
 
@@ -114,18 +115,9 @@ class Replaying:
     def __init__(self, model: LanguageModel, scripts: Scripts) -> None:
         self._model = model
         self._scripts = scripts
-
-    @property
-    def vocab_size(self) -> int:
-        return self._model.vocab_size
-
-    @property
-    def max_length(self) -> int:
-        return self._model.max_length
-
-    @property
-    def can_branch(self) -> bool:
-        return can_branch(self._model)
+        self.vocab_size = model.vocab_size
+        self.max_length = model.max_length
+        self.can_branch = can_branch(model)
 
     @torch.inference_mode()
     def logits(self, tokens: Tokens, last: int, prompt_length: int) -> Tensor:
@@ -152,39 +144,21 @@ class ReplayingTarget:
     def __init__(self, model: LoadedModel, scripts: Scripts) -> None:
         self._model = model
         self._scripts = scripts
-        self._replaying = Replaying(model, scripts)
-
-    @property
-    def vocab_size(self) -> int:
-        return self._model.vocab_size
-
-    @property
-    def max_length(self) -> int:
-        return self._model.max_length
-
-    @property
-    def device(self) -> torch.device:
-        return self._model.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self._model.dtype
-
-    @property
-    def row_counts(self) -> tuple[int, ...]:
-        return self._model.row_counts
+        self.logits = Replaying(model, scripts).logits
+        self.vocab_size = model.vocab_size
+        self.max_length = model.max_length
+        self.device = model.device
+        self.dtype = model.dtype
+        self.row_counts = model.row_counts
 
     def fastest(self) -> "ReplayingTarget":
         return ReplayingTarget(self._model.fastest(), self._scripts)
-
-    def logits(self, tokens: Tokens, last: int, prompt_length: int) -> Tensor:
-        return self._replaying.logits(tokens, last, prompt_length)
 
 
 def _raised(logits: Tensor, choices: Tensor) -> Tensor:
     """`logits` (n, V), changed such that each row's best tokens are those of `choices` (n, 2);
     rows past the end of the script, which nobody chooses from, stay as they are."""
-    first, second = choices.to(logits.device).unbind(1)
+    first, second = upload(choices, logits.device).unbind(1)
     rows = torch.arange(len(choices), device=logits.device)
     logits[rows, second] = _SECOND
     logits[rows, first] = _FIRST

@@ -113,6 +113,7 @@ def bench(
     draft_device: options.DraftDevice = None,
     dtype: options.Dtype = None,
     quantize: options.Quantize = None,
+    graphs: options.Graphs = True,
     threads: options.Threads = None,
     resume: Annotated[
         Path | None, typer.Option(help="Keep every run in this file, and go on from it.")
@@ -150,6 +151,7 @@ def bench(
         "draft_device": draft_device,
         "dtype": dtype,
         "quantize": quantize,
+        "graphs": graphs,
         "max_length": max_length,
         "threads": threads,
         "wrap": replays,

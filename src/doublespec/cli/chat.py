@@ -26,6 +26,7 @@ def chat(
     draft_device: options.DraftDevice = None,
     dtype: options.Dtype = None,
     quantize: options.Quantize = None,
+    graphs: options.Graphs = True,
     max_length: options.MaxLength = None,
     threads: options.Threads = None,
 ) -> None:
@@ -38,6 +39,7 @@ def chat(
         "draft_device": draft_device,
         "dtype": dtype,
         "quantize": quantize,
+        "graphs": graphs,
         "max_length": max_length,
         "threads": threads,
     }

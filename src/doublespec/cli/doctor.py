@@ -52,6 +52,7 @@ def doctor(
     draft_device: options.DraftDevice = None,
     dtype: options.Dtype = None,
     quantize: options.Quantize = None,
+    graphs: options.Graphs = True,
     threads: options.Threads = None,
     force: options.Force = False,
     as_json: options.AsJson = False,
@@ -65,6 +66,7 @@ def doctor(
         "draft_device": draft_device,
         "dtype": dtype,
         "quantize": quantize,
+        "graphs": graphs,
         "threads": threads,
     }
     target, draft = options.model_names(target, draft, random_weights)
@@ -179,6 +181,7 @@ def _as_json(
         "ranks": len(llm.settings.target_devices),
         "dtype": str(llm.target.dtype).removeprefix("torch."),
         "quantize": llm.settings.quantize,
+        "graphs": llm.settings.graphs,
         "profile": asdict(profile),
         "exact": not _broken(found),
         "trials": len(found),

@@ -50,6 +50,7 @@ def generate(
     draft_device: options.DraftDevice = None,
     dtype: options.Dtype = None,
     quantize: options.Quantize = None,
+    graphs: options.Graphs = True,
     max_length: options.MaxLength = None,
     threads: options.Threads = None,
     trace: Annotated[
@@ -88,6 +89,7 @@ def generate(
         "draft_device": draft_device,
         "dtype": dtype,
         "quantize": quantize,
+        "graphs": graphs,
         "max_length": max_length,
         "threads": threads,
     }

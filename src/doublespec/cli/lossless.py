@@ -34,6 +34,7 @@ def lossless(
     draft_device: options.DraftDevice = None,
     dtype: options.Dtype = None,
     quantize: options.Quantize = None,
+    graphs: options.Graphs = True,
     threads: options.Threads = None,
     as_json: options.AsJson = False,
 ) -> None:
@@ -44,6 +45,7 @@ def lossless(
         "draft_device": draft_device,
         "dtype": dtype,
         "quantize": quantize,
+        "graphs": graphs,
         "threads": threads,
         "history_bytes": 0,
     }

@@ -56,6 +56,12 @@ Quantize = Annotated[
         "target, not of the one on disk."
     ),
 ]
+Graphs = Annotated[
+    bool,
+    typer.Option(
+        "--graphs/--no-graphs", help="On CUDA: record steps and replay them, if the bits stay."
+    ),
+]
 MaxLength = Annotated[int | None, typer.Option(help="Context length, prompt and answer together.")]
 Threads = Annotated[
     int | None, typer.Option(help="CPU threads of the target, of each of its ranks.")

@@ -36,6 +36,7 @@ class DraftRecipe:
     target_seconds: float
     history: int | None = None
     wrap: Callable[[LanguageModel], LanguageModel] | None = None
+    graphs: bool = True
 
     @property
     def fds(self) -> tuple[int, ...]:
@@ -46,7 +47,14 @@ class DraftRecipe:
         source = open_source(self.name)
         device = find_device(self.device)
         dtype = find_dtype(self.dtype, device)
-        model = load_model(source, device, dtype, canonical=False, max_length=self.max_length)
+        model = load_model(
+            source,
+            device,
+            dtype,
+            canonical=False,
+            max_length=self.max_length,
+            graphs=self.graphs,
+        )
         common = CommonVocabulary(model, self.vocab_size)
         return common if self.wrap is None else self.wrap(common)
 

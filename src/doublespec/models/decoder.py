@@ -6,6 +6,8 @@ logits depend on the text only, not on what was cached or how it was split.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from typing import Self
 
 import torch
@@ -16,6 +18,7 @@ from doublespec.errors import ModelError
 from doublespec.models import branches as behind
 from doublespec.models.base import Branch
 from doublespec.models.devices import available_memory, gigabytes
+from doublespec.models.graphs import Bucket, Capture, Graphs, Inputs, fill, proven
 from doublespec.models.kernels import KernelProbe
 from doublespec.models.layers import (
     DecoderConfig,
@@ -44,6 +47,7 @@ from doublespec.models.shapes import (
 )
 from doublespec.models.weights import Source, rotary_frequencies
 from doublespec.tokens import Tokens, common_prefix
+from doublespec.transfer import upload
 
 _PADDING = max(STRICT.prompt)  # rows of padding may stand that far behind the cache's last place
 
@@ -67,6 +71,7 @@ class _Rows:
     sin: Tensor
     masks: tuple[Tensor | None, ...]  # (heads of a group x rows, keys) for each span
     views: list[_View]  # for each layer
+    slots: Tensor | None = None  # where in what a view may write, if not all of it
 
 
 class Decoder:
@@ -79,7 +84,9 @@ class Decoder:
         rotary: tuple[Tensor, float],
         shapes: Shapes,
         max_length: int,
+        capture: Capture | None = None,
     ) -> None:
+        """With `capture`, steps are recorded and replayed (`graphs.py`)."""
         self.config = config
         self.shapes = shapes
         self.device = weights.embedding.device
@@ -92,6 +99,9 @@ class Decoder:
         self._seen: tuple[int, list[Cache]] = 0, []  # the first so many places, as last cut
         self._cached: list[int] = []
         self._cached_prompt_length = 0
+        self._capture = capture
+        exact = shapes.is_canonical()
+        self._graphs = None if capture is None else Graphs(capture, self.device, exact=exact)
         self._reserve(min(FIRST_CAPACITY, max_length))
 
     @classmethod
@@ -105,6 +115,7 @@ class Decoder:
         max_length: int | None = None,
         quantize: str | None = None,
         progress: Progress | None = None,
+        capture: Capture | None = None,
     ) -> Self:
         """Reads the weights. `canonical` models compute in canonical shapes, found by a test of
         this device's kernels; the others in the fastest ones. With `quantize` its layers are
@@ -116,11 +127,17 @@ class Decoder:
         length = min(config.max_length, max_length or config.max_length)
         probe = KernelProbe(config, device, dtype, product)
         shapes = canonical_shapes(probe, length) if canonical else FASTEST
-        return cls(config, weights, rotary, shapes, length)
+        if capture is not None and canonical:
+            lengths = key_lengths(length, shapes.key_step or KEY_STEP)
+            kernels = chain(probe.products(), probe.attention(lengths))
+            capture = proven(capture, kernels, shapes.answer, device)
+        return cls(config, weights, rotary, shapes, length, capture)
 
     def with_shapes(self, shapes: Shapes) -> Self:
         """The same weights with a cache of their own, computing in other shapes."""
-        return type(self)(self.config, self._weights, self._rotary, shapes, self._max_length)
+        return type(self)(
+            self.config, self._weights, self._rotary, shapes, self._max_length, self._capture
+        )
 
     def fastest(self) -> Self:
         """The same weights in the fastest shapes: the baseline of benchmarks."""
@@ -179,10 +196,16 @@ class Decoder:
             hidden = self._forward(block, tokens[block.start : block.stop], ahead)
             if block.stop > wanted:
                 first, size = max(wanted - block.start, 0), block.stop - block.start
-                rows = [*range(first, size), *behind.final_rows(size, ahead)]
-                parts.append(self._head(hidden[rows] if ahead else hidden[first:size]))
+                parts.append(self._head(self._wanted(hidden, first, size, ahead)))
         self._cached = list(tokens)
         return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _wanted(self, hidden: Tensor, first: int, size: int, branches: Sequence[Branch]) -> Tensor:
+        """A text's rows [first, size), then the last row of each branch."""
+        if not branches:
+            return hidden[first:size]
+        rows = [*range(first, size), *behind.final_rows(size, branches)]
+        return hidden.index_select(0, upload(torch.tensor(rows), self.device))
 
     # -- the cache -------------------------------------------------------------------------------
 
@@ -204,6 +227,8 @@ class Decoder:
         self._steps = self._staircase(capacity)
         self._lone_steps = self._steps.expand(self._group * self.shapes.lone, -1)
         self._seen = 0, []
+        if self._graphs is not None:
+            self._graphs.clear()
 
     def _grown(self, old: Tensor, capacity: int) -> Tensor:
         new = self._zeros(capacity)
@@ -247,12 +272,53 @@ class Decoder:
     def _forward(
         self, block: Block, tokens: Sequence[int], branches: Sequence[Branch] = ()
     ) -> Tensor:
-        """Hidden states (rows, D) of a block and of the branches behind it; writes their keys and
-        values to the cache."""
+        """Hidden states (rows, D) of a block and of the branches behind it, which hold until the
+        next forward; writes their keys and values to the cache."""
+        if self._graphs is not None:
+            bucket = self._graphs.find_bucket(block, branches, self._capacity)
+            if bucket is not None:
+                return self._replay(self._graphs, bucket, block, tokens, branches)
+        return self._compute(block, tokens, branches)
+
+    def _replay(
+        self,
+        graphs: Graphs,
+        bucket: Bucket,
+        block: Block,
+        tokens: Sequence[int],
+        branches: Sequence[Branch],
+    ) -> Tensor:
+        """The same, by a recording where there is one."""
+        rows = len(tokens) + sum(len(branch.tokens) for branch in branches)
+        values = fill(bucket, block, tokens, branches)
+        plain = partial(self._compute, block, tokens, branches)
+        return graphs.forward(bucket, values, self._step, plain, rows)
+
+    def _compute(self, block: Block, tokens: Sequence[int], branches: Sequence[Branch]) -> Tensor:
         padding = [tokens[-1]] * (block.rows - len(tokens))
         more = [token for branch in branches for token in branch.tokens]
-        ids = torch.tensor([*tokens, *padding, *more], device=self.device)
+        ids = upload(torch.tensor([*tokens, *padding, *more]), self.device)
         rows = self._branching_rows(block, branches) if branches else self._rows(block)
+        return self._hidden(ids, rows)
+
+    def _step(self, bucket: Bucket, inputs: Inputs) -> Tensor:
+        """The hidden states of what buffers hold: nothing of it depends on anything else, and
+        nothing is done on the host."""
+        ids, positions, slots = inputs.table.unbind()
+        attending = bucket.rows if bucket.rows > 1 else self.shapes.lone
+        places = torch.arange(bucket.keys, device=self.device)
+        hidden = places > positions[:, None] if inputs.hidden is None else inputs.hidden
+        cos, sin = (
+            table.index_select(0, positions).expand(attending, -1)
+            for table in (self._cos, self._sin)
+        )
+        span = Span(0, bucket.rows, bucket.keys, 0, attending)
+        block = Block(0, bucket.rows, bucket.rows, (span,))
+        mask = self._as_mask(hidden.expand(attending, -1))
+        views = self._whole_views(bucket.keys)
+        return self._hidden(ids, _Rows(block, cos, sin, (mask,), views, slots))
+
+    def _hidden(self, ids: Tensor, rows: _Rows) -> Tensor:
         hidden = F.embedding(ids, self._weights.embedding)
         for layer, view in zip(self._weights.layers, rows.views, strict=True):
             hidden = self._layer(layer, view, rows, hidden)
@@ -272,12 +338,16 @@ class Decoder:
         standing = behind.positions(block.start, block.stop, branches)
         rows, keys = len(standing), block.start + len(standing)
         whole = Block(block.start, keys, rows, (Span(0, rows, keys, 0, rows),))
-        positions = torch.tensor(standing, device=self.device)
+        positions = upload(torch.tensor(standing), self.device)
         hidden = torch.from_numpy(behind.hidden(block.start, block.stop, branches))
-        mask = torch.zeros(hidden.shape, dtype=self.dtype, device=self.device)
-        mask = mask.masked_fill_(hidden.to(self.device), float("-inf")).repeat(self._group, 1)
+        mask = self._as_mask(upload(hidden, self.device))
         cos, sin = self._cos[positions], self._sin[positions]
         return _Rows(whole, cos, sin, (mask,), self._views(whole))
+
+    def _as_mask(self, hidden: Tensor) -> Tensor:
+        """The mask of rows by what each must not look at, once for each head of a group."""
+        mask = torch.zeros(hidden.shape, dtype=self.dtype, device=self.device)
+        return mask.masked_fill_(hidden, float("-inf")).repeat(self._group, 1)
 
     def _mask(self, block: Block, span: Span) -> Tensor | None:
         """Minus infinity where a row must not look, 0 elsewhere, once for each head of a group;
@@ -291,12 +361,17 @@ class Decoder:
         place -= span.first
         order = [*range(place, place - span.rows, -1)] * self._group
         windows = self._steps.unfold(0, span.keys, 1)
-        return windows.index_select(0, torch.tensor(order, device=self.device))
+        return windows.index_select(0, upload(torch.tensor(order), self.device))
 
     def _views(self, block: Block) -> list[_View]:
         written = self._places(block.start, block.stop - block.start)
         read = [self._first_places(span.keys) for span in block.spans]
         return [_View(slots, seen) for slots, *seen in zip(written, *read, strict=True)]
+
+    def _whole_views(self, keys: int) -> list[_View]:
+        """Views that may write anywhere."""
+        written, read = self._places(0, self._capacity), self._places(0, keys)
+        return [_View(slots, [seen]) for slots, seen in zip(written, read, strict=True)]
 
     def _first_places(self, count: int) -> list[Cache]:
         if self._seen[0] != count:  # canonical shapes ask for the same again and again
@@ -324,8 +399,12 @@ class Decoder:
         qk = torch.addcmul(qk * rows.cos, qk.roll(dim // 2, -1), rows.sin)
         query, keys = qk.split_with_sizes((heads, kv_heads))
         new = rows.block.stop - rows.block.start
-        view.slots[0].copy_(keys[:, :new])
-        view.slots[1].copy_(values[:, :new])
+        if rows.slots is None:
+            view.slots[0].copy_(keys[:, :new])
+            view.slots[1].copy_(values[:, :new])
+        else:
+            view.slots[0].index_copy_(2, rows.slots, keys[None, :, :new])
+            view.slots[1].index_copy_(2, rows.slots, values[None, :, :new])
         return self._attend(query, view, rows).transpose(0, 1).reshape(rows.block.rows, -1)
 
     def _attend(self, query: Tensor, view: _View, rows: _Rows) -> Tensor:

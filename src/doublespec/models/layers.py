@@ -1,7 +1,8 @@
 """The weights of a decoder, read from their source into the form its forward pass uses."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import gcd
 
 import torch
 import torch.nn.functional as F
@@ -91,6 +92,19 @@ class DecoderConfig:
         tables = (1 if self.tied else 2) * self.vocab_size
         norms = 2 * self.num_layers + 1
         return self.num_layer_weights() + (tables + norms) * self.hidden_size
+
+    def most_ranks(self) -> int:
+        """The largest number of equal parts; every other number of them divides it."""
+        return gcd(self.num_heads, self.num_kv_heads, self.intermediate_size)
+
+    def divided(self, count: int) -> "DecoderConfig":
+        """The sizes of one of `count` equal parts (`parallel.py`)."""
+        return replace(
+            self,
+            num_heads=self.num_heads // count,
+            num_kv_heads=self.num_kv_heads // count,
+            intermediate_size=self.intermediate_size // count,
+        )
 
     def cache_bytes_per_token(self, dtype: torch.dtype) -> int:
         return 2 * self.num_layers * self.kv_size * dtype.itemsize

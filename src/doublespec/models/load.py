@@ -10,6 +10,7 @@ import torch
 from doublespec.errors import ModelError
 from doublespec.models.base import LanguageModel
 from doublespec.models.decoder import Decoder
+from doublespec.models.graphs import find_capture
 from doublespec.models.hf import TransformersModel
 from doublespec.models.layers import MODEL_TYPES, Progress
 from doublespec.models.memory import check_memory
@@ -31,11 +32,12 @@ def load_target(
     max_length: int | None = None,
     draft: Source | None = None,
     quantize: str | None = None,
+    graphs: bool = True,
     progress: Progress | None = None,
 ) -> Target:
     """Reads a model whose bits depend on the text only, divided among ranks if there are several
-    devices, with so many threads for each; a `draft` will be read onto the first device. Raises
-    ModelError and ConfigError."""
+    devices, with so many threads for each; a `draft` will be read onto the first device. One that
+    is divided has no `graphs`. Raises ModelError and ConfigError."""
     if len(devices) == 1:
         return load_model(
             source,
@@ -46,6 +48,7 @@ def load_target(
             reserve=max_length,
             draft=draft,
             quantize=quantize,
+            graphs=graphs,
             progress=progress,
         )
     return ParallelDecoder.load(
@@ -69,12 +72,14 @@ def load_model(
     reserve: int | None = None,
     draft: Source | None = None,
     quantize: str | None = None,
+    graphs: bool = True,
     progress: Progress | None = None,
 ) -> Decoder | TransformersModel:
     """Reads a model; `canonical` ones give bits that depend on the text only, `quantize` rounds its
-    layers. Raises ModelError and ConfigError: before anything is read where its weights and a cache
-    for `reserve` tokens (None: for the first ones) do not fit, beside a `draft` if one will be."""
-    check_memory(source, device, dtype, quantize, reserve, draft)
+    layers, with `graphs` its steps are recorded where the device can (`graphs.py`). Raises
+    ModelError and ConfigError: before anything is read where its weights and a cache for `reserve`
+    tokens (None: for the first ones) do not fit, beside a `draft` if one will be."""
+    check_memory(source, device, dtype, quantize, reserve, draft, graphs=graphs)
     if isinstance(source, Checkpoint) and source.config.model_type not in MODEL_TYPES:
         if quantize is not None:
             raise ModelError(
@@ -92,6 +97,7 @@ def load_model(
         max_length=max_length,
         quantize=quantize,
         progress=progress,
+        capture=find_capture(device) if graphs else None,
     )
 
 

@@ -1,16 +1,23 @@
 """What a model will take, by its shape, before anything of it is read."""
 
 from dataclasses import dataclass, replace
+from math import prod
 
 import torch
 
 from doublespec.errors import ModelError
-from doublespec.models.devices import available_memory, gigabytes
+from doublespec.models.devices import all_devices, available_memory, gigabytes
+from doublespec.models.graphs import MOST_GRAPHS
 from doublespec.models.layers import MODEL_TYPES, DecoderConfig, is_packed
 from doublespec.models.shapes import ANSWER_COUNTS, KEY_STEP, PROMPT_COUNTS
 from doublespec.models.weights import Source
 
 FIRST_CAPACITY = 4 * KEY_STEP  # tokens that a cache has room for at first
+
+# An allowance, not measured: what a recorded step keeps for each layer (a dozen kernels with their
+# arguments), and the working memory of the product library while it records.
+_GRAPH_BYTES = 256 << 10
+_LIBRARY_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +29,7 @@ class Plan:
     dtype: torch.dtype
     quantize: str | None
     reserve: int | None
+    graphs: bool = False
 
     @property
     def cache_tokens(self) -> int:
@@ -49,14 +57,31 @@ class Plan:
         tested; or a block of the prompt with its logits."""
         c, size = self.config, self.dtype.itemsize
         products = [*c.layer_sizes(), (c.vocab_size, c.hidden_size)]
-        largest = max(outputs * inputs for outputs, inputs in products)
-        row = 3 * c.intermediate_size + 2 * (c.query_size + 2 * c.kv_size) + 4 * c.hidden_size
+        largest = max(map(prod, products))
         logits = ANSWER_COUNTS[-1] * c.vocab_size * (size + 4)  # chosen from in float32
-        return max(2 * largest * size, PROMPT_COUNTS[-1] * row * size + logits)
+        return max(2 * largest * size, PROMPT_COUNTS[-1] * self._row * size + logits)
+
+    @property
+    def recorded(self) -> int:
+        """Bytes of recorded steps, which share the memory of the largest; layers that are widened
+        before each product are widened in it, too."""
+        if not self.graphs or self.device.type != "cuda":
+            return 0
+        c, size, rows = self.config, self.dtype.itemsize, ANSWER_COUNTS[-1]
+        mask = 2 * rows * c.num_heads // c.num_kv_heads * self.cache_tokens
+        widened = max(map(prod, c.layer_sizes())) if self.quantize else 0
+        kept = MOST_GRAPHS * c.num_layers * _GRAPH_BYTES + _LIBRARY_BYTES
+        return kept + (rows * self._row + mask + widened) * size
+
+    @property
+    def _row(self) -> int:
+        """The values that come and go for each row."""
+        c = self.config
+        return 3 * c.intermediate_size + 2 * (c.query_size + 2 * c.kv_size) + 4 * c.hidden_size
 
     @property
     def total(self) -> int:
-        return self.weights + self.cache + self.working
+        return self.weights + self.cache + self.working + self.recorded
 
 
 def check_memory(
@@ -66,24 +91,27 @@ def check_memory(
     quantize: str | None,
     reserve: int | None,
     draft: Source | None = None,
+    *,
+    graphs: bool = False,
 ) -> None:
     """Raises ModelError with the numbers, and with what would make it fit, if a model with a cache
     for `reserve` tokens (None: for the first ones) does not, beside a `draft` on the same device if
     there is one."""
-    beside = 0 if draft is None else needed_bytes(draft, device, dtype)
+    beside = 0 if draft is None else needed_bytes(draft, device, dtype, graphs=graphs)
     available = available_memory(device) - beside
-    needed = needed_bytes(source, device, dtype, quantize, reserve)
+    needed = needed_bytes(source, device, dtype, quantize, reserve, graphs=graphs)
     if needed <= available:
         return
     if source.config.model_type not in MODEL_TYPES:
         parts, remedies = f"the weights in {source.name} need {gigabytes(needed)}", []
     else:
-        plan = Plan(DecoderConfig.of(source.config), device, dtype, quantize, reserve)
+        plan = Plan(DecoderConfig.of(source.config), device, dtype, quantize, reserve, graphs)
+        recorded = f", CUDA graphs {gigabytes(plan.recorded)}" if plan.recorded else ""
         remedies = _remedies(plan, available)
         parts = (
             f"{source.name} needs {gigabytes(needed)} (weights {gigabytes(plan.weights)}, cache "
             f"for {plan.cache_tokens:,} tokens {gigabytes(plan.cache)}, working memory "
-            f"{gigabytes(plan.working)})"
+            f"{gigabytes(plan.working)}{recorded})"
         )
     room = f"{device} has {gigabytes(available)} left"
     room += f" beside the draft's {gigabytes(beside)}" if beside else ""
@@ -97,12 +125,14 @@ def needed_bytes(
     dtype: torch.dtype,
     quantize: str | None = None,
     reserve: int | None = None,
+    *,
+    graphs: bool = False,
 ) -> int:
     """All bytes that a model will take, as far as its shape tells; its weights, where it is not one
     of our decoder's."""
     if source.config.model_type not in MODEL_TYPES:
         return source.num_parameters() * dtype.itemsize
-    return Plan(DecoderConfig.of(source.config), device, dtype, quantize, reserve).total
+    return Plan(DecoderConfig.of(source.config), device, dtype, quantize, reserve, graphs).total
 
 
 def _remedies(plan: Plan, available: int) -> list[str]:
@@ -114,12 +144,37 @@ def _remedies(plan: Plan, available: int) -> list[str]:
     for option, changed in changes.items():
         if changed != plan and changed.total <= available:
             found.append(f"{option} ({gigabytes(changed.total)})")
-    tokens = (available - plan.weights - plan.working) // plan.config.cache_bytes_per_token(
-        plan.dtype
-    )
-    tokens = tokens // KEY_STEP * KEY_STEP
+    bare = replace(plan, graphs=False)
+    if bare.total < plan.total and bare.total <= available:
+        found.append(f"--no-graphs ({gigabytes(bare.total)})")
+    tokens = _fitting_tokens(plan, available)
     if 0 < tokens < plan.cache_tokens:
         found.append(f"--max-length {tokens}")
+    devices = _fitting_devices(plan, available)
+    if devices:
+        found.append(f"--target-device {','.join(map(str, devices))}")
     if not found and whole not in (plan, half) and whole.total <= available:
         found.append(f"--dtype bfloat16 and --quantize int8 ({gigabytes(whole.total)})")
     return found
+
+
+def _fitting_tokens(plan: Plan, available: int) -> int:
+    """The longest cache that fits."""
+    row = plan.config.cache_bytes_per_token(plan.dtype)
+    return (available - (plan.total - plan.cache)) // row // KEY_STEP * KEY_STEP
+
+
+def _fitting_devices(plan: Plan, available: int) -> list[torch.device]:
+    """The plan's GPU and as few others as it could be divided among (`parallel.py`)."""
+    if plan.device.type != "cuda":
+        return []
+    own = torch.device("cuda", plan.device.index or 0)
+    others = [device for device in all_devices() if device.type == "cuda" and device != own]
+    for count in range(2, len(others) + 2):
+        if plan.config.most_ranks() % count:
+            continue
+        part = replace(plan, config=plan.config.divided(count), graphs=False)
+        roomy = [device for device in others if available_memory(device) >= part.total]
+        if part.total <= available and len(roomy) >= count - 1:
+            return [own, *roomy[: count - 1]]
+    return []

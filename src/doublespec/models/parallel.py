@@ -15,7 +15,6 @@ is asked for; the followers, under the same full-sequence contract, do what it d
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import gcd
 from typing import Self
 
 import torch
@@ -212,7 +211,7 @@ class _Plan:
 
     def read(self, rank: int, device: torch.device, progress: Progress | None = None) -> "_Part":
         """Reads a rank's part."""
-        config = divided(self.config, self.count)
+        config = self.config.divided(self.count)
         share = Share(self.source, rank, self.count)
         product = find_products(self.quantize, device)
         weights = read_weights(
@@ -226,7 +225,7 @@ class _Plan:
     def check_memory(self, rank: int, device: torch.device) -> None:
         """Raises ModelError if a rank's part does not fit its device; on the CPU, if all do not."""
         ranks = range(self.count) if device.type == "cpu" else [rank]
-        config = divided(self.config, self.count)
+        config = self.config.divided(self.count)
         plan = Plan(config, device, self.dtype, self.quantize, self.max_length)
         needed, available = (
             sum(needed_bytes(plan, each) for each in ranks),
@@ -295,16 +294,6 @@ def _module(name: str) -> str:
     return name.split(".")[-2]
 
 
-def divided(config: DecoderConfig, count: int) -> DecoderConfig:
-    """The sizes of a rank's decoder."""
-    return replace(
-        config,
-        num_heads=config.num_heads // count,
-        num_kv_heads=config.num_kv_heads // count,
-        intermediate_size=config.intermediate_size // count,
-    )
-
-
 def _summed(weights: Weights, group: Group) -> Weights:
     """Products over a rank's own inputs become sums over all ranks."""
 
@@ -332,7 +321,7 @@ def _divisible_config(source: Source, count: int) -> DecoderConfig:
         "key and value heads": config.num_kv_heads,
         "values inside the MLP": config.intermediate_size,
     }
-    most = gcd(*sizes.values())
+    most = config.most_ranks()
     for what, size in sizes.items():
         if size % count:
             raise ModelError(

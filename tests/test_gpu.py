@@ -1,0 +1,92 @@
+"""What only a CUDA device can show: `pytest -m gpu` (docs/gpu.md). A warning is a failure here."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import torch
+
+from doublespec import sampling
+from doublespec.models.decoder import Decoder
+from doublespec.models.graphs import find_capture
+from doublespec.models.weights import open_checkpoint
+from doublespec.sampling import Request, SamplingParams, choose
+from tests.checkpoints import write_family
+from tests.test_decoder import CROSSING, random_text
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device"),
+]
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+EVERYTHING = SamplingParams(
+    temperature=0.8,
+    top_k=40,
+    top_p=0.9,
+    min_p=0.01,
+    repetition_penalty=1.2,
+    frequency_penalty=0.1,
+    logit_bias={3: 1.0, 5: -2.0},
+)
+
+
+@contextmanager
+def no_waiting() -> Iterator[None]:
+    """PyTorch raises where the host waits for the device."""
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["canonical", "fastest"])
+def pair(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Decoder, Decoder]:
+    """The same decoder without and with recorded steps."""
+    folder = write_family(tmp_path_factory.mktemp("gpu"), "qwen3", hidden_size=256, head_dim=64)
+    checkpoint, capture = open_checkpoint(str(folder)), find_capture(DEVICE)
+    options = {"canonical": request.param}
+    plain, recorded = (
+        Decoder.load(checkpoint, DEVICE, torch.bfloat16, capture=each, **options)
+        for each in (None, capture)
+    )
+    return plain, recorded
+
+
+def test_recorded_steps_have_the_bits_of_computed_ones(pair: tuple[Decoder, Decoder]) -> None:
+    """Three times, so that every bucket is recorded; in the fastest shapes, where recordings may be
+    padded, they have those of any other forward but for rounding."""
+    plain, recorded = pair
+    tokens = random_text(CROSSING)
+    for seed in range(3):
+        text = [*tokens[:260], *random_text(40, seed=seed)]
+        stop = 200
+        for size in (1, 1, 3, 1, 5, 1, 3, 1, 8, 1, 3, 5, 16, 1, 8, 1, 3, 5, 8, 1, 1):
+            stop += size
+            wanted = plain.logits(text[:stop], size, 200)
+            found = recorded.logits(text[:stop], size, 200)
+            if plain.can_branch:
+                torch.testing.assert_close(found, wanted, atol=0.1, rtol=0.1)
+            else:
+                assert torch.equal(found, wanted)
+
+
+def test_a_step_waits_only_for_its_tokens(pair: tuple[Decoder, Decoder]) -> None:
+    _, recorded = pair
+    tokens, request = random_text(CROSSING), Request(EVERYTHING, 100)
+    for stop in range(120, 130):  # recorded by then
+        logits = recorded.logits(tokens[:stop], 1, 100)
+        choose(logits, tokens, stop, request)
+    with no_waiting():
+        logits = recorded.logits(tokens[:130], 1, 100)
+        best = sampling._scores(logits, tokens, 130, request).argmax(-1)
+    assert best.tolist() == choose(logits, tokens, 130, request)
+
+
+def test_rows_chosen_together_are_those_chosen_alone_on_the_device() -> None:
+    logits = torch.randn((48, 50257), generator=torch.Generator().manual_seed(0)).to(DEVICE)
+    text, request = random_text(100), Request(EVERYTHING, 20)
+    alone = [choose(logits[i : i + 1], text, 40 + i, request)[0] for i in range(len(logits))]
+    assert choose(logits, text, 40, request) == alone
