@@ -27,7 +27,7 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 30.0  # seconds without all cores after some
 _CALM = 1.0  # seconds of forwards on all cores after which pauses are short again
 _LATE_SECONDS, _LATE_TIMES = 1.5e-3, 6  # a product is late after so long, beyond its usual time
 _SLOW = 1.5  # a block that took so many times as long as with the usual number was disturbed
-_TRIES = 2  # of a computation that may have been slow because it was the first of its shape
+_TRIES = 2  # of a computation that may have been slowish since it was the first of its shape
 
 
 @dataclass(slots=True)
@@ -179,6 +179,8 @@ class Threads:
                 return False
             if seconds <= limit:
                 return True
+            if seconds > 4 * limit:
+                break
         return None
 
     def _timed(self, compute: Compute, number: int) -> tuple[Tensor, float]:
@@ -232,6 +234,11 @@ class Threads:
         if found is None:
             found = self._blocks[rows] = _Blocks(self._expected(rows))
         return found
+
+    @property
+    def may_change(self) -> bool:
+        """Whether another number was shown to change no bit."""
+        return self._is_same is True
 
     def explain(self) -> str:
         """Which number is used and why, in one line."""
