@@ -7,6 +7,7 @@ free. While no draft is at work, all are used if that was shown to change no bit
 it is measured to be faster. What is late in the middle of a forward ends it at once, for a while.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -23,10 +24,11 @@ Compute = Callable[[], Tensor]  # gives the same bits with every number of threa
 _SAMPLES = 5  # blocks of a trial, with each number
 _HOLDS = 100  # blocks after which a trial's outcome is tried again; twice as many each time,
 _HOLDS_LONGEST = 800  # up to so many
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 30.0  # seconds without all cores after something was late
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 4.0  # seconds without all cores after something was late
 _CALM = 1.0  # seconds of forwards on all cores after which pauses are short again
 _LATE_SECONDS, _LATE_TIMES = 1.5e-3, 6  # a product is late after so long, beyond its usual time
 _SLOW = 1.5  # a block that took so many times as long as with the usual number was disturbed
+_PROOF_SECONDS = 1e-3  # for which a proof that was put off goes on before a forward
 _TRIES = 2  # of a computation that may have been slowish since it was the first of its shape
 
 
@@ -106,7 +108,7 @@ class Threads:
             return
         if not self._drafting and now >= max(self._paused_until, self._free_from):
             if self._is_same is None:
-                self.prove_next()
+                self._prove_until(now + _PROOF_SECONDS)
                 now = self._clock()
             if self._is_same:
                 self._uses_every = self._choose(rows)
@@ -151,14 +153,18 @@ class Threads:
     # -- the proof -------------------------------------------------------------------------------
 
     def prove(self) -> None:
-        """Goes through the proof, unless the cores are busy: then the rest is done later, a piece
+        """Goes through the proof, unless the cores are busy: then the rest is done later, a little
         before each forward."""
-        while self._is_same is None and self._clock() >= self._paused_until:
-            self.prove_next()
+        self._prove_until(math.inf)
         self._set_threads(self.usual)
 
-    def prove_next(self) -> None:
-        """One piece of the proof."""
+    def _prove_until(self, stop: float) -> None:
+        now = self._clock()
+        while self._is_same is None and self._paused_until <= now < stop:
+            self._prove_next()
+            now = self._clock()
+
+    def _prove_next(self) -> None:
         assert self._unproven is not None
         found = self._agree(self._unproven)
         if found is None:
