@@ -24,7 +24,8 @@ Compute = Callable[[], Tensor]  # gives the same bits with every number of threa
 _SAMPLES = 5  # blocks of a trial, with each number
 _HOLDS = 100  # blocks after which a trial's outcome is tried again; twice as many each time,
 _HOLDS_LONGEST = 800  # up to so many
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 4.0  # seconds without all cores after something was late
+_PAUSE_TIMES = 50  # as long as what was lost is the pause after it: at most 2 % of the time go,
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.1, 30.0  # within these seconds
 _CALM = 1.0  # seconds of forwards on all cores after which pauses are short again
 _LATE_SECONDS, _LATE_TIMES = 1.5e-3, 6  # a product is late after so long, beyond its usual time
 _SLOW = 1.5  # a block that took so many times as long as with the usual number was disturbed
@@ -92,7 +93,7 @@ class Threads:
         self._begun = self._checked = 0.0
         self._uses_every = self._is_on_trial = False
         self._late_after = 0.0
-        self._pause = _FIRST_PAUSE
+        self._pause = _SHORTEST_PAUSE
         self._paused_until = 0.0
         self._calm_seconds = _CALM
 
@@ -122,7 +123,7 @@ class Threads:
             return
         now = self._clock()
         if now - self._checked > self._late_after:
-            self._fall_back(now)
+            self._fall_back(now, now - self._checked)
         self._checked = now
 
     def end(self) -> None:
@@ -166,9 +167,10 @@ class Threads:
 
     def _prove_next(self) -> None:
         assert self._unproven is not None
+        begun = self._clock()
         found = self._agree(self._unproven)
         if found is None:
-            self._fall_back(self._clock())
+            self._fall_back(self._clock(), self._clock() - begun)
         elif not found:
             self._is_same, self._unproven = False, None
         else:
@@ -216,7 +218,7 @@ class Threads:
         if not self._uses_every:
             blocks.usual_seconds = seconds
         elif seconds > _SLOW * blocks.usual_seconds + _LATE_SECONDS:
-            self._fall_back(now)
+            self._fall_back(now, seconds - blocks.usual_seconds)
             return
         else:
             self._calm_seconds += seconds
@@ -225,10 +227,11 @@ class Threads:
             if min(len(blocks.every), len(blocks.usual)) == _SAMPLES:
                 blocks.decide()
 
-    def _fall_back(self, now: float) -> None:
+    def _fall_back(self, now: float, lost: float) -> None:
         """The usual number at once and for a while, longer each time until all is calm."""
-        is_calm = self._calm_seconds >= max(_CALM, self._pause)
-        self._pause = _FIRST_PAUSE if is_calm else min(2 * self._pause, _LONGEST_PAUSE)
+        is_calm = self._calm_seconds >= max(_CALM, self._pause / 10)
+        pause = max(_SHORTEST_PAUSE, _PAUSE_TIMES * lost, 0.0 if is_calm else 2 * self._pause)
+        self._pause = min(pause, _LONGEST_PAUSE)
         self._paused_until = now + self._pause
         self._calm_seconds = 0.0
         self._uses_every = False
