@@ -117,6 +117,18 @@ def test_one_product_that_waits_for_a_busy_core_is_enough() -> None:
     assert "other programs" in threads.explain()
 
 
+def test_after_a_delay_all_cores_are_tried_on_few_rows_first() -> None:
+    machine = Machine()
+    threads = machine.governed()
+    assert machine.forward(threads, rows=64) == {EVERY}
+    machine.is_busy = True
+    machine.forward(threads)
+    machine.is_busy, machine.now = False, 60.0
+    assert machine.forward(threads, rows=64) == {USUAL}
+    assert machine.forward(threads, rows=2) == {EVERY}
+    assert EVERY in {*machine.forward(threads, rows=64), *machine.forward(threads, rows=64)}
+
+
 def test_trials_beside_a_busy_program_cost_little_and_end_with_it() -> None:
     machine = Machine()
     threads = machine.governed()

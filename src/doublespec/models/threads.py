@@ -30,6 +30,7 @@ _CALM = 1.0  # seconds of forwards on all cores after which pauses are short aga
 _LATE_SECONDS, _LATE_TIMES = 1.5e-3, 6  # a product is late after so long, beyond its usual time
 _SLOW = 1.5  # a block that took so many times as long as with the usual number was disturbed
 _PROOF_SECONDS = 1e-3  # for which a proof that was put off goes on before a forward
+_FEW_ROWS = 16  # on which all cores are tried after something was late
 _TRIES = 2  # of a computation that may have been slowish since it was the first of its shape
 
 
@@ -107,7 +108,7 @@ class Threads:
         if self._number is not None:
             self._set_threads(self._number)
             return
-        if not self._drafting and now >= max(self._paused_until, self._free_from):
+        if self._may_try(rows, now):
             if self._is_same is None:
                 self._prove_until(now + _PROOF_SECONDS)
                 now = self._clock()
@@ -116,6 +117,13 @@ class Threads:
             self._rows = rows
         self._set_threads(self.every if self._uses_every else self.usual)
         self._begun = self._checked = now
+
+    def _may_try(self, rows: int, now: float) -> bool:
+        """Whether a block may take all cores. While that is not proven yet, or was late the last
+        time, only one of few rows may: a prompt's would hold up the first token."""
+        is_risky = self._is_same is None or not self._calm_seconds
+        is_free = not self._drafting and now >= max(self._paused_until, self._free_from)
+        return is_free and (rows <= _FEW_ROWS or not is_risky)
 
     def check(self) -> None:
         """A product is done. If it is late, the rest of the block goes on with the usual number."""
