@@ -30,7 +30,6 @@ _CALM = 1.0  # seconds of forwards on all cores after which pauses are short aga
 _LATE_SECONDS, _LATE_TIMES = 1.5e-3, 6  # a product is late after so long, beyond its usual time
 _SLOW = 1.5  # a block that took so many times as long as with the usual number was disturbed
 _PROOF_SECONDS = 1e-3  # for which a proof that was put off goes on before a forward
-_FEW_ROWS = 16  # on which all cores are tried after something was late
 _TRIES = 2  # of a computation that may have been slowish since it was the first of its shape
 
 
@@ -73,10 +72,13 @@ class Threads:
         expected: Callable[[int], float],
         products: int,
         *,
+        few_rows: int = 8,
         clock: Callable[[], float] = perf_counter,
         set_threads: Callable[[int], None] = torch.set_num_threads,
     ) -> None:
-        """`every`: with all cores; `products` is how often a forward calls `check`."""
+        """`every`: with all cores; `products` is how often a forward calls `check`; on at most
+        `few_rows`, fewer than prompts come in, all cores are tried after something was late."""
+        self._few_rows = few_rows
         self.usual = usual
         self.every = every
         self._proof: Iterator[Compute] = iter(proof)
@@ -123,7 +125,7 @@ class Threads:
         time, only one of few rows may: a prompt's would hold up the first token."""
         is_risky = self._is_same is None or not self._calm_seconds
         is_free = not self._drafting and now >= max(self._paused_until, self._free_from)
-        return is_free and (rows <= _FEW_ROWS or not is_risky)
+        return is_free and (rows <= self._few_rows or not is_risky)
 
     def check(self) -> None:
         """A product is done. If it is late, the rest of the block goes on with the usual number."""
