@@ -32,14 +32,9 @@ def _ahead(model: ToyModel, forks: ForkSettings = FORKS, limit: int = 6) -> Draf
 
 def _paths(ahead: DraftAhead) -> list[tuple[int, ...]]:
     """All that is drafted when nothing more is to be done, the draft's own path first."""
-    tree = DraftTree()
-    found: list[tuple[int, ...]] = []
     while ahead.has_work():
-        for path in ahead.forward().paths:
-            tree.add(path)
-            found.append(path)
-    own = tuple(tree.best(100))
-    return [own, *(path for path in found if path != own[: len(path)])]
+        ahead.forward()
+    return [ahead.path, *((*ahead.path[:place], *fork) for place, fork in ahead.forks)]
 
 
 def _true(model: ToyModel, text: Sequence[int], count: int) -> list[int]:
@@ -72,7 +67,7 @@ def test_a_correction_that_was_drafted_becomes_the_path() -> None:
     _, *forks = _paths(ahead)
     longest = max(forks, key=len)
     ahead.settle(longest[:-1], 6)
-    assert ahead.forward().paths[0][:1] == longest[-1:]
+    assert ahead.path[:1] == longest[-1:]
 
 
 def test_what_is_settled_along_the_path_keeps_the_rest() -> None:
@@ -146,9 +141,8 @@ def test_a_target_that_goes_any_way_finds_only_what_the_draft_would_say(seed: in
         text += new
         ahead.settle(new, 5)
     if ahead.has_work():
-        drafted = max((ahead.forward().paths for _ in range(1) if ahead.has_work()), default=())
-        for path in drafted[:1]:
-            assert list(path) == _true(model, text, len(path))
+        ahead.forward()
+    assert list(ahead.path) == _true(model, text, len(ahead.path))
 
 
 def _ranking(behind: float) -> Ranking:
@@ -187,14 +181,22 @@ def test_forks_go_where_the_second_choice_has_been_right() -> None:
 
 def test_a_tree_keeps_what_holds_and_knows_what_was_foreseen() -> None:
     tree = DraftTree()
-    for path in ((1, 2, 3), (1, 5, 6), (1, 2, 3, 4)):
-        tree.add(path)
-    assert tree.best(10) == [1, 2, 3, 4]
+    tree.replace((1, 2, 3, 4, 5), [(2, (5, 6, 7)), (1, (8, 9))])
+    assert tree.best(10) == [1, 2, 3, 4, 5]
     assert tree.best(2) == [1, 2]
-    assert tree.settle([1, 5]) is True
-    assert tree.best(10) == [6]
-    assert tree.settle([7]) is False
-    assert tree.settle([8]) is None  # nothing was drafted there
+    assert tree.settle([1]) == (1, None)
+    assert tree.best(10) == [2, 3, 4, 5]
+    assert tree.settle([2, 5]) == (1, True)
+    assert tree.best(10) == [6, 7]
+    assert tree.settle([7]) == (0, False)
+    assert tree.settle([8]) == (0, None)  # nothing was drafted there
+
+
+def test_a_text_that_departs_from_a_fork_has_nothing_drafted() -> None:
+    tree = DraftTree()
+    tree.replace((1, 2, 3), [(1, (5, 6, 7))])
+    assert tree.settle([1, 5, 8]) == (1, True)
+    assert tree.best(10) == []
 
 
 def _pace(kept: int) -> Pace:
@@ -221,3 +223,11 @@ def test_a_target_does_not_wait_for_a_draft_that_is_always_wrong_until_it_is_rig
     for _ in range(20):
         pace.judged(4, 5)
     assert pace.worth_waiting_for == 3
+
+
+def test_a_draft_that_is_always_wrong_drafts_in_one_of_eight_steps_until_it_is_right() -> None:
+    pace = _pace(0)
+    assert sum(pace.is_worth_drafting() for _ in range(80)) == 10
+    for _ in range(20):
+        pace.judged(4, 5)
+    assert all(pace.is_worth_drafting() for _ in range(80))

@@ -17,8 +17,10 @@ import psutil
 import pytest
 
 from doublespec.decoding import Step, decode_parallel
-from doublespec.drafting.background import DraftWarning, Patience, StyledDrafter
+from doublespec.drafting.background import DraftWarning, Patience, RemoteDrafter, StyledDrafter
 from doublespec.drafting.base import NoDrafter
+from doublespec.drafting.links import InlineLink
+from doublespec.drafting.messages import FromDraft
 from doublespec.drafting.model import ModelDrafter
 from doublespec.models.toy import ToyModel
 from doublespec.sampling import Request, SamplingParams
@@ -361,3 +363,29 @@ def test_a_text_whose_owner_is_gone_gets_the_draft() -> None:
         mine.append(1)
         background.follow(mine, 8, REQUEST)
     assert _guess(background, mine)[:4] == _true(mine, 4)
+
+
+class OnlyTheLast(InlineLink):
+    """A link that loses all that a worker says but its last message."""
+
+    def __init__(self) -> None:
+        super().__init__(toy_ahead)
+
+    def receive(self, seconds: float) -> list[FromDraft]:
+        while self._worker._draft is not None and not self._worker.is_idle():
+            self._replies.append(self._worker.work())
+        return super().receive(seconds)[-1:]
+
+
+def test_messages_that_are_lost_are_made_good_by_the_next_one() -> None:
+    """Its paths, and the forwards that were not heard of: each is told once."""
+    background = StyledDrafter(RemoteDrafter(OnlyTheLast), FREE)
+    background.follow(TEXT, 8, REQUEST)
+    pending = background.follow(TEXT, 8, REQUEST)
+    assert len(pending.tokens) == 8
+    again = background.follow([*TEXT, *pending.tokens[:3]], 8, REQUEST)
+    more = background.follow([*TEXT, *pending.tokens[:3]], 8, REQUEST)
+    assert again.tokens == pending.tokens[3:]
+    told = [f for p in (pending, again, more) for f in p.forwards]
+    starts = [f.start for f in told if f.tokens]
+    assert starts == list(range(len(TEXT), len(TEXT) + 11))

@@ -78,9 +78,8 @@ def test_every_message_arrives_as_what_it_was(ends) -> None:
     ours, theirs = ends
     forward = DraftForward(1.5, 0.25, 3, 70_000, (5, 1 << 20), 2)
     sent = [
-        Settled(1, 2, 70_000, (5, 1 << 20), 48),
-        Drafted(1, 2, 3, ((4, 5), (4, 6)), False, forward),
-        Drafted(2, 2, 3, (), done=True),
+        Settled(1, 2, 70_000, (5, 1 << 20), 48, 9),
+        Drafted(1, 2, 3, (4, 5), ((1, (6, 7)),), False, 9, (forward, forward)),
         Lost(3),
         Rest(),
         Ready(),
@@ -91,6 +90,14 @@ def test_every_message_arrives_as_what_it_was(ends) -> None:
     received = theirs.receive(1.0)
     assert received == sent
     assert [type(message) for message in received] == [type(message) for message in sent]
+
+
+def test_of_messages_that_repeat_each_other_only_the_last_is_read(ends) -> None:
+    ours, theirs = ends
+    first, second, third = (Drafted(1, 2, 3, tuple(range(n)), (), False, 0, ()) for n in range(3))
+    for message in (first, second, Ready(), third, first):
+        ours.send(message)
+    assert theirs.receive(1.0) == [second, Ready(), first]
 
 
 @pytest.mark.parametrize(("yield_seconds", "sleeps"), [(1e-6, False), (1e-3, True)])

@@ -29,6 +29,13 @@ def test_it_drafts_further_the_more_often_it_is_right() -> None:
     assert _drafted_a_step(1.0) > 2 * _drafted_a_step(0.7) > 2 * _drafted_a_step(0.0)
 
 
+def test_a_draft_that_is_always_wrong_drafts_in_one_of_eight_steps() -> None:
+    draft = ConfidentDrafter(ToyModel(agreement=0.0), NoDrafter(), 0.1)
+    steps = list(decode_serial(ToyModel(), draft, NoDrafter(), PROMPT, REQUEST, StopRule(600), 24))
+    assert answer(steps) == naive(ToyModel(), PROMPT, REQUEST, StopRule(600))
+    assert sum(step.num_drafted > 0 for step in steps[-400:]) == 50
+
+
 def test_it_drafts_less_the_more_a_forward_costs() -> None:
     assert _drafted_a_step(0.9, seconds=0.05) > _drafted_a_step(0.9, seconds=0.4) >= 1
 

@@ -6,7 +6,7 @@ import pytest
 
 from doublespec.decoding import Step, decode_parallel, decode_serial
 from doublespec.drafting.background import StyledDrafter
-from doublespec.drafting.base import NoDrafter, Pending
+from doublespec.drafting.base import Guess, NoDrafter, Pending
 from doublespec.drafting.lookup import LookupDrafter
 from doublespec.drafting.model import ModelDrafter
 from doublespec.models.toy import ToyModel
@@ -23,13 +23,16 @@ REQUEST = Request(SamplingParams(), len(PROMPT))
 
 
 class Fixed:
-    """Proposes the same tokens each time."""
+    """Proposes the same tokens each time, also behind a draft."""
 
     def __init__(self, tokens: list[int]) -> None:
         self._tokens = tokens
 
     def propose(self, tokens: Tokens, limit: int, request: Request) -> list[int]:
         return self._tokens[:limit]
+
+    def complete(self, tokens: Tokens, drafted: list[int], limit: int, request: Request) -> Guess:
+        return Guess([*drafted, *self._tokens][:limit], len(drafted))
 
 
 class Recording:
@@ -134,6 +137,12 @@ class Ticking:
             def propose(self, tokens: Tokens, limit: int, request: Request) -> list[int]:
                 clock.now += seconds
                 return []
+
+            def complete(
+                self, tokens: Tokens, drafted: list[int], limit: int, request: Request
+            ) -> Guess:
+                clock.now += seconds
+                return Guess(drafted, len(drafted))
 
         return Slow()
 

@@ -6,7 +6,7 @@ import pytest
 
 from doublespec.retrieval.base import Match
 from doublespec.retrieval.context import ContextIndex, EditIndex, RequestText, context_sources
-from doublespec.retrieval.expectation import Expectation
+from doublespec.retrieval.expectation import Expectation, drafted_ahead
 from doublespec.retrieval.layered import LayeredIndex
 from doublespec.tokens import Tokens
 
@@ -40,6 +40,18 @@ def test_the_source_with_more_to_gain_is_shown(order: int) -> None:
     match = LayeredIndex(sources).lookup([1, 2, 3], 96)
     assert match is not None
     assert match.source == "deep"
+
+
+def test_a_run_behind_a_shaky_draft_is_shorter() -> None:
+    """It is of use only if the whole draft holds, and its rows cost the same."""
+    index = LayeredIndex([FixedIndex(DEEP)], [1 + n / 40 for n in range(200)])
+
+    def length(count: int, kept: float) -> int:
+        match = index.lookup([1], 96, drafted_ahead(count, kept))
+        return 0 if match is None else len(match.tokens)
+
+    assert length(0, 0.5) > length(2, 0.5) > length(4, 0.5) > length(10, 0.5) == 0
+    assert length(4, 0.9) > length(4, 0.5)
 
 
 def test_nothing_found_is_nothing_shown() -> None:

@@ -317,9 +317,16 @@ def test_a_processor_that_both_share_makes_both_slower() -> None:
 
 def test_the_messages_of_a_parallel_draft_take_the_targets_time() -> None:
     slow = replace(MACHINE, follow_seconds=0.010)
-    told = _outcome("psd@lock-step", _trace(agrees=False), slow)
-    assert told.speedup == pytest.approx(0.5, rel=0.02)
+    told = _outcome("psd@lock-step", _trace(length=1000), slow)
+    free = _outcome("psd@lock-step", _trace(length=1000))
+    assert told.speedup == pytest.approx(free.speedup / 2, rel=0.02)
     assert _outcome("sd", _trace(), slow).speedup == _outcome("sd", _trace()).speedup
+
+
+def test_a_draft_that_is_always_wrong_is_told_in_one_of_eight_steps() -> None:
+    slow = replace(MACHINE, follow_seconds=0.010)
+    told = _outcome("psd", _trace(agrees=False, length=1000), slow)
+    assert told.speedup == pytest.approx(8 / 9, rel=0.02)
 
 
 def test_retrieval_and_branches_take_their_time() -> None:

@@ -55,7 +55,7 @@ def test_a_parallel_draft_works_beside_the_target() -> None:
 
 def test_time_begins_with_the_first_event() -> None:
     assert from_zero(parallel_steps())[0].begun == 0
-    early = replace(parallel_steps()[1].forwards[0], begun=99.0)
+    early = parallel_steps()[1].forwards[0]._replace(begun=99.0)
     steps = from_zero([replace(parallel_steps()[0], forwards=(early,))])
     assert (steps[0].begun, steps[0].forwards[0].begun) == (1.0, 0.0)
     assert from_zero([]) == ()

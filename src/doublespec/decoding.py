@@ -10,7 +10,14 @@ from dataclasses import dataclass
 from itertools import islice
 from time import perf_counter
 
-from doublespec.drafting.base import BackgroundDrafter, Drafter, DraftForward, Pending
+from doublespec.drafting.base import (
+    BackgroundDrafter,
+    Completer,
+    Drafter,
+    DraftForward,
+    Guess,
+    Pending,
+)
 from doublespec.models.base import LanguageModel
 from doublespec.oracle import advance
 from doublespec.sampling import Request, TokenLogprobs
@@ -65,7 +72,7 @@ class Step:
 def decode_serial(
     target: LanguageModel,
     drafter: Drafter,
-    helper: Drafter,
+    helper: Completer,
     prompt: Tokens,
     request: Request,
     stop: StopRule,
@@ -79,17 +86,17 @@ def decode_serial(
         begun = clock()
         room = _room_to_show(tokens, request, stop, most)
         drafted = drafter.propose(tokens, room, request)
-        ahead, asked = [*tokens, *drafted], clock()
-        guess = [*drafted, *helper.propose(ahead, room - len(drafted), request)]
+        asked = clock()
+        guess = helper.complete(tokens, drafted, room, request)
         shown = clock()
-        settled = advance(target, tokens, guess, request)
+        settled = advance(target, tokens, guess.tokens, request)
         judged = clock()
         new, finish = stop.cut(tokens[request.prompt_length :], settled.tokens)
         tokens += new
         yield Step(
             new=tuple(new),
-            guess=tuple(guess),
-            num_drafted=len(drafted),
+            guess=tuple(guess.tokens),
+            num_drafted=guess.num_drafted,
             finish=finish,
             guess_seconds=shown - begun,
             target_seconds=judged - shown,
@@ -104,7 +111,7 @@ def decode_serial(
 def decode_parallel(
     target: LanguageModel,
     drafter: BackgroundDrafter,
-    helper: Drafter,
+    helper: Completer,
     prompt: Tokens,
     request: Request,
     stop: StopRule,
@@ -123,16 +130,15 @@ def decode_parallel(
             room = _room_to_show(tokens, request, stop, most)
             drafted = pending.tokens[:room]
             asked = clock()
-            run = helper.propose([*tokens, *drafted], room - len(drafted), request)
+            guess = helper.complete(tokens, drafted, room, request)
             retrieving = clock() - asked
-            more = drafter.wait(pending, len(drafted) + len(run) // _RETRIEVED_FOR_DRAFTED, room)
+            more = drafter.wait(pending, _worth(guess), room)
             if len(more) > len(drafted):
-                drafted, asked = more, clock()
-                run = helper.propose([*tokens, *drafted], room - len(drafted), request)
+                asked = clock()
+                guess = helper.complete(tokens, more, room, request)
                 retrieving += clock() - asked
-            guess = [*drafted, *run]
             shown = clock()
-            settled = advance(target, tokens, guess, request)
+            settled = advance(target, tokens, guess.tokens, request)
             judged = clock()
             new, finish = stop.cut(tokens[request.prompt_length :], settled.tokens)
             tokens += new
@@ -142,8 +148,8 @@ def decode_parallel(
             done = clock()
             yield Step(
                 new=tuple(new),
-                guess=tuple(guess),
-                num_drafted=len(drafted),
+                guess=tuple(guess.tokens),
+                num_drafted=guess.num_drafted,
                 finish=finish,
                 guess_seconds=shown - begun,
                 target_seconds=judged - shown,
@@ -190,6 +196,12 @@ def decode_in_turns(
     finally:
         if steps is not None:
             steps.close()
+
+
+def _worth(guess: Guess) -> int:
+    """How many drafted tokens a guess is worth, as far as waiting for more goes."""
+    retrieved = len(guess.tokens) - guess.num_drafted
+    return guess.num_drafted + retrieved // _RETRIEVED_FOR_DRAFTED
 
 
 def _room(tokens: list[int], request: Request, stop: StopRule, most: int) -> int:

@@ -18,9 +18,10 @@ from doublespec.config import (
 )
 from doublespec.decoding import Clock, Steps
 from doublespec.drafting.background import Link, Patience, RemoteDrafter, StyledDrafter
-from doublespec.drafting.base import BackgroundDrafter, Drafter, Pending
+from doublespec.drafting.base import BackgroundDrafter, Completer, Drafter, Pending
 from doublespec.drafting.choice import DraftUnlessRun
 from doublespec.drafting.links import InlineLink, ProcessLink, ThreadLink
+from doublespec.drafting.lookup import Helper
 from doublespec.drafting.pace import Pace
 from doublespec.drafting.recipe import DraftRecipe
 from doublespec.drafting.retrieved import Retrieval
@@ -30,7 +31,7 @@ from doublespec.methods import (
     DRAFTLESS,
     METHODS,
     SERIAL_DRAFT,
-    Guess,
+    DraftKind,
     candidates,
     split_name,
 )
@@ -284,10 +285,10 @@ class _Parts:
         self._choice = choice
         self.scheduler = engine.make_scheduler()
         self._target_side = engine.retrieval(choice.retrieval)
-        self._lookups: dict[Guess | None, Drafter] = {}
+        self._lookups: dict[DraftKind | None, Helper] = {}
         self._drafts: dict[bool, Drafter] = {}
 
-    def lookup(self, behind: Guess | None = None) -> Drafter:
+    def lookup(self, behind: DraftKind | None = None) -> Completer:
         if behind not in self._lookups:
             self._lookups[behind] = self._target_side.lookup()
         return self._lookups[behind]

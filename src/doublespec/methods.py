@@ -8,7 +8,7 @@ from typing import Literal, Protocol
 
 from doublespec.config import PRESETS
 from doublespec.decoding import Clock, Steps, decode_in_turns, decode_parallel, decode_serial
-from doublespec.drafting.base import BackgroundDrafter, Drafter, NoDrafter
+from doublespec.drafting.base import BackgroundDrafter, Completer, Drafter, NoDrafter
 from doublespec.errors import ConfigError
 from doublespec.models.base import LanguageModel
 from doublespec.sampling import Request
@@ -16,7 +16,7 @@ from doublespec.scheduling import Scheduler
 from doublespec.stopping import StopRule
 from doublespec.tokens import Tokens
 
-Guess = Literal["serial", "beside"]  # a draft before the target, or beside it
+DraftKind = Literal["serial", "beside"]  # a draft before the target, or beside it
 
 
 class Parts(Protocol):
@@ -27,7 +27,7 @@ class Parts(Protocol):
     clock: Clock
     scheduler: Scheduler
 
-    def lookup(self, behind: Guess | None = None) -> Drafter:
+    def lookup(self, behind: DraftKind | None = None) -> Completer:
         """Retrieval in the text so far: alone, or behind a draft of one kind or the other. Each
         learns for itself how far its runs hold, since behind a draft other places are left."""
         ...
@@ -143,7 +143,7 @@ def split_name(name: str) -> tuple[str, str | None]:
 def _serial(
     parts: Parts,
     drafter: Drafter,
-    helper: Drafter,
+    helper: Completer,
     prompt: Tokens,
     request: Request,
     stop: StopRule,
@@ -156,7 +156,7 @@ def _serial(
 def _parallel(
     parts: Parts,
     drafter: BackgroundDrafter,
-    helper: Drafter,
+    helper: Completer,
     prompt: Tokens,
     request: Request,
     stop: StopRule,

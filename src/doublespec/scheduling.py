@@ -16,10 +16,10 @@ TURN_STEPS = 16  # of the leading method, before it is asked again
 TRIAL_STEPS = 6  # of another one
 SETTLING_STEPS = 2  # after a change: not measured, since the draft has to take in the text
 _BUDGET = 0.01  # share of the time that trials may cost
-_FIRST_TRIALS = 4.0  # forwards of plain decoding that they may cost besides, at the start
+_UNKNOWN_LOSS = 0.5  # share of its time that the first trial of a method is likely to cost
 _MEMORY_STEPS = 512  # after which what was measured counts half
 _NEAR_STEPS = 32  # of the leading method, which a trial is compared with
-_LEAST_STEPS = 48  # of the leading method, before plain decoding's known rate is compared with it
+_LEAST_STEPS = 96  # of the leading method, before plain decoding's known rate is compared with it
 _SURE = 1.6  # standard errors by which a method must have gained: three trials alike are enough
 
 
@@ -94,7 +94,6 @@ class Scheduler:
         self._known = set(expected)
         for name, rate in expected.items():
             self._records[name] = _Record(1.0, 1.0 / rate)
-        self._first_trials = _FIRST_TRIALS / max(expected.values(), default=math.inf)
         self._leader = names[0]
         self._near: deque[tuple[int, float]] = deque(maxlen=_NEAR_STEPS)  # of the leading method
         self._steps = 0
@@ -181,10 +180,16 @@ class Scheduler:
         """Another method, if trials have not cost too much: one that is promising, or was not
         tried for long."""
         others = [name for name in names if name != best]
-        too_dear = self._lost > _BUDGET * self._seconds + self._first_trials
-        if not others or too_dear or best != self._leader or not self._near:
+        if not others or best != self._leader or not self._near:
             return None
-        return max(others, key=self._promise)
+        name = max(others, key=self._promise)
+        can_afford = self._lost + self._likely_loss(name) <= _BUDGET * self._seconds
+        return name if can_afford else None
+
+    def _likely_loss(self, name: str) -> float:
+        """Seconds that a trial is likely to cost."""
+        share = max(0.0, 1.0 - self._speed(name)) if self._records[name].steps else _UNKNOWN_LOSS
+        return share * TRIAL_STEPS * self._seconds / self._steps
 
     def _promise(self, name: str) -> float:
         record = self._records[name]

@@ -78,8 +78,13 @@ def _as_record(run: Run) -> dict[str, Any]:
         "round": run.round,
         "text": completion.text,
         "prompt_tokens": completion.prompt_tokens,
-        "steps": [asdict(replace(step, logprobs=())) for step in run.steps],
+        "steps": [_step_record(step) for step in run.steps],
     }
+
+
+def _step_record(step: Step) -> dict[str, Any]:
+    forwards = [forward._asdict() for forward in step.forwards]
+    return {**asdict(replace(step, logprobs=(), forwards=())), "forwards": forwards}
 
 
 def _as_run(line: str, place: str) -> Run:

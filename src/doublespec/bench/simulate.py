@@ -5,7 +5,13 @@ from dataclasses import dataclass, replace
 
 from doublespec.bench.machine import Curve, Machine
 from doublespec.bench.replay import Replay
-from doublespec.bench.virtual import TimedDrafter, TimedModel, VirtualClock, VirtualLink
+from doublespec.bench.virtual import (
+    TimedCompleter,
+    TimedDrafter,
+    TimedModel,
+    VirtualClock,
+    VirtualLink,
+)
 from doublespec.config import (
     DEFAULT_FORKS,
     PRESETS,
@@ -18,15 +24,16 @@ from doublespec.config import (
 from doublespec.decoding import Clock, Step
 from doublespec.drafting.ahead import DraftAhead
 from doublespec.drafting.background import Patience, RemoteDrafter, StyledDrafter
-from doublespec.drafting.base import BackgroundDrafter, Drafter, NoDrafter
+from doublespec.drafting.base import BackgroundDrafter, Completer, Drafter, NoDrafter
 from doublespec.drafting.choice import Choice, DraftUnlessRun
 from doublespec.drafting.confident import ConfidentDrafter
+from doublespec.drafting.lookup import Helper
 from doublespec.drafting.model import ModelDrafter
 from doublespec.drafting.odds import Odds
 from doublespec.drafting.retrieved import Retrieval
 from doublespec.drafting.worker import Draft, Worker
 from doublespec.errors import ConfigError
-from doublespec.methods import METHODS, Guess, candidates, split_name
+from doublespec.methods import METHODS, DraftKind, candidates, split_name
 from doublespec.models.base import LanguageModel
 from doublespec.sampling import Request, SamplingParams
 from doublespec.scheduling import Scheduler
@@ -147,7 +154,7 @@ def _answers(plan: Plan, machine: Machine, traces: Sequence[Replay]) -> list["_P
 class _Kept:
     """What is kept from one answer to the next: indexes by side, and what was learnt."""
 
-    lookups: dict[Guess | None, Drafter]  # on the target's side
+    lookups: dict[DraftKind | None, Helper]  # on the target's side
     draft_side: Drafter
     choice: Choice | None  # where a serial draft is left out
     odds: Odds
@@ -190,9 +197,9 @@ class _Parts:
     def is_draft_ready(self) -> bool:
         return True
 
-    def lookup(self, behind: Guess | None = None) -> Drafter:
-        drafter = self._kept.lookups[behind]
-        return TimedDrafter(drafter, self._machine.lookup_seconds, self._now)
+    def lookup(self, behind: DraftKind | None = None) -> Completer:
+        helper = self._kept.lookups[behind]
+        return TimedCompleter(helper, self._machine.lookup_seconds, self._now)
 
     def draft(self, *, retrieval: bool) -> Drafter:
         machine, choice = self._machine, self._kept.choice
@@ -230,7 +237,10 @@ class _Parts:
                 return Draft(DraftAhead(model, helper, style.forks, odds), style.gamma)
 
             delay = machine.pipe_seconds / 2
-            self._link = link = VirtualLink(Worker(make, beside), self._now, beside, delay)
+            worker = Worker(make, beside)
+            self._link = link = VirtualLink(
+                worker, self._now, beside, delay, machine.follow_seconds
+            )
             self._remote = RemoteDrafter(lambda: link, Patience(), self._now)
         return self._remote
 
@@ -250,8 +260,7 @@ class _Parts:
         alone = machine.target(rows)
         if self._is_in_turns and machine.after_draft is not None:
             alone = machine.after_draft(rows)
-        messages = 0.0 if self._link is None else machine.follow_seconds
-        return alone + self._lost_beside(rows, alone) + messages + machine.overhead_seconds
+        return alone + self._lost_beside(rows, alone) + machine.overhead_seconds
 
     def _lost_beside(self, rows: int, alone: float) -> float:
         """How much longer a forward takes since the draft works at the same time, all the time or

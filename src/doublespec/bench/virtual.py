@@ -10,8 +10,8 @@ from typing import TypeVar
 from torch import Tensor
 
 from doublespec.bench.replay import ReplayedModel
-from doublespec.drafting.base import Drafter
-from doublespec.drafting.messages import FromDraft, Ready, ToDraft
+from doublespec.drafting.base import Completer, Drafter, Guess
+from doublespec.drafting.messages import FromDraft, Ready, Rest, ToDraft
 from doublespec.drafting.worker import Worker
 from doublespec.models.base import Branch
 from doublespec.sampling import Request
@@ -88,22 +88,44 @@ class TimedDrafter:
         return self._drafter.propose(tokens, limit, request)
 
 
+class TimedCompleter:
+    """The same for what completes a draft."""
+
+    def __init__(self, helper: Completer, seconds: float, clock: VirtualClock) -> None:
+        self._helper = helper
+        self._seconds = seconds
+        self._clock = clock
+
+    def complete(self, tokens: Tokens, drafted: list[int], limit: int, request: Request) -> Guess:
+        self._clock.now += self._seconds
+        return self._helper.complete(tokens, drafted, limit, request)
+
+
 class VirtualLink:
-    """A link to a worker on a clock of its own; messages take `delay` seconds each way."""
+    """A link to a worker on a clock of its own; messages take `delay` seconds each way, and
+    `follow_seconds` of the time of the one who tells the worker what the text has become."""
 
     def __init__(
-        self, worker: Worker, clock: VirtualClock, worker_clock: VirtualClock, delay: float = 0.0
+        self,
+        worker: Worker,
+        clock: VirtualClock,
+        worker_clock: VirtualClock,
+        delay: float = 0.0,
+        follow_seconds: float = 0.0,
     ) -> None:
         self._worker = worker
         self._clock = clock
         self._worker_clock = worker_clock
         self._delay = delay
+        self._follow_seconds = follow_seconds
         self._inbox: list[tuple[float, ToDraft]] = []  # by arrival
         self._outbox: list[tuple[float, FromDraft]] = []
         self._worker_clock.now = max(self._worker_clock.now, clock.now)
         self._post(self._outbox, clock.now, Ready())
 
     def send(self, message: ToDraft) -> None:
+        if not isinstance(message, Rest):
+            self._clock.now += self._follow_seconds
         self._post(self._inbox, self._clock.now, message)
 
     def receive(self, seconds: float) -> list[FromDraft]:

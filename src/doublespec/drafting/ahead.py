@@ -37,11 +37,9 @@ class Fork:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What one forward has drafted after the first `start` tokens: paths, the draft's own first.
-    That one has gained `tokens` at position `added_at`; `rows` were computed."""
+    """What one forward has added: `tokens` to the draft's own path, at position `added_at`, and one
+    to each of so many forks (`branches`). `rows` were computed."""
 
-    start: int
-    paths: tuple[tuple[int, ...], ...]
     added_at: int
     tokens: tuple[int, ...]
     rows: int
@@ -74,6 +72,16 @@ class DraftAhead:
         """The length of the text."""
         return len(self._text)
 
+    @property
+    def path(self) -> tuple[int, ...]:
+        """The draft's own choices after the text."""
+        return tuple(self._path)
+
+    @property
+    def forks(self) -> tuple[tuple[int, tuple[int, ...]], ...]:
+        """What it has gone on with from other tokens: after how many of its own, and which."""
+        return tuple((fork.place, tuple(fork.tokens)) for fork in self._forks if fork.rankings)
+
     def begin(self, tokens: list[int], limit: int, request: Request) -> None:
         """Takes another text, after which at most `limit` tokens are of use."""
         self._request = request
@@ -95,7 +103,7 @@ class DraftAhead:
         return self._goes_on() or any(map(self._grows, self._forks))
 
     def forward(self) -> Progress:
-        """Computes one forward of the model, and says what it has drafted."""
+        """Computes one forward of the model, and says what it has added."""
         assert self._request is not None
         ahead = [*self._text, *self._path]
         run = self._retrieved(ahead, self._request)
@@ -103,11 +111,7 @@ class DraftAhead:
         rows = 1 + len(run) + sum(len(fork.tokens) for fork in forks)
         logits = self._compute([*ahead, *run], len(run) + 1, forks, self._request)
         added = self._extend(ahead, run, logits, self._request) if self._goes_on() else []
-        paths = [self._path] if added else []
-        paths += [[*self._path[: fork.place], *fork.tokens] for fork in forks]
-        return Progress(
-            len(self._text), tuple(map(tuple, paths)), len(ahead), tuple(added), rows, len(forks)
-        )
+        return Progress(len(ahead), tuple(added), rows, len(forks))
 
     # -- the draft's own path --------------------------------------------------------------------
 

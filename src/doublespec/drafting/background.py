@@ -10,9 +10,8 @@ import warnings
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from time import perf_counter
-from typing import Protocol
+from typing import NamedTuple, ParamSpec, Protocol
 
 from doublespec.config import DraftStyle
 from doublespec.drafting.alternation import Alternation
@@ -31,7 +30,9 @@ from doublespec.drafting.messages import (
 from doublespec.drafting.pace import Pace
 from doublespec.drafting.tree import DraftTree
 from doublespec.sampling import Request
-from doublespec.tokens import Tokens, as_list, common_prefix
+from doublespec.tokens import Tokens, as_list
+
+P = ParamSpec("P")
 
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.1, 60.0  # before a lost draft is begun again
 _SILENT_CALLS = 8  # besides the time: a target may be slow, too
@@ -85,12 +86,14 @@ class RemoteDrafter:
         self._link: Link | None = None
         self._owner = os.getpid()
         self._ready = self._waited = False
-        self._text: list[int] = []  # as the worker was told last, and as the tree follows
+        self._text: list[int] = []  # as the tree follows,
+        self._known = 0  # and how much of it the worker was told
         self._text_number = 0
         self._alternation = Alternation()
         self._is_resting = True  # no answer is under way
         self._order: _Order | None = None
         self._limit = 0
+        self._heard = 0  # how many forwards of this worker were told
         self._told = 0  # number of the last message, and
         self._answered = 0  # of the last one that the worker took in,
         self._done = 0  # and of the last one for which it has made its forwards
@@ -116,7 +119,7 @@ class RemoteDrafter:
         """Whether the draft is loaded. If there is none, begins one."""
         self.launch()
         if not self._ready:
-            self._guarded(lambda: self._hear(0.0))
+            self._guarded(self._hear)
             self._guarded(self._check_silence)
         return self._ready
 
@@ -125,7 +128,7 @@ class RemoteDrafter:
         stop = self._clock() + self._patience.start_seconds
         self.launch()
         while self._link is not None and not self._ready and self._clock() < stop:
-            self._guarded(partial(self._hear, min(1.0, stop - self._clock())))
+            self._guarded(self._hear, min(1.0, stop - self._clock()))
             self._guarded(self._check_silence)
         return self._ready
 
@@ -141,14 +144,15 @@ class RemoteDrafter:
         if not self._waited:
             self._waited = True
             self.wait_until_ready()
-        if self._must_stand_aside(tokens, order):
+        if self._alternation.is_likely and self._must_stand_aside(tokens, order):
             return Pending([])
         if self._left_at is not None:
             self.pace.stepped(self._clock() - self._left_at)
         self.launch()
         if order.style.lockstep:
             self._await_forwards()
-        self._guarded(lambda: self._hear(0.0))
+        if self._done < self._told or not self._ready:
+            self._guarded(self._hear)
         foreseen = self._tell(tokens, limit, order)
         self._guarded(self._check_silence)
         forwards, self._forwards = tuple(self._forwards), []
@@ -170,7 +174,7 @@ class RemoteDrafter:
         self._alternation.end()
         self._is_resting = True
         if self._link is not None and self._ready:
-            self._guarded(lambda: self._send(Rest()))
+            self._guarded(self._send, Rest())
 
     def close(self) -> None:
         """Ends the worker; the next `follow` begins another one."""
@@ -185,10 +189,11 @@ class RemoteDrafter:
     # -- telling ---------------------------------------------------------------------------------
 
     def _tell(self, tokens: list[int], limit: int, order: "_Order") -> bool | None:
-        """Tells the worker what the text has become; whether it had foreseen a correction."""
-        start, foreseen = len(self._text), None
+        """Tells the worker what the text has become, if it had better draft; whether it had
+        foreseen a correction."""
+        foreseen = None
         if self._goes_on(tokens, order):
-            new = tokens[start:]
+            new = tokens[len(self._text) :]
             foreseen = self._settle(new)
             self._text += new
         else:
@@ -196,18 +201,19 @@ class RemoteDrafter:
                 self._alternation.owner_loses(self._order, self._text)
             self._tree.clear()
             self._text_number += 1
-            self._text, self._order, start = list(tokens), order, 0
+            self._text, self._order, self._known = list(tokens), order, 0
         self._is_resting = False
-        self._guarded(partial(self._send_text, start, limit))
+        if self.pace.is_worth_drafting():
+            self._guarded(self._send_text, limit)
         return foreseen
 
     def _goes_on(self, tokens: list[int], order: "_Order") -> bool:
-        """Whether this is the text that the worker was told last, or how it goes on."""
+        """Whether this is the text that was followed last, or how it goes on."""
         return order == self._order and tokens[: len(self._text)] == self._text
 
     def _must_stand_aside(self, tokens: list[int], order: "_Order") -> bool:
         """Whether another answer under way keeps the draft."""
-        if self._order is None or not self._alternation.is_likely:
+        if self._order is None:
             return False
         if self._goes_on(tokens, order):
             self._alternation.owner_goes_on()
@@ -216,25 +222,24 @@ class RemoteDrafter:
 
     def _settle(self, new: list[int]) -> bool | None:
         """The text has grown by `new`: what is kept of the draft, and learnt of it."""
-        own = self._tree.best(len(new))
-        kept = common_prefix(own, new)
-        foreseen = self._tree.settle(new)
+        kept, foreseen = self._tree.settle(new)
         self.pace.judged(kept, kept if foreseen is None else kept + 1)
         return foreseen
 
-    def _send_text(self, start: int, limit: int) -> None:
-        """The text from `start` on, or all of it."""
+    def _send_text(self, limit: int) -> None:
+        """What the worker does not know of the text."""
         if not self._ready or self._order is None:
             return
         self._told += 1
         number, text = self._told, self._text_number
-        if start:
-            self._send(Settled(number, text, start, tuple(self._text[start:]), limit))
+        if self._known:
+            new = tuple(self._text[self._known :])
+            self._send(Settled(number, text, self._known, new, limit, self._heard))
         else:
             whole = array("i", self._text).tobytes()
             request, style = self._order.request, self._order.style
-            self._send(Begin(number, text, whole, limit, request, style))
-        self._limit = limit
+            self._send(Begin(number, text, whole, limit, self._heard, request, style))
+        self._known, self._limit = len(self._text), limit
         if self._answered == number - 1:
             self._told_at, self._silent_calls = self._clock(), 0
 
@@ -244,7 +249,7 @@ class RemoteDrafter:
 
     # -- hearing ---------------------------------------------------------------------------------
 
-    def _hear(self, seconds: float) -> None:
+    def _hear(self, seconds: float = 0.0) -> None:
         """Takes in what has come; waits that long for it if nothing has."""
         if self._link is not None:
             for message in self._link.receive(max(seconds, 0.0)):
@@ -252,28 +257,31 @@ class RemoteDrafter:
 
     def _take(self, message: FromDraft) -> None:
         if isinstance(message, Drafted):
-            self._answered = max(self._answered, message.number)
-            self._done = max(self._done, message.number if message.done else 0)
-            self._pause = 0.0
-            if message.forward is not None:
-                self._forwards.append(message.forward)
-                self.pace.drafted(message.forward.seconds)
-            if message.text == self._text_number:
-                self._add(message)
+            self._take_drafted(message)
         elif isinstance(message, Lost):
             if message.number == self._told:
-                self._send_text(0, self._limit)
+                self._known = 0
+                self._send_text(self._limit)
         elif isinstance(message, Ready):
             self._ready, self._order = True, None
         else:
             raise ChannelLost(message.reason)
 
-    def _add(self, message: Drafted) -> None:
-        """Takes in paths after the text as the worker had it, as far as they hold now."""
-        since = tuple(self._text[message.start :])
-        for path in message.paths:
-            if path[: len(since)] == since:
-                self._tree.add(path[len(since) :])
+    def _take_drafted(self, message: Drafted) -> None:
+        """Takes in what is drafted after the text as the worker had it, as far as it holds now."""
+        heard = message.first + len(message.forwards)
+        if heard < self._heard:
+            return  # it comes late: another one has said more
+        for forward in message.forwards[self._heard - message.first :]:
+            self._forwards.append(forward)
+            self.pace.drafted(forward.seconds)
+        self._heard = heard
+        self._answered = max(self._answered, message.number)
+        self._done = max(self._done, message.number if message.done else 0)
+        self._pause = 0.0
+        if message.text == self._text_number:
+            self._tree.replace(message.path, message.forks)
+            self._tree.settle(self._text[message.start :])
 
     def _await_tokens(self, wanted: int, stop: float) -> None:
         """Waits until so many tokens are drafted, or nothing more is to come."""
@@ -281,7 +289,7 @@ class RemoteDrafter:
             seconds = stop - self._clock()
             if seconds <= 0 or len(self._tree.best(wanted)) >= wanted:
                 return
-            self._guarded(partial(self._hear, seconds))
+            self._guarded(self._hear, seconds)
 
     def _await_forwards(self) -> None:
         """Lock-step: waits until the worker has made the forwards that it was told to."""
@@ -290,7 +298,7 @@ class RemoteDrafter:
             if self._clock() >= stop:
                 self._fail("it does not answer")
             else:
-                self._guarded(lambda: self._hear(stop - self._clock()))
+                self._guarded(self._hear, stop - self._clock())
 
     def _check_silence(self) -> None:
         """Gives up a worker that has not answered for long, or not begun to work."""
@@ -311,12 +319,12 @@ class RemoteDrafter:
 
     def _open(self) -> None:
         self._owner = os.getpid()
-        self._link = self._open_link()
+        self._link, self._heard = self._open_link(), 0
         self._opened_at = self._clock()
 
-    def _guarded(self, action: Callable[[], None]) -> None:
+    def _guarded(self, action: Callable[P, None], *arguments: P.args, **named: P.kwargs) -> None:
         try:
-            action()
+            action(*arguments, **named)
         except (ChannelLost, OSError) as error:
             self._fail(str(error))
 
@@ -336,8 +344,7 @@ class RemoteDrafter:
             self.close()
 
 
-@dataclass(frozen=True, slots=True)
-class _Order:
+class _Order(NamedTuple):
     """What makes a text another one, besides its tokens."""
 
     request: Request

@@ -1,7 +1,7 @@
 """What the loops ask of a drafter. A wrong guess costs time, never correctness."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from doublespec.sampling import Request
 from doublespec.tokens import Tokens
@@ -15,8 +15,23 @@ class Drafter(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class DraftForward:
+class Guess(NamedTuple):
+    """What a target is shown: `num_drafted` tokens of a draft, then retrieved ones."""
+
+    tokens: list[int]
+    num_drafted: int
+
+
+class Completer(Protocol):
+    """Makes a draft into the guess that a target is shown."""
+
+    def complete(self, tokens: Tokens, drafted: list[int], limit: int, request: Request) -> Guess:
+        """The guess, of at most `limit` tokens, after `tokens`, where `drafted` (no more than
+        these) was drafted."""
+        ...
+
+
+class DraftForward(NamedTuple):  # of which every step makes several: cheap to make and to send
     """One forward of a draft that runs beside the target, for figures and timelines.
 
     It began at `begun` (seconds, on the clock of the Steps) and computed `rows` rows; `tokens` is
@@ -70,7 +85,10 @@ class BackgroundDrafter(Protocol):
 
 
 class NoDrafter:
-    """Never guesses."""
+    """Never guesses, and adds nothing to a draft."""
 
     def propose(self, tokens: Tokens, limit: int, request: Request) -> list[int]:
         return []
+
+    def complete(self, tokens: Tokens, drafted: list[int], limit: int, request: Request) -> Guess:
+        return Guess(drafted, len(drafted))

@@ -11,7 +11,7 @@ import struct
 from time import perf_counter
 from typing import Any
 
-from doublespec.drafting.codec import decode, encode
+from doublespec.drafting.codec import decode, encode, is_superseded
 
 _HEADER = struct.Struct("<3sBI")
 _MARK = b"dbl"
@@ -40,8 +40,7 @@ class Channel:
         self._poll = select.poll()
         self._poll.register(end, select.POLLIN)
         self._unsent = bytearray()
-        self._buffer = memoryview(bytearray(_CHUNK))
-        self._received = bytearray()
+        self._received = b""  # the beginning of a message
 
     def fileno(self) -> int:
         return self._socket.fileno()
@@ -116,9 +115,9 @@ class Channel:
         if self._unsent:
             self._flush()
         try:
-            while size := self._socket.recv_into(self._buffer):
-                self._received += self._buffer[:size]
-                if size < _CHUNK:
+            while chunk := self._socket.recv(_CHUNK):
+                self._received += chunk
+                if len(chunk) < _CHUNK:
                     return self._take()
         except BlockingIOError:
             return self._take() if self._received else []
@@ -130,8 +129,9 @@ class Channel:
         return messages
 
     def _take(self) -> list[Any]:
-        """The whole messages among what was received."""
-        messages, start, received = [], 0, bytes(self._received)
+        """The whole messages among what was received, but for those that are superseded."""
+        frames: list[tuple[int, int, int]] = []  # kind, begin and stop
+        start, received = 0, self._received
         while len(received) >= start + _HEADER.size:
             mark, kind, length = _HEADER.unpack_from(received, start)
             if mark != _MARK:
@@ -140,6 +140,8 @@ class Channel:
             if len(received) < begin + length:
                 break
             start = begin + length
-            messages.append(decode(kind, received[begin:start]))
-        del self._received[:start]
-        return messages
+            if frames and is_superseded(frames[-1][0], kind):
+                frames.pop()
+            frames.append((kind, begin, start))
+        self._received = received[start:]
+        return [decode(kind, received[begin:stop]) for kind, begin, stop in frames]

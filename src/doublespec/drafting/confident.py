@@ -4,12 +4,15 @@ import math
 
 from doublespec.drafting.base import Drafter
 from doublespec.drafting.odds import Odds
+from doublespec.drafting.pace import Share
 from doublespec.models.base import LanguageModel
 from doublespec.sampling import Ranking, Request, choose, rank
 from doublespec.tokens import Tokens, common_prefix
 
 _MOST_FORWARDS = 16
 _RANKED = 2  # the second choice says how sure the first one is
+_KEPT = 0.2  # of first tokens, below which not even the first forward is worth its time
+_PROBE_STEPS = 8  # in one of which it is made all the same
 _PRIOR_STEPS = 8.0
 _PRIOR_RATE = 2.0  # tokens settled in the time of a target forward, before anything was learnt
 _MEMORY = 64.0  # steps after which what was learnt counts half
@@ -35,6 +38,8 @@ class ConfidentDrafter:
         self._text: list[int] = []  # that was drafted after last,
         self._rankings: list[Ranking] = []  # the choices made there,
         self._forwards = 0  # and the forwards it took
+        self._first = Share(0.8, 4.0)  # first tokens that hold
+        self._steps = 0
         self._settled, self._spent = _PRIOR_STEPS * _PRIOR_RATE, _PRIOR_STEPS
 
     @property
@@ -59,10 +64,11 @@ class ConfidentDrafter:
         return drafted
 
     def _is_worth_a_forward(self, reach: float) -> bool:
-        if self._forwards == 0:
-            return True
-        rate = self._settled / self._spent
-        return self._forwards < _MOST_FORWARDS and reach > self._seconds * rate
+        if self._forwards:
+            rate = self._settled / self._spent
+            return self._forwards < _MOST_FORWARDS and reach > self._seconds * rate
+        self._steps += 1
+        return self._first.value > _KEPT or self._steps % _PROBE_STEPS == 0
 
     def _forward(self, ahead: list[int], limit: int, request: Request) -> list[Ranking]:
         """The model's choices after `ahead`, as far as a retrieved run agrees, and one more; cut
@@ -83,6 +89,8 @@ class ConfidentDrafter:
             self._spent += 1.0 + self._seconds * self._forwards
             if self._spent > _MEMORY:
                 self._settled, self._spent = self._settled / 2, self._spent / 2
+            if self._rankings:
+                self._first.learn(self._rankings[0].tokens[0] == tokens[stop], 1)
             for ranking, token in zip(self._rankings, tokens[stop:], strict=False):
                 self._odds.learn(ranking, token)
                 if token != ranking.tokens[0]:

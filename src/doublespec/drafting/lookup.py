@@ -1,12 +1,19 @@
-"""Guesses from retrieved text."""
+"""Guesses from retrieved text: alone, and behind a draft."""
 
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Protocol
 
-from doublespec.drafting.base import Drafter
+from doublespec.drafting.base import Completer, Drafter, Guess
+from doublespec.drafting.pace import Share
 from doublespec.retrieval.base import TokenIndex
+from doublespec.retrieval.expectation import drafted_ahead
+from doublespec.retrieval.layered import LayeredIndex
 from doublespec.sampling import Request
-from doublespec.tokens import Tokens
+from doublespec.tokens import Tokens, common_prefix
+
+_TAIL = 16  # tokens by which a text is known again
+_POOR = 0.4  # share of drafted tokens that hold, below which a run is the better guess
 
 
 class LookupDrafter:
@@ -21,13 +28,61 @@ class LookupDrafter:
         match = self._index.lookup(tokens, limit) if limit > 0 else None
         return list(match.tokens[:limit]) if match is not None else []
 
+    def complete(self, tokens: Tokens, drafted: list[int], limit: int, request: Request) -> Guess:
+        """The draft with the run behind it."""
+        run = self.propose([*tokens, *drafted], limit - len(drafted), request)
+        return Guess([*drafted, *run], len(drafted))
+
+
+class WeighingDrafter(LookupDrafter):
+    """The same with an index that knows what runs are worth, and with what is learnt of the draft.
+
+    The run behind a draft is of use only if the whole draft holds, so it is as long as pays then.
+    A draft that hardly ever holds only hides the run that is found for the text itself.
+    """
+
+    def __init__(self, index: LayeredIndex, most: int) -> None:
+        super().__init__(index, most)
+        self._layered = index
+        self._kept = Share(0.8, 4.0)
+        self._length = 0  # of the text that was drafted after last,
+        self._tail: Tokens = []  # its last tokens,
+        self._drafted: list[int] = []  # and the draft
+
+    def complete(self, tokens: Tokens, drafted: list[int], limit: int, request: Request) -> Guess:
+        self._learn(tokens)
+        self._length, self._tail, self._drafted = len(tokens), tokens[-_TAIL:], drafted
+        if drafted and self._kept.value < _POOR:
+            run = self.propose(tokens, limit, request)
+            if run:
+                return Guess(run, 0)
+        room = min(limit - len(drafted), self._most)
+        ahead = drafted_ahead(len(drafted), self._kept.value)
+        match = self._layered.lookup([*tokens, *drafted], room, ahead) if room > 0 else None
+        return Guess([*drafted, *(match.tokens if match is not None else ())], len(drafted))
+
+    def _learn(self, tokens: Tokens) -> None:
+        """Takes in what the text became after the last draft."""
+        stop, drafted = self._length, self._drafted
+        new = tokens[stop : stop + len(drafted)]
+        if new and tokens[max(0, stop - _TAIL) : stop] == self._tail:
+            kept = common_prefix(drafted, new)
+            self._kept.learn(kept, min(kept + 1, len(new)))
+
+
+class Helper(Drafter, Completer, Protocol):
+    """Proposes runs, and completes drafts by them."""
+
 
 class TenantDrafter:
     """A drafter for each tenant, so that nothing of one is offered to another; the `most` that were
     asked last are kept."""
 
-    def __init__(self, make: Callable[[int], Drafter], most: int) -> None:
+    def __init__(self, make: Callable[[int], Helper], most: int) -> None:
         self._drafter_of = lru_cache(maxsize=most)(make)
 
     def propose(self, tokens: Tokens, limit: int, request: Request) -> list[int]:
         return self._drafter_of(request.tenant).propose(tokens, limit, request)
+
+    def complete(self, tokens: Tokens, drafted: list[int], limit: int, request: Request) -> Guess:
+        return self._drafter_of(request.tenant).complete(tokens, drafted, limit, request)

@@ -1,12 +1,13 @@
 """What crosses between a target and its draft: token ids with absolute positions, never tensors.
 
 Every message says for itself what it is about, so that one that is lost, late, repeated or out of
-order costs speed and nothing else:
+order costs speed and nothing else; and what a worker says repeats all that it said about the text
+before, so that of several such messages only the last has to be read:
 
     Begin     text number t is this; draft after it                  } answered by at least one
     Settled   text number t goes on from position p with these       } Drafted of the same number
     Rest      nothing need be drafted for now
-    Drafted   after the first p tokens of text t: these paths
+    Drafted   after the first p tokens of text t: this path and these forks; the forwards since n
     Lost      text t is unknown, or what stands before position p: begin again
 """
 
@@ -20,24 +21,27 @@ from doublespec.sampling import Request
 
 @dataclass(frozen=True, slots=True)
 class Begin:
-    """A whole text (`tokens` as int32), how many tokens after it are of use, and how to draft."""
+    """A whole text (`tokens` as int32), how many tokens after it are of use, how to draft, and of
+    how many of the worker's forwards the target has heard."""
 
     number: int
     text: int
     tokens: bytes
     limit: int
+    heard: int
     request: Request
     style: DraftStyle
 
 
 class Settled(NamedTuple):  # the messages of every step are tuples: cheap to make and to send
-    """A text that goes on with `tokens` from position `start`."""
+    """A text that goes on with `tokens` from position `start`; `limit` and `heard` as in Begin."""
 
     number: int
     text: int
     start: int
     tokens: tuple[int, ...]
     limit: int
+    heard: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,15 +50,19 @@ class Rest:
 
 
 class Drafted(NamedTuple):
-    """Continuations of the first `start` tokens of a text, the draft's own choices first; and
-    whether nothing more is to come for message `number`."""
+    """All that is drafted after the first `start` tokens of a text: the draft's own choices
+    (`path`), and what it went on with from others (`forks`: after how many of its own, and which).
+    `done`: nothing more is to come for message `number`. `forwards` are the worker's, from the
+    one with number `first` on."""
 
     number: int
     text: int
     start: int
-    paths: tuple[tuple[int, ...], ...]
+    path: tuple[int, ...]
+    forks: tuple[tuple[int, tuple[int, ...]], ...]
     done: bool
-    forward: DraftForward | None = None
+    first: int
+    forwards: tuple[DraftForward, ...]
 
 
 @dataclass(frozen=True, slots=True)

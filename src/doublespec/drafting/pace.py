@@ -5,12 +5,14 @@ A step with nothing to judge settles one token, so after a mismatch it pays to w
 draft first; waiting for a long one does not. With one token a draft forward and any agreement from
 0.6 to 0.95, waiting for c / 4 tokens (c = t_T / t_D) is within 2 % of the best number, and up to
 7 % faster at c = 10 (20 % at c = 16) than not to wait (docs/log.md). For a draft of which hardly
-anything is kept, every wait is lost.
+anything is kept, every wait is lost, and so is what it takes from a processor that both share: it
+drafts in few steps only, in which it may show that it has become better.
 """
 
 _WEIGHT = 0.1  # of the latest value in a running mean
 _SHARE = 0.25  # of c
 _KEPT = 0.2  # of the drafted tokens, below which a wait is lost
+_PROBE_STEPS = 8  # of which such a draft drafts in one
 _MEMORY = 0.98  # of what was learnt before a step
 
 
@@ -37,6 +39,7 @@ class Pace:
         self.draft_seconds = 0.0
         self._step_seconds = 0.0
         self._kept = Share(0.8, 4.0)
+        self._steps = 0
 
     def drafted(self, seconds: float) -> None:
         """A draft forward took that long."""
@@ -49,6 +52,11 @@ class Pace:
     def judged(self, kept: int, judged: int) -> None:
         """The target kept so many of the drafted tokens that it came to judge."""
         self._kept.learn(kept, judged)
+
+    def is_worth_drafting(self) -> bool:
+        """Whether the draft should work in the next step."""
+        self._steps += 1
+        return self._kept.value >= _KEPT or self._steps % _PROBE_STEPS == 0
 
     @property
     def worth_waiting_for(self) -> int:

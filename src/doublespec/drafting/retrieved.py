@@ -5,17 +5,18 @@ from functools import lru_cache
 from pathlib import Path
 
 from doublespec.config import RetrievalSettings
-from doublespec.drafting.base import Drafter
 from doublespec.drafting.choice import Choice, RunOrDraft
-from doublespec.drafting.lookup import LookupDrafter, TenantDrafter
+from doublespec.drafting.lookup import Helper, LookupDrafter, TenantDrafter, WeighingDrafter
 from doublespec.retrieval.base import TokenIndex
 from doublespec.retrieval.context import NgramIndex, context_sources
 from doublespec.retrieval.datastore import Datastore
+from doublespec.retrieval.expectation import MOST_TOKENS
 from doublespec.retrieval.layered import ROW_COST, LayeredIndex
 from doublespec.retrieval.recent import RecentNgramIndex
 
 History = Callable[[int], TokenIndex]  # earlier answers by the tenant's number
 
+_MOST_SHOWN = 2 * MOST_TOKENS  # a draft and the run behind it
 _MOST_TENANTS = 16  # whose indexes are kept
 
 
@@ -29,14 +30,14 @@ class Retrieval:
         self._stores = [Datastore(Path(p), settings.vocabulary) for p in settings.datastores]
         self._sources_of = lru_cache(maxsize=_MOST_TENANTS)(self._make_sources)
 
-    def lookup(self) -> Drafter:
-        """Proposes retrieved runs."""
+    def lookup(self) -> Helper:
+        """Proposes retrieved runs, alone or behind a draft."""
         settings = self._settings
         if settings.ngram is not None:
             kind = RecentNgramIndex if settings.latest else NgramIndex
             return LookupDrafter(kind(settings.ngram, settings.shortest), settings.tokens)
         return TenantDrafter(
-            lambda tenant: LookupDrafter(self._index(tenant), settings.tokens), _MOST_TENANTS
+            lambda tenant: WeighingDrafter(self._index(tenant), settings.tokens), _MOST_TENANTS
         )
 
     def choice(self, steps: int, seconds: float) -> Choice | None:
@@ -51,7 +52,7 @@ class Retrieval:
     def _index(self, tenant: int) -> LayeredIndex:
         """An index that learns for itself, over sources that are shared."""
         cost = ROW_COST if self._settings.row_cost is None else self._settings.row_cost
-        costs = [1.0 + cost * n for n in range(self._settings.tokens + 1)]
+        costs = [1.0 + cost * n for n in range(_MOST_SHOWN + 1)]
         return LayeredIndex(self._sources_of(tenant), costs)
 
     def _make_sources(self, tenant: int) -> Sequence[TokenIndex]:

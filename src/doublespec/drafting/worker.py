@@ -49,6 +49,8 @@ class Worker:
         self._number = 0
         self._text = 0
         self._left: float = 0  # forwards that may still be made
+        self._forwards: list[DraftForward] = []  # those that the target may not have heard of
+        self._heard = 0  # how many it has heard of before them
         self._owes_answer = False
 
     def take(self, message: ToDraft) -> list[FromDraft]:
@@ -71,6 +73,8 @@ class Worker:
                 return [Lost(message.number)]
             self._draft.ahead.settle(message.tokens[known - message.start :], message.limit)
         self._number = message.number
+        del self._forwards[: message.heard - self._heard]
+        self._heard = message.heard
         self._left = math.inf if self._draft.steps is None else self._draft.steps
         self._owes_answer = True
         return []
@@ -85,15 +89,27 @@ class Worker:
         return not self._owes_answer and not self._may_work()
 
     def work(self) -> FromDraft:
-        """One forward, or the word that there is nothing more to draft."""
+        """One forward, if there is something to draft; and all that is drafted."""
         assert self._draft is not None
         ahead, self._owes_answer = self._draft.ahead, False
-        if not self._may_work():
-            return Drafted(self._number, self._text, ahead.length, (), done=True)
+        if self._may_work():
+            self._forwards.append(self._forward(ahead))
+        return Drafted(
+            self._number,
+            self._text,
+            ahead.length,
+            ahead.path,
+            ahead.forks,
+            not self._may_work(),
+            self._heard,
+            tuple(self._forwards),
+        )
+
+    def _forward(self, ahead: DraftAhead) -> DraftForward:
         begun = self._clock()
         progress = ahead.forward()
         self._left -= 1
-        forward = DraftForward(
+        return DraftForward(
             begun,
             self._clock() - begun,
             progress.rows,
@@ -101,8 +117,6 @@ class Worker:
             progress.tokens,
             progress.branches,
         )
-        done = not self._may_work()
-        return Drafted(self._number, self._text, progress.start, progress.paths, done, forward)
 
     def _may_work(self) -> bool:
         return self._left > 0 and self._draft is not None and self._draft.ahead.has_work()

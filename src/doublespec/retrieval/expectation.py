@@ -42,6 +42,23 @@ class Run(NamedTuple):
     rate: float
 
 
+class Ahead(NamedTuple):
+    """What stands before a run in the same forward: how many tokens, how many of them are likely
+    to be settled (with the target's own choice), and how likely all of them hold."""
+
+    shown: int
+    settled: float
+    reach: float
+
+
+NOTHING = Ahead(0, 1.0, 1.0)
+
+
+def drafted_ahead(count: int, kept: float) -> Ahead:
+    """So many drafted tokens, each holding with chance `kept` where those before it do."""
+    return Ahead(count, sum(kept**place for place in range(count + 1)), kept**count)
+
+
 class Expectation:
     """Learns how often the tokens of one source's runs are the text's own."""
 
@@ -50,14 +67,15 @@ class Expectation:
         self._seen = [PRIOR_WEIGHT] * len(PRIOR)
         self._chances = list(PRIOR)  # held / seen
 
-    def best_run(self, match: Match, costs: Sequence[float]) -> Run:
+    def best_run(self, match: Match, costs: Sequence[float], ahead: Ahead = NOTHING) -> Run:
         """The length of run that settles most per unit of time; `costs[n]` is the time of a
-        forward that shows n tokens."""
-        chances, most = self._chances, min(len(match.tokens), len(costs) - 1)
-        length, rate = 0, 1.0 / costs[0]
-        chance, settled, left = match.share, 1.0, most
+        forward that shows n tokens, those `ahead` of the run included."""
+        shown, settled, reach = ahead
+        chances, most = self._chances, min(len(match.tokens), len(costs) - 1 - shown)
+        length, rate = 0, settled / costs[shown]
+        chance, left = match.share * reach, most
         for cell in _cells(match)[:most]:
-            cost = costs[most - left + 1]
+            cost = costs[shown + most - left + 1]
             if settled + chance * left <= rate * cost:
                 break  # not even if every further token held as often as this one
             chance *= chances[cell]

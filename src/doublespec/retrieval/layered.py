@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from doublespec.retrieval.base import Match, TokenIndex
-from doublespec.retrieval.expectation import Expectation
+from doublespec.retrieval.expectation import NOTHING, Ahead, Expectation
 from doublespec.tokens import Tokens
 
 LONGEST_RUN = 96
@@ -37,16 +37,17 @@ class LayeredIndex:
         self._expectations: defaultdict[str, Expectation] = defaultdict(Expectation)
         self._asked = Asked(0, [], [])
 
-    def lookup(self, tokens: Tokens, limit: int) -> Match | None:
-        """The run of the best source, as much of it as pays."""
+    def lookup(self, tokens: Tokens, limit: int, ahead: Ahead = NOTHING) -> Match | None:
+        """The run of the best source, as much of it as pays behind what is shown `ahead` of it
+        (the last of `tokens`)."""
         self._learn(tokens)
-        most = min(limit, len(self._costs) - 1)
+        most = min(limit, len(self._costs) - 1 - ahead.shown)
         found = [source.lookup(tokens, most) for source in self._sources]
         matches = [match for match in found if match is not None]
         self._asked = Asked(len(tokens), tokens[-TAIL:], matches)
         best, length, rate = None, 0, 0.0
         for match in matches:
-            run = self._expectations[match.source].best_run(match, self._costs)
+            run = self._expectations[match.source].best_run(match, self._costs, ahead)
             if run.rate > rate:
                 best, (length, rate) = match, run
         if best is None or length == 0:

@@ -93,7 +93,7 @@ def from_zero(steps: Sequence[Step]) -> tuple[Step, ...]:
         replace(
             step,
             begun=step.begun - zero,
-            forwards=tuple(replace(f, begun=f.begun - zero) for f in step.forwards),
+            forwards=tuple(f._replace(begun=f.begun - zero) for f in step.forwards),
         )
         for step in steps
     )

@@ -1,0 +1,75 @@
+"""Retrieved runs alone and behind a draft."""
+
+from doublespec.drafting.lookup import LookupDrafter, WeighingDrafter
+from doublespec.retrieval.base import Match
+from doublespec.retrieval.expectation import NOTHING, Ahead
+from doublespec.retrieval.layered import LayeredIndex
+from doublespec.sampling import Request, SamplingParams
+from doublespec.tokens import Tokens
+
+PROMPT = [1, 2, 3]
+REQUEST = Request(SamplingParams(), 3)
+RUN = (7, 8, 9, 7, 8, 9)
+
+
+class Fixed(LayeredIndex):
+    """Finds the same run after every text."""
+
+    def __init__(self, run: tuple[int, ...] = RUN) -> None:
+        super().__init__([])
+        self._run = run
+        self.ahead: list[Ahead] = []
+
+    def lookup(self, tokens: Tokens, limit: int, ahead: Ahead = NOTHING) -> Match | None:
+        self.ahead.append(ahead)
+        return Match(self._run[:limit], 9, "made up") if self._run else None
+
+
+def _follow(drafter: WeighingDrafter, drafted: list[int], new: list[int], steps: int) -> list[int]:
+    """Steps in which that was drafted, and the text went on with `new`; the text then."""
+    text = list(PROMPT)
+    for _ in range(steps):
+        drafter.complete(text, drafted, 24, REQUEST)
+        text += new
+    return text
+
+
+def test_a_guess_is_a_draft_and_a_run_within_the_limit() -> None:
+    for drafter in (LookupDrafter(Fixed(), 4), WeighingDrafter(Fixed(), 4)):
+        assert drafter.complete(PROMPT, [5, 6], 24, REQUEST) == ([5, 6, 7, 8, 9, 7], 2)
+        assert drafter.complete(PROMPT, [5, 6], 3, REQUEST) == ([5, 6, 7], 2)
+        assert drafter.complete(PROMPT, [5, 6], 2, REQUEST) == ([5, 6], 2)
+        assert drafter.complete(PROMPT, [], 3, REQUEST) == ([7, 8, 9], 0)
+
+
+def test_a_draft_that_is_hardly_ever_kept_gives_way_to_a_run_until_it_is_right() -> None:
+    drafter = WeighingDrafter(Fixed(), 4)
+    text = _follow(drafter, [5, 6], [4], steps=40)
+    assert drafter.complete(text, [5, 6], 24, REQUEST) == ([7, 8, 9, 7], 0)
+    text = _follow(drafter, [5, 6], [5, 6, 4], steps=40)
+    assert drafter.complete(text, [5, 6], 24, REQUEST).num_drafted == 2
+
+
+def test_a_bad_draft_is_shown_where_nothing_is_retrieved() -> None:
+    drafter = WeighingDrafter(Fixed(()), 4)
+    text = _follow(drafter, [5, 6], [4], steps=40)
+    assert drafter.complete(text, [5, 6], 24, REQUEST) == ([5, 6], 2)
+
+
+def test_how_likely_a_draft_holds_is_learnt_from_the_text() -> None:
+    index = Fixed()
+    drafter = WeighingDrafter(index, 4)
+    _follow(drafter, [5, 6], [5, 6, 4], steps=40)
+    good = index.ahead[-1]
+    _follow(drafter, [5, 6], [5, 4], steps=40)
+    assert good.reach > 0.9 > 0.5 > index.ahead[-1].reach
+    assert good.shown == 2
+    assert index.ahead[-1].settled < good.settled
+
+
+def test_another_text_teaches_nothing() -> None:
+    index = Fixed()
+    drafter = WeighingDrafter(index, 4)
+    for number in range(40):
+        drafter.complete([number, 1, 2], [5, 6], 24, REQUEST)
+    assert len({ahead.reach for ahead in index.ahead}) == 1
