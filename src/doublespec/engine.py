@@ -18,7 +18,7 @@ from doublespec.config import (
 )
 from doublespec.decoding import Clock, Steps
 from doublespec.drafting.background import Link, Patience, RemoteDrafter, StyledDrafter
-from doublespec.drafting.base import BackgroundDrafter, Completer, Drafter
+from doublespec.drafting.base import BackgroundDrafter, Completer, Drafter, Pending
 from doublespec.drafting.choice import DraftUnlessRun
 from doublespec.drafting.links import InlineLink, ProcessLink, ThreadLink
 from doublespec.drafting.lookup import Helper
@@ -38,6 +38,7 @@ from doublespec.methods import (
 from doublespec.models.base import LanguageModel
 from doublespec.models.devices import find_device, find_devices, usable_cores, use_threads
 from doublespec.models.load import ForwardCost
+from doublespec.models.threads import Threads
 from doublespec.retrieval.history import History
 from doublespec.sampling import Request
 from doublespec.scheduling import Measured, Scheduler
@@ -49,14 +50,15 @@ from doublespec.tokens import Tokens
 class Explanation:
     """What decides how an answer is decoded: seconds of a forward of the target over one row, the
     share of it that each further row adds, seconds of a draft's forward beside the target (None:
-    none was made), for how many drafted tokens a step waits, and the methods `auto` chooses from,
-    the fastest first."""
+    none was made), for how many drafted tokens a step waits, the methods `auto` chooses from, the
+    fastest first, and how many threads the target uses, and why."""
 
     target_seconds: float
     row_cost: float
     draft_seconds: float | None
     waits_for: int
     methods: tuple[Measured, ...]
+    threads: str
 
 
 class Engine:
@@ -69,11 +71,13 @@ class Engine:
         recipe: DraftRecipe | None,
         settings: Settings,
         cost: ForwardCost,
+        threads: Threads | None = None,
     ) -> None:
-        """`cost` is that of the target's forwards."""
+        """`cost` is that of the target's forwards, `threads` chooses their number for it."""
         self._target = target
         self._settings = settings
         self._cost = cost
+        self.threads = threads
         self.history = History(settings.history_bytes) if settings.history_bytes else None
         if recipe is not None and self.history is not None:
             recipe = replace(recipe, history=self.history.descriptor)
@@ -112,7 +116,14 @@ class Engine:
             draft_seconds=pace.draft_seconds or None,
             waits_for=pace.worth_waiting_for,
             methods=tuple((parts.scheduler if parts else self.make_scheduler()).explain()),
+            threads=self.explain_threads(),
         )
+
+    def explain_threads(self) -> str:
+        """How many threads the target uses on the CPU, and why."""
+        if self.threads is not None:
+            return self.threads.explain()
+        return "always the same number"
 
     def make_scheduler(self) -> Scheduler:
         """For `auto`: the methods that can run here."""
@@ -225,6 +236,35 @@ def _kept(steps: Steps, history: History, prompt: Tokens, tenant: str) -> Steps:
         history.add(text, tenant)
 
 
+class _Announced:
+    """A draft beside the target of one answer, which leaves its core to it while it rests."""
+
+    def __init__(self, drafter: BackgroundDrafter, threads: Threads) -> None:
+        self._drafter = drafter
+        self._threads = threads
+        self._works = False
+
+    def follow(self, tokens: Tokens, limit: int, request: Request) -> Pending:
+        if not self._works:
+            self._works = True
+            self._threads.draft_begins()
+        return self._drafter.follow(tokens, limit, request)
+
+    def wait(self, pending: Pending, shown: int, limit: int) -> list[int]:
+        return self._drafter.wait(pending, shown, limit)
+
+    def rest(self) -> None:
+        try:
+            self._drafter.rest()
+        finally:
+            if self._works:
+                self._works = False
+                self._threads.draft_rests()
+
+    def close(self) -> None:
+        self._drafter.close()
+
+
 @dataclass(frozen=True, slots=True)
 class _Choice:
     """Settings that parts are made with."""
@@ -262,7 +302,9 @@ class _Parts:
     def background(self, *, retrieval: bool) -> BackgroundDrafter:
         choice = self._choice
         style = DraftStyle(self._retrieval(retrieval), choice.lockstep, None, choice.forks)
-        return StyledDrafter(self._engine.background(), style)
+        drafter = StyledDrafter(self._engine.background(), style)
+        threads = self._engine.threads
+        return drafter if threads is None else _Announced(drafter, threads)
 
     def is_draft_ready(self) -> bool:
         return self._engine.background().is_ready()

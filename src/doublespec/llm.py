@@ -14,8 +14,9 @@ from doublespec.engine import Engine, Explanation
 from doublespec.errors import ConfigError
 from doublespec.methods import split_name
 from doublespec.models.base import LanguageModel, LoadedModel
+from doublespec.models.decoder import Decoder
 from doublespec.models.devices import find_device, find_devices, find_dtype, use_threads
-from doublespec.models.load import load_target, measure_cost
+from doublespec.models.load import choose_threads, load_target, measure_cost
 from doublespec.models.parallel import ParallelDecoder
 from doublespec.models.random_weights import open_source
 from doublespec.models.vocabulary import check_same_vocabulary
@@ -84,6 +85,7 @@ class LLM:
         devices = find_devices(self.settings.target_devices)
         draft_device = find_device(self.settings.draft_device or str(devices[0]))
         dtype = find_dtype(self.settings.dtype, devices[0])
+        are_set = self.settings.threads is not None
         threads = use_threads(self.settings.threads, len(devices))
         self.settings = replace(self.settings, threads=threads)
         self.target_name = source.name
@@ -106,10 +108,13 @@ class LLM:
             progress=report("target"),
         )
         cost = measure_cost(model)
+        if not are_set:
+            choose_threads(model, threads, self.settings.quantize, cost)
+        self.threads = model.threads if isinstance(model, Decoder) else None
         self.target = model if wrap is None else wrap.target(model)
         self.recipe = None if draft_name is None else self._recipe(draft_name, cost.seconds, wrap)
         self._method = self._choose_method(method)
-        self.engine = Engine(self.target, self.recipe, self.settings, cost)
+        self.engine = Engine(self.target, self.recipe, self.settings, cost, self.threads)
         self.engine.prepare(self._method)
 
     @property

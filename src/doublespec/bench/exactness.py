@@ -7,7 +7,7 @@ against plain decoding.
 
 import random
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -16,9 +16,10 @@ from torch import Tensor
 from doublespec.llm import LLM
 from doublespec.models.base import LanguageModel
 from doublespec.models.devices import usable_cores, use_threads
+from doublespec.models.threads import Threads
 from doublespec.sampling import SamplingParams
 
-# Not promised, since an LLM never changes its number of threads; but worth knowing.
+# Promised only where an LLM changes its number of threads; elsewhere worth knowing.
 OTHER_THREADS = "with another number of threads"
 _DISTURBANCES = (
     "in random runs",
@@ -49,19 +50,21 @@ def check_model(model: LanguageModel, trials: int, seed: int = 0) -> Iterator[Tr
         splits = _random_splits(chance, length - prompt_length)
         name = _DISTURBANCES[trial % len(_DISTURBANCES)]
         _disturb(name, model, text)
-        with _threads(usable_cores() if name == OTHER_THREADS else None):
+        with _threads(model, usable_cores() if name == OTHER_THREADS else None):
             rows = _answer_rows(model, text, prompt_length, splits)
         differing = (rows != reference).any(dim=-1).nonzero()
         yield Trial(name, prompt_length + int(differing[0]) if len(differing) else None)
 
 
 @contextmanager
-def _threads(count: int | None) -> Iterator[None]:
+def _threads(model: LanguageModel, count: int | None) -> Iterator[None]:
     """Computes with `count` threads, if given, and leaves the number as it was."""
     before = torch.get_num_threads()
     use_threads(count or before)
+    chosen: Threads | None = getattr(model, "threads", None)
     try:
-        yield
+        with chosen.fixed(count) if chosen and count else nullcontext():
+            yield
     finally:
         use_threads(before)
 

@@ -38,9 +38,16 @@ def model_provenance(llm: LLM) -> dict[str, object]:
         "dtype": str(llm.target.dtype).removeprefix("torch."),
         "quantize": llm.settings.quantize,
         "graphs": llm.settings.graphs,
-        "threads": torch.get_num_threads(),
+        "threads": _threads(llm),
         "models": [{"name": name, "sha256": fingerprint(name)} for name in names],
     }
+
+
+def _threads(llm: LLM) -> int | str:
+    """How many the target uses: with a draft at work, and at most without."""
+    if llm.threads is None:
+        return torch.get_num_threads()
+    return f"{llm.threads.usual} to {llm.threads.every}"
 
 
 def fingerprint(name: str) -> str:

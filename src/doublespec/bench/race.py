@@ -144,11 +144,11 @@ class Race:
 
     def start(self, name: str, tokens: list[int], params: SamplingParams) -> Stream:
         """An answer under way, by a method, by a peer or by the baseline."""
-        if name != BASELINE and name not in self.peers:
+        if name != BASELINE and name not in self.peers:  # the engine sets its threads itself
             return self.llm.stream(tokens, params, method=name)
         request, stop = self.llm.request(tokens, params)
         if name in self.peers:
-            use_threads(self.llm.settings.threads)
+            use_threads(fastest_threads(self._fastest))
             events = (step for step in self.peers[name].answer(tokens, request, stop))
             return Stream(events, TextStream(self.llm.codec, params.stop), request)
         use_threads(fastest_threads(self._fastest))

@@ -1,5 +1,7 @@
 """`doublespec doctor`: what this machine can do, and whether the promise holds on it."""
 
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -13,6 +15,7 @@ from doublespec.bench.outputs import check_file
 from doublespec.bench.profile import (
     CONTEXT,
     ROW_COUNTS,
+    ForwardTimes,
     PairTimes,
     Profile,
     measure_beside,
@@ -26,10 +29,12 @@ from doublespec.bench.profile import (
     profile_row_counts,
     save_profile,
 )
+from doublespec.bench.race import fastest_threads
 from doublespec.cli import options
 from doublespec.cli.options import terminal
 from doublespec.errors import ConfigError
 from doublespec.llm import BUNDLED, LLM
+from doublespec.models.base import LanguageModel
 from doublespec.models.devices import (
     all_devices,
     describe,
@@ -72,6 +77,8 @@ def doctor(
     target, draft = options.model_names(target, draft, random_weights)
     with options.loaded(target, draft, **settings) as llm:
         found = list(check_model(llm.target, trials))
+        if llm.threads is not None:  # it tries which number is faster for each count of rows
+            measure_forwards([llm.target], profile_row_counts(llm.target.row_counts), context)
         profile = merged([_measure(llm, context) for _ in range(_ROUNDS)])
         advice = _recommend(llm, profile)
         if save is not None:
@@ -80,14 +87,16 @@ def doctor(
             options.print_json(_as_json(llm, profile, found, advice))
         else:
             _print(llm, profile, found, advice)
-    if _broken(found):
+    if _broken(llm, found):
         raise typer.Exit(1)
 
 
 def _measure(llm: LLM, context: int) -> Profile:
     use_threads(llm.settings.threads)
     target, counts = llm.target, profile_row_counts(llm.target.row_counts)
-    alone, fastest = (measure_forwards([m], counts, context)[0] for m in (target, target.fastest()))
+    (alone,) = measure_forwards([target], counts, context)
+    fastest = _measure_fastest(target.fastest(), counts, context)
+    use_threads(llm.settings.threads)
     model = draft = in_turns = beside = None
     if llm.recipe is not None:
         model = llm.engine.draft_model()
@@ -95,7 +104,8 @@ def _measure(llm: LLM, context: int) -> Profile:
         after, before = measure_forwards([target, model], counts, context)
         in_turns = PairTimes(after, before)
         threads = llm.settings.draft_threads
-        beside = measure_beside(target, llm.recipe.load, counts, threads, context)
+        with llm.threads.fixed(llm.threads.usual) if llm.threads else nullcontext():
+            beside = measure_beside(target, llm.recipe.load, counts, threads, context)
     return Profile(
         alone,
         fastest,
@@ -109,6 +119,12 @@ def _measure(llm: LLM, context: int) -> Profile:
         step_seconds=measure_step(),
         threads=torch.get_num_threads(),
     )
+
+
+def _measure_fastest(model: LanguageModel, counts: Sequence[int], context: int) -> ForwardTimes:
+    """As the baseline of benchmarks runs."""
+    use_threads(fastest_threads(model))
+    return measure_forwards([model], counts, context)[0]
 
 
 def _forwards_beside(times: PairTimes) -> int:
@@ -135,6 +151,7 @@ def _print(llm: LLM, profile: Profile, found: list[Trial], advice: tuple[str, in
         f"target on {llm.target.device}{divided} in {kind}; CPU threads {profile.threads} of "
         f"{usable_cores()} cores; answer rows come in {llm.target.row_counts}"
     )
+    terminal.print(f"threads: {llm.engine.explain_threads()}")
     table = Table("milliseconds a forward, by rows", *(str(rows) for rows in ROW_COUNTS))
     times = {"target": profile.target, "target, fastest shape": profile.fastest}
     if profile.draft is not None:
@@ -151,7 +168,7 @@ def _print(llm: LLM, profile: Profile, found: list[Trial], advice: tuple[str, in
     terminal.print(f"a retrieval {profile.lookup_seconds * 1e6:.0f} microseconds")
     if profile.pipe_seconds is not None:
         terminal.print(f"pipe round trip {profile.pipe_seconds * 1e6:.0f} microseconds")
-    failed = _broken(found)
+    failed = _broken(llm, found)
     if failed:
         places = ", ".join(f"{trial.name} (position {trial.differs_at})" for trial in failed)
         terminal.print(
@@ -168,9 +185,12 @@ def _print(llm: LLM, profile: Profile, found: list[Trial], advice: tuple[str, in
     terminal.print(f"recommended method: {method}{ratio}", style="bold")
 
 
-def _broken(found: list[Trial]) -> list[Trial]:
-    """The trials in which the promise is not kept."""
-    return [t for t in found if t.differs_at is not None and t.name != OTHER_THREADS]
+def _broken(llm: LLM, found: list[Trial]) -> list[Trial]:
+    """The trials in which the promise is not kept. Where the number of threads never changes, it
+    may change bits."""
+    changes = llm.threads is not None and llm.threads.may_change
+    failed = [trial for trial in found if trial.differs_at is not None]
+    return [trial for trial in failed if changes or trial.name != OTHER_THREADS]
 
 
 def _as_json(
@@ -183,7 +203,8 @@ def _as_json(
         "quantize": llm.settings.quantize,
         "graphs": llm.settings.graphs,
         "profile": asdict(profile),
-        "exact": not _broken(found),
+        "threads": llm.engine.explain_threads(),
+        "exact": not _broken(llm, found),
         "trials": len(found),
         "method": advice[0],
         "gamma": advice[1],

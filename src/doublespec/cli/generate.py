@@ -155,7 +155,7 @@ def explanation(found: Explanation) -> Table:
         title="what auto has tried, the fastest first",
         caption=f"a forward of the target takes {found.target_seconds * 1e3:.2f} ms{draft}; each "
         f"row more adds {found.row_cost:.1%}; after a mistake of the draft a step waits for "
-        f"{found.waits_for} drafted tokens",
+        f"{found.waits_for} drafted tokens; threads: {found.threads}",
     )
     for row in found.methods:
         rate = "-" if row.tokens_per_second is None else f"{row.tokens_per_second:.1f}"

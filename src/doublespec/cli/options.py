@@ -64,7 +64,11 @@ Graphs = Annotated[
 ]
 MaxLength = Annotated[int | None, typer.Option(help="Context length, prompt and answer together.")]
 Threads = Annotated[
-    int | None, typer.Option(help="CPU threads of the target, of each of its ranks.")
+    int | None,
+    typer.Option(
+        help="CPU threads of the target, of each of its ranks; by default as many as are fastest, "
+        "with a core left free while a draft works."
+    ),
 ]
 Datastores = Annotated[
     list[Path] | None, typer.Option("--datastore", help="Search this file, too; repeatable.")

@@ -45,6 +45,7 @@ from doublespec.models.shapes import (
     plan,
     reusable,
 )
+from doublespec.models.threads import Threads, watched
 from doublespec.models.weights import Source, rotary_frequencies
 from doublespec.tokens import Tokens, common_prefix
 from doublespec.transfer import upload
@@ -89,9 +90,10 @@ class Decoder:
         """With `capture`, steps are recorded and replayed (`graphs.py`)."""
         self.config = config
         self.shapes = shapes
+        self.threads: Threads | None = None  # None: as many as PyTorch was told to use
         self.device = weights.embedding.device
         self.dtype = weights.embedding.dtype
-        self._weights = weights
+        self._weights = self._used = weights
         self._rotary = rotary
         self._max_length = max_length
         self._capacity = 0
@@ -143,6 +145,11 @@ class Decoder:
         """The same weights in the fastest shapes: the baseline of benchmarks."""
         return self.with_shapes(FASTEST)
 
+    def choose_threads(self, threads: Threads) -> None:
+        """From now on `threads` sets their number, block by block."""
+        self.threads = threads
+        self._used = watched(self._weights, threads)
+
     @property
     def vocab_size(self) -> int:
         return self.config.vocab_size
@@ -167,7 +174,12 @@ class Decoder:
 
     @torch.inference_mode()
     def logits(self, tokens: Tokens, last: int, prompt_length: int) -> Tensor:
-        return self._logits(tokens, last, (), prompt_length)
+        if self.threads is None:
+            return self._logits(tokens, last, (), prompt_length)
+        try:
+            return self._logits(tokens, last, (), prompt_length)
+        finally:
+            self.threads.end()
 
     @torch.inference_mode()
     def branch_logits(
@@ -295,6 +307,8 @@ class Decoder:
         return graphs.forward(bucket, values, self._step, plain, rows)
 
     def _compute(self, block: Block, tokens: Sequence[int], branches: Sequence[Branch]) -> Tensor:
+        if self.threads is not None:
+            self.threads.begin(block.rows)
         padding = [tokens[-1]] * (block.rows - len(tokens))
         more = [token for branch in branches for token in branch.tokens]
         ids = upload(torch.tensor([*tokens, *padding, *more]), self.device)
@@ -320,7 +334,7 @@ class Decoder:
 
     def _hidden(self, ids: Tensor, rows: _Rows) -> Tensor:
         hidden = F.embedding(ids, self._weights.embedding)
-        for layer, view in zip(self._weights.layers, rows.views, strict=True):
+        for layer, view in zip(self._used.layers, rows.views, strict=True):
             hidden = self._layer(layer, view, rows, hidden)
         return hidden
 

@@ -5,14 +5,15 @@ random data and flip a token a thousand steps later. So the data cancel: each su
 for rounding, and what is left is the order of summation itself, in every value.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from doublespec.models.layers import DecoderConfig, MakeLinear, attention, linear, rms_norm
-from doublespec.models.shapes import KERNEL_ROWS, Kernel
+from doublespec.models.shapes import KERNEL_ROWS, Kernel, Shapes, standing
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,20 @@ class KernelProbe:
     def vocabulary(self) -> Iterator[Kernel]:
         """What only rows go through whose logits are asked for."""
         yield self._linear(self.config.vocab_size, self.config.hidden_size, linear)
+
+    def computations(
+        self, shapes: Shapes, key_lengths: list[int]
+    ) -> Iterator[Callable[[], Tensor]]:
+        """Each kernel over each row count that occurs in canonical shapes, to be computed in
+        several ways that must give the same bits."""
+        attended = {max(rows, shapes.lone) for rows in shapes.answer} | {*shapes.prompt}
+        for kernels, counts in (
+            (self.products(), {*shapes.answer, *shapes.prompt}),
+            ((self._attention(keys, masked=True) for keys in key_lengths), attended),
+            (self.vocabulary(), {*shapes.answer}),
+        ):
+            for kernel in kernels:
+                yield from (partial(kernel, standing(rows)) for rows in sorted(counts))
 
     def _linear(self, out_size: int, in_size: int, make: MakeLinear) -> Kernel:
         half, order = in_size // 2, self._order(in_size // 2 * 2)

@@ -1,26 +1,36 @@
 """From weights to a language model: our decoder where it can, transformers' model else."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 from time import perf_counter
 
 import torch
+from torch import Tensor
 
 from doublespec.errors import ModelError
 from doublespec.models.base import LanguageModel
 from doublespec.models.decoder import Decoder
+from doublespec.models.devices import usable_cores
 from doublespec.models.graphs import find_capture
 from doublespec.models.hf import TransformersModel
+from doublespec.models.kernels import KernelProbe
 from doublespec.models.layers import MODEL_TYPES, Progress
 from doublespec.models.memory import check_memory
 from doublespec.models.parallel import ParallelDecoder
+from doublespec.models.quantize import find_products
+from doublespec.models.shapes import key_lengths
+from doublespec.models.threads import Compute, Threads
 from doublespec.models.weights import Checkpoint, Source
 
 Target = Decoder | TransformersModel | ParallelDecoder
 
 _FEWEST_ROUNDS, _MOST_ROUNDS = 2, 8  # of measuring forwards,
 _COST_SECONDS = 0.3  # and for how long
+_PROOF_KEYS = 6  # key lengths over which attention is compared between numbers of threads
+_PROOF_TEXTS = ((1, 1), (40, 2), (200, 7), (60, 64))  # and texts: tokens of the prompt, and more
+_PROOF_SECONDS = 0.1  # forwards longer than that are left out, but the first
 
 
 def load_target(
@@ -108,6 +118,44 @@ class ForwardCost:
 
     seconds: float
     row_cost: float
+
+    def of(self, rows: int) -> float:
+        return self.seconds * (1 + self.row_cost * (rows - 1))
+
+
+def choose_threads(
+    model: LanguageModel, usual: int, quantize: str | None, cost: ForwardCost
+) -> None:
+    """Lets the model take all cores where that changes no bit and is faster (`threads.py`). Only
+    our own decoder can, undivided and on the CPU; others keep the usual number of threads."""
+    every = usable_cores()
+    if not isinstance(model, Decoder) or model.device.type != "cpu" or usual >= every:
+        return
+    proof = _proof(model, quantize, cost)
+    products, few_rows = 4 * model.config.num_layers, max(8, model.shapes.answer[0])
+    threads = Threads(usual, every, proof, cost.of, products, few_rows=few_rows)
+    threads.prove()
+    model.choose_threads(threads)
+
+
+def _proof(model: Decoder, quantize: str | None, cost: ForwardCost) -> Iterator[Compute]:
+    """All kernels on data that cancel, which show any other order of summation, and some forwards
+    with the model's own weights."""
+    assert model.shapes.key_step is not None
+    product = find_products(quantize, model.device)
+    lengths = key_lengths(model.max_length, model.shapes.key_step)
+    chosen = {*lengths[:: -(-len(lengths) // _PROOF_KEYS)], lengths[-1]}
+    probe = KernelProbe(model.config, model.device, model.dtype, product)
+    yield from probe.computations(model.shapes, sorted(chosen))
+    for number, (context, rows) in enumerate(_PROOF_TEXTS):
+        is_short = context + rows <= model.max_length and cost.of(context) <= _PROOF_SECONDS
+        if number == 0 or is_short:
+            yield partial(_fresh_logits, model, context, rows)
+
+
+def _fresh_logits(model: Decoder, context: int, rows: int) -> Tensor:
+    text = [(i * i + i // 7) % model.vocab_size for i in range(context + rows)]
+    return model.with_shapes(model.shapes).logits(text, rows + 1, context)
 
 
 def measure_cost(model: LanguageModel, rows: int = 16) -> ForwardCost:

@@ -158,6 +158,11 @@ def key_lengths(max_length: int, key_step: int) -> list[int]:
     return [keys for keys in lengths if keys <= max(max_length, key_step)]
 
 
+def standing(count: int) -> Tensor:
+    """A block of so many of a kernel's rows, each elsewhere than in its reference."""
+    return (torch.arange(count) + 5) % KERNEL_ROWS
+
+
 def _reference(kernel: Kernel, count: int) -> Tensor:
     """What a kernel makes of each of its rows in a block of `count` rows."""
     return kernel(torch.arange(count) % KERNEL_ROWS)[:KERNEL_ROWS]
@@ -166,5 +171,5 @@ def _reference(kernel: Kernel, count: int) -> Tensor:
 def _agreeing(kernel: Kernel, counts: Sequence[int], wanted: Tensor) -> tuple[int, ...]:
     """The counts for which every row of a block has the `wanted` bits, each standing elsewhere in
     the block than it does in the reference."""
-    indices = {count: (torch.arange(count) + 5) % KERNEL_ROWS for count in counts}
+    indices = {count: standing(count) for count in counts}
     return tuple(n for n, index in indices.items() if equal(kernel(index), wanted[index]))

@@ -1,0 +1,302 @@
+"""How many threads the products of a target on the CPU use: all cores, while that is faster.
+
+A draft beside the target needs a core of its own, and so may other programs: threads wait for each
+other at every product, and one that waits for a busy core holds up all (a forward took 930 ms
+instead of 3.5 on 2 cores beside a busy program; 2026-11-24). So the usual number leaves one core
+free. While no draft is at work, all are used if that was shown to change no bit, and for as long as
+it is measured to be faster. What is late in the middle of a forward ends it at once, for a while.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from statistics import median
+from time import perf_counter
+
+import torch
+from torch import Tensor, equal
+
+from doublespec.models.layers import Linear, Weights
+
+Compute = Callable[[], Tensor]  # gives the same bits with every number of threads, or not
+
+_SAMPLES = 5  # blocks of a trial, with each number
+_HOLDS = 100  # blocks after which a trial's outcome is tried again; twice as many each time,
+_HOLDS_LONGEST = 800  # up to so many
+_PAUSE_TIMES = 50  # as long as what was lost is the pause after it: at most 2 % of the time go,
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.1, 30.0  # within these seconds
+_CALM = 1.0  # seconds of forwards on all cores after which pauses are short again
+_LATE_SECONDS, _LATE_TIMES = 1.5e-3, 6  # a product is late after so long, beyond its usual time
+_SLOW = 1.5  # a block that took so many times as long as with the usual number was disturbed
+_PROOF_SECONDS = 1e-3  # for which a proof that was put off goes on before a forward
+_TRIES = 2  # of a computation that may have been slowish since it was the first of its shape
+
+
+@dataclass(slots=True)
+class _Blocks:
+    """What is known of blocks with one number of rows."""
+
+    usual_seconds: float  # the latest with the usual number
+    usual: list[float] = field(default_factory=list)  # the trial under way
+    every: list[float] = field(default_factory=list)  # and with all cores
+    gain: float | None = None  # how many times as fast all cores were in the last trial
+    holds: int = 0  # for how many blocks more that is believed
+    held: int = _HOLDS // 2
+
+    def decide(self) -> None:
+        """Ends a trial."""
+        before, self.gain = self.gain, median(self.usual) / median(self.every)
+        agrees = before is not None and (before > 1.0) == (self.gain > 1.0)
+        self.held = min(2 * self.held, _HOLDS_LONGEST) if agrees else _HOLDS
+        self.holds = self.held
+        self.forget_trial()
+
+    def forget_trial(self) -> None:
+        self.usual, self.every = [], []
+
+
+class Threads:
+    """Sets the number of threads for each block of rows of one model; between its forwards it is
+    the usual one.
+
+    `proof` are computations in which the bits of the model would show a difference; `expected`
+    gives seconds of a block of so many rows with the usual number, until that is measured.
+    """
+
+    def __init__(
+        self,
+        usual: int,
+        every: int,
+        proof: Iterable[Compute],
+        expected: Callable[[int], float],
+        products: int,
+        *,
+        few_rows: int = 8,
+        clock: Callable[[], float] = perf_counter,
+        set_threads: Callable[[int], None] = torch.set_num_threads,
+    ) -> None:
+        """`every`: with all cores; `products` is how often a forward calls `check`; on at most
+        `few_rows`, fewer than prompts come in, all cores are tried after something was late."""
+        self._few_rows = few_rows
+        self.usual = usual
+        self.every = every
+        self._proof: Iterator[Compute] = iter(proof)
+        self._unproven: Compute | None = next(self._proof, None)
+        self._is_same: bool | None = True if self._unproven is None else None
+        self._expected = expected
+        self._products = products
+        self._clock = clock
+        self._set_threads = set_threads
+        self._blocks: dict[int, _Blocks] = {}
+        self._drafting = 0  # answers with a draft at work
+        self._free_from = 0.0  # when the last of these had rested for long enough
+        self._number: int | None = None  # set from outside
+        self._rows = 0  # of the block under way; 0: none is
+        self._begun = self._checked = 0.0
+        self._uses_every = self._is_on_trial = False
+        self._late_after = 0.0
+        self._pause = _SHORTEST_PAUSE
+        self._paused_until = 0.0
+        self._calm_seconds = _CALM
+
+    # -- what the model says ---------------------------------------------------------------------
+
+    def begin(self, rows: int) -> None:
+        """A block of so many rows begins, and the one before it has ended."""
+        now = self._clock()
+        self._close(now)
+        self._uses_every = self._is_on_trial = False
+        if self._number is not None:
+            self._set_threads(self._number)
+            return
+        if self._may_try(rows, now):
+            if self._is_same is None:
+                self._prove_until(now + _PROOF_SECONDS)
+                now = self._clock()
+            if self._is_same:
+                self._uses_every = self._choose(rows)
+            self._rows = rows
+        self._set_threads(self.every if self._uses_every else self.usual)
+        self._begun = self._checked = now
+
+    def _may_try(self, rows: int, now: float) -> bool:
+        """Whether a block may take all cores. While that is not proven yet, or was late the last
+        time, only one of few rows may: a prompt's would hold up the first token."""
+        is_risky = self._is_same is None or not self._calm_seconds
+        is_free = not self._drafting and now >= max(self._paused_until, self._free_from)
+        return is_free and (rows <= self._few_rows or not is_risky)
+
+    def check(self) -> None:
+        """A product is done. If it is late, the rest of the block goes on with the usual number."""
+        if not self._uses_every:
+            return
+        now = self._clock()
+        if now - self._checked > self._late_after:
+            self._fall_back(now, now - self._checked)
+        self._checked = now
+
+    def end(self) -> None:
+        """The forward is over, or was interrupted."""
+        self._close(self._clock())
+        self._set_threads(self.usual)
+
+    # -- what others say -------------------------------------------------------------------------
+
+    def draft_begins(self) -> None:
+        """A draft is at work beside the target from now on."""
+        self._drafting += 1
+
+    def draft_rests(self) -> None:
+        """It is not any more, once the forward that it is in the middle of has ended."""
+        self._drafting -= 1
+        self._free_from = self._clock() + self._blocks_of(1).usual_seconds
+
+    @contextmanager
+    def fixed(self, number: int) -> Iterator[None]:
+        """Exactly so many threads, whatever is faster and whether bits are the same or not."""
+        before, self._number = self._number, number
+        try:
+            yield
+        finally:
+            self._number = before
+
+    # -- the proof -------------------------------------------------------------------------------
+
+    def prove(self) -> None:
+        """Goes through the proof, unless the cores are busy: then the rest is done later, a little
+        before each forward."""
+        self._prove_until(math.inf)
+        self._set_threads(self.usual)
+
+    def _prove_until(self, stop: float) -> None:
+        now = self._clock()
+        while self._is_same is None and self._paused_until <= now < stop:
+            self._prove_next()
+            now = self._clock()
+
+    def _prove_next(self) -> None:
+        assert self._unproven is not None
+        begun = self._clock()
+        found = self._agree(self._unproven)
+        if found is None:
+            self._fall_back(self._clock(), self._clock() - begun)
+        elif not found:
+            self._is_same, self._unproven = False, None
+        else:
+            self._unproven = next(self._proof, None)
+            self._is_same = True if self._unproven is None else None
+
+    def _agree(self, compute: Compute) -> bool | None:
+        """Whether both numbers give the same bits; None if all cores took far too long."""
+        wanted, seconds = self._timed(compute, self.usual)
+        limit = 2 * _LATE_SECONDS + _LATE_TIMES * seconds
+        for _ in range(_TRIES):
+            found, seconds = self._timed(compute, self.every)
+            if not equal(found, wanted):
+                return False
+            if seconds <= limit:
+                return True
+            if seconds > 4 * limit:
+                break
+        return None
+
+    def _timed(self, compute: Compute, number: int) -> tuple[Tensor, float]:
+        self._set_threads(number)
+        begun = self._clock()
+        found = compute()
+        return found, self._clock() - begun
+
+    # -- what is faster --------------------------------------------------------------------------
+
+    def _choose(self, rows: int) -> bool:
+        """Whether a block takes all cores: by the last trial, or for a trial, in turns."""
+        blocks = self._blocks_of(rows)
+        self._late_after = _LATE_SECONDS + _LATE_TIMES * blocks.usual_seconds / self._products
+        if blocks.holds:
+            blocks.holds -= 1
+            return blocks.gain is not None and blocks.gain > 1.0
+        self._is_on_trial = True
+        return len(blocks.every) <= len(blocks.usual)
+
+    def _close(self, now: float) -> None:
+        """Learns from the block that has ended."""
+        if not self._rows:
+            return
+        blocks, seconds = self._blocks_of(self._rows), now - self._begun
+        self._rows = 0
+        if not self._uses_every:
+            blocks.usual_seconds = seconds
+        elif seconds > _SLOW * blocks.usual_seconds + _LATE_SECONDS:
+            self._fall_back(now, seconds - blocks.usual_seconds)
+            return
+        else:
+            self._calm_seconds += seconds
+        if self._is_on_trial:
+            (blocks.every if self._uses_every else blocks.usual).append(seconds)
+            if min(len(blocks.every), len(blocks.usual)) == _SAMPLES:
+                blocks.decide()
+
+    def _fall_back(self, now: float, lost: float) -> None:
+        """The usual number at once and for a while, longer each time until all is calm."""
+        is_calm = self._calm_seconds >= max(_CALM, self._pause / 10)
+        pause = max(_SHORTEST_PAUSE, _PAUSE_TIMES * lost, 0.0 if is_calm else 2 * self._pause)
+        self._pause = min(pause, _LONGEST_PAUSE)
+        self._paused_until = now + self._pause
+        self._calm_seconds = 0.0
+        self._uses_every = False
+        self._rows = 0  # a block with both numbers says nothing of either
+        self._set_threads(self.usual)
+
+    def _blocks_of(self, rows: int) -> _Blocks:
+        found = self._blocks.get(rows)
+        if found is None:
+            found = self._blocks[rows] = _Blocks(self._expected(rows))
+        return found
+
+    @property
+    def may_change(self) -> bool:
+        """Whether another number was shown to change no bit."""
+        return self._is_same is True
+
+    def explain(self) -> str:
+        """Which number is used and why, in one line."""
+        found = f"{self.usual} of {self.every} threads"
+        if self._is_same is False:
+            return f"{found}, since bits depend on the number"
+        if self._is_same is None:
+            return f"{found}, since it is not known yet whether bits depend on the number"
+        if self._clock() < self._paused_until:
+            return f"{found} at the moment, since other programs need the cores"
+        known = {rows: blocks.gain for rows, blocks in self._blocks.items() if blocks.gain}
+        if not known:
+            return f"{found} beside a draft, else {self.every}, if that is faster: not tried yet"
+        rows = min(known)
+        percent = f"{abs(known[rows] - 1):.0%} {'faster' if known[rows] > 1 else 'slower'}"
+        return f"{found} beside a draft; {self.every} are {percent} for {rows} rows"
+
+
+def watched(weights: Weights, threads: Threads) -> Weights:
+    """The same weights, whose products in layers call `threads.check`."""
+
+    def checked(product: Linear) -> Linear:
+        check = threads.check
+
+        def call(x: Tensor) -> Tensor:
+            found = product(x)
+            check()
+            return found
+
+        return call
+
+    layers = (
+        replace(
+            layer,
+            qkv=checked(layer.qkv),
+            output=checked(layer.output),
+            gate_up=checked(layer.gate_up),
+            down=checked(layer.down),
+        )
+        for layer in weights.layers
+    )
+    return replace(weights, layers=tuple(layers))

@@ -1,0 +1,315 @@
+"""All cores while nothing else needs them: never other bits, and never slow for long."""
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+import torch
+from torch import Tensor
+
+from doublespec.llm import LLM
+from doublespec.models import load
+from doublespec.models.decoder import Decoder
+from doublespec.models.load import ForwardCost, choose_threads
+from doublespec.models.threads import Threads
+from doublespec.sampling import SamplingParams
+
+USUAL, EVERY = 1, 2
+PRODUCTS = 10
+
+
+class Machine:
+    """Virtual time, in which a forward of ten products takes one number of seconds on one core and
+    another on two; `stalls` are its products that wait for a busy core."""
+
+    def __init__(self, one: float = 4e-3, two: float = 3e-3) -> None:
+        self.now = 0.0
+        self.threads = 0
+        self.seconds = {USUAL: one, EVERY: two}
+        self.is_busy = False
+        self.stall = 0.02
+        self.used: list[int] = []  # by each product
+
+    def set_threads(self, number: int) -> None:
+        self.threads = number
+
+    def product(self) -> None:
+        self.used.append(self.threads)
+        stalled = self.is_busy and self.threads == EVERY
+        self.now += self.stall if stalled else self.seconds[self.threads] / PRODUCTS
+
+    def governed(self, *proof: Callable[[], Tensor]) -> Threads:
+        threads = Threads(
+            USUAL,
+            EVERY,
+            proof,
+            lambda rows: self.seconds[USUAL],
+            PRODUCTS,
+            clock=lambda: self.now,
+            set_threads=self.set_threads,
+        )
+        threads.prove()
+        return threads
+
+    def forward(self, threads: Threads, rows: int = 1) -> set[int]:
+        """The numbers that a forward has used."""
+        self.used.clear()
+        threads.begin(rows)
+        for _ in range(PRODUCTS):
+            self.product()
+            threads.check()
+        threads.end()
+        assert self.threads == USUAL  # for whatever comes between forwards
+        return {*self.used}
+
+
+def test_all_cores_are_used_where_they_are_faster() -> None:
+    machine = Machine()
+    threads = machine.governed()
+    used = [machine.forward(threads) for _ in range(500)]
+    assert used.count({EVERY}) > 470
+    assert {USUAL} in used[250:]  # it goes on comparing
+    assert threads.explain() == "1 of 2 threads beside a draft; 2 are 33% faster for 1 rows"
+
+
+def test_all_cores_are_not_used_where_they_are_slower() -> None:
+    machine = Machine(one=3e-3, two=4e-3)
+    threads = machine.governed()
+    used = [machine.forward(threads) for _ in range(500)]
+    assert used.count({USUAL}) > 470
+    assert "2 are 25% slower" in threads.explain()
+
+
+def test_it_is_measured_for_each_number_of_rows() -> None:
+    machine = Machine(one=3e-3, two=4e-3)
+    threads = machine.governed()
+    for _ in range(20):
+        machine.forward(threads, rows=1)
+    machine.seconds = {USUAL: 9e-3, EVERY: 6e-3}
+    for _ in range(20):
+        machine.forward(threads, rows=64)
+    assert machine.forward(threads, rows=64) == {EVERY}
+    machine.seconds = {USUAL: 3e-3, EVERY: 4e-3}
+    assert machine.forward(threads, rows=1) == {USUAL}
+
+
+def test_a_machine_that_changes_is_noticed() -> None:
+    machine = Machine(one=3e-3, two=4e-3)
+    threads = machine.governed()
+    for _ in range(300):
+        machine.forward(threads)
+    machine.seconds = {USUAL: 4e-3, EVERY: 3e-3}
+    for _ in range(900):
+        machine.forward(threads)
+    assert machine.forward(threads) == {EVERY}
+
+
+def test_one_product_that_waits_for_a_busy_core_is_enough() -> None:
+    machine = Machine()
+    threads = machine.governed()
+    for _ in range(50):
+        machine.forward(threads)
+    machine.is_busy = True
+    machine.forward(threads)
+    assert machine.used == [EVERY] + [USUAL] * (PRODUCTS - 1)
+    assert machine.forward(threads) == {USUAL}
+    assert "other programs" in threads.explain()
+
+
+def test_after_a_delay_all_cores_are_tried_on_few_rows_first() -> None:
+    machine = Machine()
+    threads = machine.governed()
+    assert machine.forward(threads, rows=64) == {EVERY}
+    machine.is_busy = True
+    machine.forward(threads)
+    machine.is_busy, machine.now = False, 60.0
+    assert machine.forward(threads, rows=64) == {USUAL}
+    assert machine.forward(threads, rows=2) == {EVERY}
+    assert EVERY in {*machine.forward(threads, rows=64), *machine.forward(threads, rows=64)}
+
+
+def test_trials_beside_a_busy_program_cost_little_and_end_with_it() -> None:
+    machine = Machine()
+    threads = machine.governed()
+    for _ in range(100):
+        machine.forward(threads)
+    machine.is_busy, begun, forwards = True, machine.now, 0
+    while machine.now < begun + 60.0:
+        machine.forward(threads)
+        forwards += 1
+    assert forwards * machine.seconds[USUAL] > 0.99 * (machine.now - begun)
+    machine.is_busy = False
+    for _ in range(10_000):  # 40 seconds: the longest pause is over
+        machine.forward(threads)
+    assert machine.forward(threads) == {EVERY}
+
+
+def test_an_odd_delay_now_and_then_costs_a_short_pause_only() -> None:
+    machine = Machine()
+    threads = machine.governed()
+    machine.stall, used = 5e-3, []
+    for number in range(4000):
+        machine.is_busy = number % 800 == 799
+        used.append(machine.forward(threads))
+    assert used.count({EVERY}) > 0.85 * len(used)
+
+
+def test_the_usual_number_is_used_beside_a_draft() -> None:
+    machine = Machine()
+    threads = machine.governed()
+    threads.draft_begins()
+    assert {frozenset(machine.forward(threads)) for _ in range(100)} == {frozenset({USUAL})}
+    threads.draft_rests()
+    assert machine.forward(threads) == {USUAL}  # it may be in the middle of a forward
+    assert machine.forward(threads) == {EVERY}
+
+
+def test_a_fixed_number_is_kept() -> None:
+    machine = Machine()
+    threads = machine.governed()
+    for number in (USUAL, EVERY):
+        with threads.fixed(number):
+            assert [machine.forward(threads) for _ in range(100)] == [{number}] * 100
+
+
+# -- the proof -------------------------------------------------------------------------------------
+
+
+def test_a_model_whose_bits_depend_on_the_number_keeps_it() -> None:
+    machine = Machine()
+    same, other = torch.ones(3), lambda: torch.tensor([1.0, float(machine.threads)])
+    threads = machine.governed(lambda: same, other, lambda: same)
+    assert {frozenset(machine.forward(threads)) for _ in range(500)} == {frozenset({USUAL})}
+    assert "bits depend on the number" in threads.explain()
+
+
+def test_nothing_is_used_that_is_not_proven_yet() -> None:
+    """The machine is busy while the model is loaded: the proof goes on when it is not."""
+    machine = Machine()
+    machine.is_busy = True
+
+    def compute() -> Tensor:
+        machine.product()
+        machine.now += 0.6e-3  # so that one is enough before a forward
+        return torch.ones(3)
+
+    threads = machine.governed(*[compute] * 8)
+    threads.begin(1)
+    assert machine.threads == USUAL
+    threads.end()
+    assert "not known yet" in threads.explain()
+    machine.is_busy, machine.now = False, 60.0
+    for _ in range(7):
+        machine.forward(threads)
+        assert {*machine.used[-PRODUCTS:]} == {USUAL}
+    assert {EVERY} in [machine.forward(threads) for _ in range(5)]
+
+
+def test_the_first_computation_of_a_shape_may_take_long() -> None:
+    machine = Machine()
+    delays = iter([0.0, 5e-3, 0.0])
+
+    def compute() -> Tensor:
+        machine.now += next(delays)
+        return torch.ones(3)
+
+    assert machine.forward(machine.governed(compute)) == {EVERY}
+
+
+def test_kernels_are_compared_with_several_numbers_of_threads(
+    bundled: LLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every row count of canonical shapes, and forwards with the model's own weights."""
+    model = _fresh(bundled)
+    proof = list(load._proof(model, None, ForwardCost(0.004, 0.05)))
+    assert len(proof) > 5 * len(model.shapes.answer)
+    with _all_threads():
+        found = [compute() for compute in proof]
+    assert all(torch.equal(compute(), rows) for compute, rows in zip(proof, found, strict=True))
+
+
+# -- a real model ----------------------------------------------------------------------------------
+
+
+@contextmanager
+def _all_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(EVERY)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _fresh(bundled: LLM) -> Decoder:
+    model = bundled.target
+    assert isinstance(model, Decoder)
+    return model.with_shapes(model.shapes)
+
+
+class Restless(Threads):
+    """Changes the number before any block and after any product."""
+
+    def __init__(self) -> None:
+        super().__init__(USUAL, EVERY, (), lambda rows: 1.0, PRODUCTS)
+        self.chance = random.Random(3)
+        self.used = {USUAL: 0, EVERY: 0}
+
+    def begin(self, rows: int) -> None:
+        self.check()
+
+    def check(self) -> None:
+        number = self.chance.choice([USUAL, EVERY])
+        self.used[number] += 1
+        torch.set_num_threads(number)
+
+
+def test_tokens_are_the_same_however_often_the_number_changes(bundled: LLM) -> None:
+    prompt = bundled.codec.encode_chat([{"role": "user", "content": "Sort: pear, fig, apple."}])
+    threads = Restless()
+    with LLM("bundled", "bundled", threads=1, gamma=3, background="inline") as llm:
+        llm.target.choose_threads(threads)
+        for method in ("ar", "lookup", "double-serial", "double", "auto"):
+            for temperature in (0.0, 0.9):
+                params = SamplingParams(temperature=temperature, max_tokens=40)
+                wanted = bundled.generate(prompt, params, method="ar").tokens
+                assert llm.generate(prompt, params, method=method).tokens == wanted
+    assert min(threads.used.values()) > 500
+
+
+def test_an_answer_with_a_draft_beside_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(load, "usable_cores", lambda: EVERY)
+    monkeypatch.setattr(Threads, "prove", lambda threads: None)
+    with LLM("bundled", "bundled", threads=1, background="inline") as llm:
+        assert isinstance(llm.target, Decoder)
+        assert llm.target.threads is None  # a number that is set stays
+        choose_threads(llm.target, USUAL, None, ForwardCost(0.004, 0.05))
+        threads = llm.engine.threads = llm.target.threads
+        assert threads is not None
+        monkeypatch.setattr(threads, "draft_begins", lambda: said.append("begins"))
+        monkeypatch.setattr(threads, "draft_rests", lambda: said.append("rests"))
+        for method, wanted in (("ar", []), ("double", ["begins", "rests"]), ("lookup", [])):
+            said.clear()
+            llm.generate("One, two, three", max_tokens=20, method=method)
+            assert said == wanted
+        answers = [llm.stream("One, two", method="double", max_tokens=9) for _ in range(2)]
+        for stream in answers:
+            next(iter(stream))
+        for stream in answers:
+            stream.close()
+        assert said == ["begins", "begins", "rests", "rests"]
+
+
+def test_a_number_that_is_set_is_always_used() -> None:
+    with LLM("bundled", threads=1, method="ar") as llm:
+        assert llm.threads is None
+        assert llm.explain().threads == "always the same number"
+
+
+def test_other_models_keep_the_usual_number(bundled: LLM) -> None:
+    model = bundled.target
+    assert isinstance(model, Decoder)
+    choose_threads(model, 1 << 10, None, ForwardCost(0.004, 0.05))  # no core is left
+    assert model.threads is None
