@@ -6,6 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from doublespec import LLM
+from doublespec.models import load
+from doublespec.models.decoder import Decoder
 from doublespec.models.shapes import (
     ANSWER_COUNTS,
     FASTEST,
@@ -205,3 +208,23 @@ def test_strict_shapes_are_used_where_a_row_depends_on_where_it_stands() -> None
 def test_a_count_is_left_out_if_one_row_of_its_block_differs(place: int) -> None:
     found = find_shapes([lambda i: but(torch.arange(len(i)) == place, i)], [exact], [])
     assert found.answer == tuple(n for n in ANSWER_COUNTS if n <= place)
+
+
+def test_row_counts_over_which_more_rows_are_faster_are_left_out(
+    bundled: LLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the bits stay."""
+    model = bundled.target
+    assert isinstance(model, Decoder)
+    counts = model.shapes.answer
+    if len(counts) < 4:
+        pytest.skip("the kernels of this machine agree for few row counts only")
+    times = dict(zip(counts, (4.0, 3.0, 2.0, 1.9), strict=False))
+    monkeypatch.setattr(load, "forward_seconds", lambda model, rows, repeats: times[rows])
+    found = load.without_slow_counts(model)
+    assert found.shapes.answer == counts[2:]
+    text = list(range(5, 65))
+    for rows in (1, 2, 5):
+        assert torch.equal(found.logits(text, rows, 40), model.logits(text, rows, 40))
+    times.update(dict.fromkeys(counts, 1.0))
+    assert load.without_slow_counts(model) is model

@@ -91,6 +91,7 @@ class Race:
         self.runs: list[Run] = []  # also those of an earlier race that this one goes on with
         self.failures: dict[str, str] = {}  # peers that failed, and why
         self._fastest = llm.target.fastest()
+        self._measured = llm.target.fastest()  # for its times: the other one keeps its cache
 
     def turns(self) -> Iterator[tuple[str, int, int]]:
         """(method, prompt, round) of every turn, in order."""
@@ -148,10 +149,10 @@ class Race:
             return self.llm.stream(tokens, params, method=name)
         request, stop = self.llm.request(tokens, params)
         if name in self.peers:
-            use_threads(fastest_threads(self._fastest))
+            use_threads(fastest_threads(self._measured))
             events = (step for step in self.peers[name].answer(tokens, request, stop))
             return Stream(events, TextStream(self.llm.codec, params.stop), request)
-        use_threads(fastest_threads(self._fastest))
+        use_threads(fastest_threads(self._measured))
         nobody = NoDrafter()
         steps = decode_serial(self._fastest, nobody, nobody, tokens, request, stop, 0)
         return Stream(steps, TextStream(self.llm.codec, params.stop), request)

@@ -1,7 +1,8 @@
 """From weights to a language model: our decoder where it can, transformers' model else."""
 
+import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from statistics import median
 from time import perf_counter
@@ -28,6 +29,9 @@ Target = Decoder | TransformersModel | ParallelDecoder
 
 _FEWEST_ROUNDS, _MOST_ROUNDS = 2, 8  # of measuring forwards,
 _COST_SECONDS = 0.3  # and for how long
+_FEW_COUNTS = 4  # the smallest row counts, which are compared with each other
+_COUNTS_SECONDS = 0.1  # for how long
+_FASTER = 0.9  # of the time of fewer rows, which makes these useless
 _PROOF_KEYS = 6  # key lengths over which attention is compared between numbers of threads
 _PROOF_TEXTS = ((1, 1), (40, 2), (200, 7), (60, 64))  # and texts: tokens of the prompt, and more
 _PROOF_SECONDS = 0.1  # forwards longer than that are left out, but the first
@@ -49,7 +53,7 @@ def load_target(
     devices, with so many threads for each; a `draft` will be read onto the first device. One that
     is divided has no `graphs`. Raises ModelError and ConfigError."""
     if len(devices) == 1:
-        return load_model(
+        model = load_model(
             source,
             devices[0],
             dtype,
@@ -61,6 +65,7 @@ def load_target(
             graphs=graphs,
             progress=progress,
         )
+        return without_slow_counts(model) if isinstance(model, Decoder) else model
     return ParallelDecoder.load(
         source,
         devices,
@@ -156,6 +161,28 @@ def _proof(model: Decoder, quantize: str | None, cost: ForwardCost) -> Iterator[
 def _fresh_logits(model: Decoder, context: int, rows: int) -> Tensor:
     text = [(i * i + i // 7) % model.vocab_size for i in range(context + rows)]
     return model.with_shapes(model.shapes).logits(text, rows + 1, context)
+
+
+def without_slow_counts(model: Decoder) -> Decoder:
+    """The model without those row counts over which a forward on the CPU takes longer than over a
+    few rows more, as with some products of PyTorch (Qwen3-0.6B: 96 milliseconds for two rows, 71
+    for three). All counts give the same bits, so what is measured here changes no token."""
+    few = model.shapes.answer[:_FEW_COUNTS]
+    if model.device.type != "cpu" or len(few) < 2:
+        return model
+    seconds, begun, rounds = dict.fromkeys(few, math.inf), perf_counter(), 0
+    while rounds < _FEWEST_ROUNDS or (
+        rounds < _MOST_ROUNDS and perf_counter() - begun < _COUNTS_SECONDS
+    ):
+        for rows in few:
+            seconds[rows] = min(seconds[rows], forward_seconds(model, rows, repeats=1))
+        rounds += 1
+    slow = {n for n in few for more in few if more > n and seconds[more] < _FASTER * seconds[n]}
+    if not slow:
+        return model
+    answer = tuple(rows for rows in model.shapes.answer if rows not in slow)
+    lone = model.shapes.lone if answer[0] == 1 else 1
+    return model.with_shapes(replace(model.shapes, answer=answer, lone=lone))
 
 
 def measure_cost(model: LanguageModel, rows: int = 16) -> ForwardCost:
