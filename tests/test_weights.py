@@ -10,11 +10,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from doublespec.errors import ConfigError, ModelError
+from doublespec.models import load
 from doublespec.models.base import Branch, can_branch
 from doublespec.models.decoder import Decoder
 from doublespec.models.devices import find_device, find_dtype, usable_cores, use_threads
 from doublespec.models.layers import DecoderConfig, attention, linear, rms_norm, swiglu
-from doublespec.models.load import forward_seconds, load_model
+from doublespec.models.load import forward_seconds, load_model, undisturbed_seconds
 from doublespec.models.toy import ToyModel
 from doublespec.models.vocabulary import CommonVocabulary, check_same_vocabulary
 from doublespec.models.weights import find_folder, open_checkpoint, rotary_frequencies
@@ -389,6 +390,14 @@ def test_unscaled_rotary_frequencies_are_powers_of_theta(folder: Path) -> None:
     frequencies, factor = rotary_frequencies(config, DecoderConfig.of(config).head_dim)
     torch.testing.assert_close(frequencies, torch.tensor([10000.0 ** (-i / 4) for i in range(4)]))
     assert factor == 1.0
+
+
+def test_what_disturbs_a_measurement_for_a_moment_is_left_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    times = iter([0.004, 0.001, 0.003, *[0.002] * 100])
+    monkeypatch.setattr(load, "forward_seconds", lambda model: next(times))
+    assert undisturbed_seconds(ToyModel()) == 0.001
 
 
 def test_forward_seconds_are_measured_on_new_rows(folder: Path) -> None:

@@ -12,7 +12,7 @@ from doublespec.drafting.retrieved import History, Retrieval
 from doublespec.drafting.worker import Draft, Worker
 from doublespec.models.base import LanguageModel
 from doublespec.models.devices import find_device, find_dtype
-from doublespec.models.load import forward_seconds, load_model
+from doublespec.models.load import load_model, undisturbed_seconds
 from doublespec.models.random_weights import open_source
 from doublespec.models.vocabulary import CommonVocabulary
 from doublespec.retrieval.history import open_history
@@ -80,7 +80,7 @@ class DraftRecipe:
 
     def seconds(self, model: LanguageModel) -> float:
         """The time of a draft forward, in forwards of the target."""
-        return forward_seconds(model) / self.target_seconds
+        return undisturbed_seconds(model) / self.target_seconds
 
     def _history(self) -> History | None:
         return None if self.history is None else open_history(self.history)
@@ -89,7 +89,7 @@ class DraftRecipe:
         return self.gamma or self._measured_steps(model)
 
     def _measured_steps(self, model: LanguageModel) -> int:
-        ratio = self.target_seconds / forward_seconds(model)
+        ratio = self.target_seconds / undisturbed_seconds(model)
         return max(1, min(round(ratio), _MOST_STEPS))
 
 

@@ -21,7 +21,7 @@ from doublespec.models.layers import MODEL_TYPES, Progress
 from doublespec.models.memory import check_memory
 from doublespec.models.parallel import ParallelDecoder
 from doublespec.models.quantize import find_products
-from doublespec.models.shapes import key_lengths
+from doublespec.models.shapes import key_lengths, pad
 from doublespec.models.threads import Compute, Threads
 from doublespec.models.weights import Checkpoint, Source
 
@@ -32,6 +32,7 @@ _COST_SECONDS = 0.3  # and for how long
 _FEW_COUNTS = 4  # the smallest row counts, which are compared with each other
 _COUNTS_SECONDS = 0.1  # for how long
 _FASTER = 0.9  # of the time of fewer rows, which makes these useless
+_DRAFT_SECONDS = 0.05  # of measuring a draft, which may be in the middle of an answer
 _PROOF_KEYS = 6  # key lengths over which attention is compared between numbers of threads
 _PROOF_TEXTS = ((1, 1), (40, 2), (200, 7), (60, 64))  # and texts: tokens of the prompt, and more
 _PROOF_SECONDS = 0.1  # forwards longer than that are left out, but the first
@@ -181,7 +182,7 @@ def without_slow_counts(model: Decoder) -> Decoder:
     if not slow:
         return model
     answer = tuple(rows for rows in model.shapes.answer if rows not in slow)
-    lone = model.shapes.lone if answer[0] == 1 else 1
+    lone = pad(model.shapes.lone, answer) if answer[0] == 1 else 1
     return model.with_shapes(replace(model.shapes, answer=answer, lone=lone))
 
 
@@ -198,6 +199,18 @@ def measure_cost(model: LanguageModel, rows: int = 16) -> ForwardCost:
         many.append(forward_seconds(model, rows, repeats=2))
     one, several = median(few), median(many)
     return ForwardCost(one, min(max((several / one - 1) / (rows - 1), 0.0), 1.0))
+
+
+def undisturbed_seconds(model: LanguageModel) -> float:
+    """The shortest of a few medians over one row: what a forward takes while nothing else runs,
+    also where something does for a moment (a draft in its process that is just ending)."""
+    found: list[float] = []
+    begun = perf_counter()
+    while len(found) < _FEWEST_ROUNDS or (
+        len(found) < _MOST_ROUNDS and perf_counter() - begun < _DRAFT_SECONDS
+    ):
+        found.append(forward_seconds(model))
+    return min(found)
 
 
 def forward_seconds(

@@ -217,6 +217,8 @@ class Threads:
             blocks.holds -= 1
             return blocks.gain is not None and blocks.gain > 1.0
         self._is_on_trial = True
+        if blocks.gain is None:  # all cores first: a method may be tried for a few steps only
+            return len(blocks.every) < _SAMPLES
         return len(blocks.every) <= len(blocks.usual)
 
     def _close(self, now: float) -> None:
