@@ -74,8 +74,8 @@ def use_threads(count: int | None, ranks: int = 1) -> int:
 
     The one is for the draft's process and for the rest of the machine: threads wait for each other
     at every product, so a single busy core stops them all (measured on 2 cores beside a busy
-    process: 150 times slower; alone, the second core gains 15 %; 2026-11-23). The same number
-    serves every method, with a draft or without, since bits may depend on it.
+    process: 150 times slower; alone, the second core gains 15 %; 2026-11-23). This is the usual
+    number; `threads.py` takes all cores where bits do not depend on it and no draft is at work.
     """
     wanted = count or max(1, (usable_cores() - 1) // ranks)
     if torch.get_num_threads() != wanted:
