@@ -6,10 +6,18 @@ from statistics import median
 import pytest
 
 from doublespec.decoding import Step, Steps, decode_in_turns
+from doublespec.drafting.base import NoDrafter
+from doublespec.drafting.hindsight import Hindsight
+from doublespec.sampling import Request, SamplingParams
 from doublespec.scheduling import Scheduler
 from doublespec.tokens import Tokens
 
+_REQUEST = Request(SamplingParams(), 1)
 NAMES = ("double", "double-serial", "lookup", "ar")
+
+
+def _no_hindsight() -> Hindsight:
+    return Hindsight("nobody", NoDrafter(), 8, lambda shown: 0.01)
 
 
 def _run(scheduler: Scheduler, rates: dict[str, float], steps: int, seed: int = 0) -> float:
@@ -113,7 +121,9 @@ def test_a_turn_ends_the_method_it_leaves() -> None:
             closed.append(name)
 
     scheduler = Scheduler(("lookup", "ar"), {"ar": 100.0})
-    steps = list(decode_in_turns(begin, lambda name: True, scheduler, [0]))
+    steps = list(
+        decode_in_turns(begin, lambda name: True, scheduler, _no_hindsight(), [0], _REQUEST)
+    )
     assert [step.new[0] for step in steps] == list(range(1, 2001))
     assert len(closed) > 5
     assert set(closed) == {"lookup", "ar"}
@@ -124,3 +134,102 @@ def test_a_method_that_cannot_run_now_is_left_out() -> None:
     turns = [scheduler.choose(lambda name: not name.startswith("double")) for _ in range(20)]
     assert {turn.name for turn in turns} <= {"lookup", "ar"}
     assert scheduler.choose().name == "double"
+
+
+# -- one method is judged by text that others have settled -----------------------------------------
+
+
+def _run_judged(scheduler: Scheduler, rates: dict[str, float], turns: int, seed: int) -> list[str]:
+    """Turns on texts whose ease differs tenfold, alike for all methods; who led."""
+    chance, leaders = random.Random(seed), []
+    for _ in range(turns):
+        turn, ease = scheduler.choose(), chance.choice((1.0, 3.0, 10.0))
+        leaders.append(turn.leader)
+        for place in range(turn.steps):
+            new = chance.choice((1, 1, 2, 4, 30))
+            scheduler.learn(turn, place, new, new / (ease * rates[turn.name]))
+        if turn.judged:
+            luck = chance.uniform(0.8, 1.25)
+            scheduler.compare(turn, turn.tokens / (ease * rates["lookup"]) * luck)
+    return leaders
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_hindsight_finds_the_better_method_soon_and_stays_with_it(seed: int) -> None:
+    rates = {"double": 400.0, "double-serial": 350.0, "lookup": 480.0, "ar": 30.0}
+    leaders = _run_judged(Scheduler(NAMES, {"ar": 30.0}, "lookup"), rates, 150, seed)
+    assert leaders.index("lookup") <= 24  # a few hundred steps
+    assert leaders[60:].count("lookup") > 80
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_hindsight_leads_back_when_the_text_changes(seed: int) -> None:
+    scheduler = Scheduler(NAMES, {"ar": 30.0}, "lookup")
+    rates = {"double": 300.0, "double-serial": 250.0, "lookup": 480.0, "ar": 30.0}
+    assert _run_judged(scheduler, rates, 100, seed)[-1] == "lookup"
+    leaders = _run_judged(scheduler, {**rates, "double": 700.0}, 400, seed)
+    assert leaders[-1] == "double"
+
+
+def test_a_worse_method_is_judged_in_a_few_turns_only() -> None:
+    scheduler, chance = Scheduler(NAMES, {"ar": 30.0}, "lookup"), random.Random(0)
+    judged = []
+    for _ in range(60):
+        turn = scheduler.choose()
+        for place in range(turn.steps):
+            scheduler.learn(turn, place, chance.randint(1, 9), 0.01)
+        if turn.judged:
+            scheduler.compare(turn, 1.5 * turn.seconds)
+        judged.append(turn.judged)
+    assert all(judged[:2])
+    assert 8 <= sum(judged) <= 20
+
+
+class _Parrot:
+    """Guesses that the last four tokens come again."""
+
+    def propose(self, tokens: Tokens, limit: int, request: Request) -> list[int]:
+        return [*tokens[-4:]][:limit]
+
+
+def test_seconds_in_hindsight_are_those_of_the_steps_that_would_have_been() -> None:
+    hindsight = Hindsight("lookup", _Parrot(), 8, lambda shown: 1.0 + shown)
+    text = [9, 1, 2, 3, 4, 1, 2, 3, 4, 1, 7, 8]
+    # after 9 1 2 3 4 the parrot is right four times and settles five tokens by a forward of five
+    assert hindsight.seconds(text, 5, 10, _REQUEST) == pytest.approx(5.0)
+    # then it is wrong at once: two tokens by two forwards
+    assert hindsight.seconds(text, 10, 12, _REQUEST) == pytest.approx(2 * 5.0)
+    # of the first step two fifths
+    assert hindsight.seconds(text, 5, 7, _REQUEST) == pytest.approx(2.0)
+
+
+def test_seconds_in_hindsight_follow_what_was_measured() -> None:
+    hindsight = Hindsight("lookup", _Parrot(), 8, lambda shown: 1.0)
+    text = [1, 2, 3, 4, 5, 6]
+    for seconds in (0.5, 0.5, 30.0):  # one that was disturbed
+        hindsight.learn("lookup", 4, seconds)
+        hindsight.learn("ar", 0, 7.0)
+    assert hindsight.seconds(text, 4, 6, _REQUEST) == pytest.approx(2 * 0.5)
+
+
+@pytest.mark.parametrize("length", [3, 200])
+def test_turns_are_judged_by_the_text_that_follows_them(length: int) -> None:
+    """Also those of an answer that is over."""
+    asked: list[tuple[int, int, int]] = []
+
+    class Asked(Hindsight):
+        def seconds(self, tokens: Tokens, start: int, stop: int, request: Request) -> float:
+            asked.append((start, stop, len(tokens)))
+            return 0.01 * (stop - start)  # no faster and no slower
+
+    def begin(name: str, tokens: Tokens) -> Steps:
+        for position in range(len(tokens), length + 1):
+            finish = "length" if position == length else None
+            yield Step((position,), (), 0, finish, 0.0, 0.01, 0.0, 0.01)
+
+    scheduler = Scheduler(("double", "lookup", "ar"), {"ar": 100.0}, "lookup")
+    hindsight = Asked("lookup", NoDrafter(), 8, lambda shown: 0.01)
+    list(decode_in_turns(begin, lambda name: True, scheduler, hindsight, [0], _REQUEST))
+    assert asked[0][0] == 2  # not the first step, which reads the prompt
+    assert asked[-1][1] == length + 1
+    assert all(stop < known or known == length + 1 for _, stop, known in asked)

@@ -5,6 +5,7 @@ begin in the middle of an answer, and to stop early is to stop iterating: the ge
 lets the draft rest.
 """
 
+from collections import deque
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from itertools import islice
@@ -18,10 +19,11 @@ from doublespec.drafting.base import (
     Guess,
     Pending,
 )
+from doublespec.drafting.hindsight import Hindsight
 from doublespec.models.base import LanguageModel
 from doublespec.oracle import advance
 from doublespec.sampling import Request, TokenLogprobs
-from doublespec.scheduling import Scheduler
+from doublespec.scheduling import Scheduler, Turn
 from doublespec.stopping import Finish, StopRule
 from doublespec.tokens import Tokens, common_prefix
 
@@ -171,7 +173,9 @@ def decode_in_turns(
     begin: Callable[[str, Tokens], Steps],
     can_run: Callable[[str], bool],
     scheduler: Scheduler,
+    hindsight: Hindsight,
     prompt: Tokens,
+    request: Request,
 ) -> Steps:
     """Decodes with the method that the scheduler names, turn by turn; `begin` begins one anywhere
     in the answer, and one that is named again goes on. The first step is not measured: it reads the
@@ -180,6 +184,7 @@ def decode_in_turns(
     finish: Finish | None = None
     steps: Steps | None = None
     name = ""
+    over: deque[tuple[Turn, int]] = deque()  # turns to be judged, and where they ended
     try:
         while finish is None:
             turn = scheduler.choose(can_run)
@@ -190,9 +195,16 @@ def decode_in_turns(
             for place, step in enumerate(islice(steps, turn.steps)):
                 if place or len(tokens) > len(prompt):
                     scheduler.learn(turn, place, len(step.new), step.seconds)
+                    hindsight.learn(turn.name, len(step.guess), step.seconds)
                 tokens += step.new
                 finish = step.finish
                 yield step
+            if turn.judged:
+                over.append((turn, len(tokens)))
+            while over and (finish or over[0][0] is not turn):  # what follows a text judges runs
+                past, stop = over.popleft()
+                start = stop - past.tokens
+                scheduler.compare(past, hindsight.seconds(tokens, start, stop, request))
     finally:
         if steps is not None:
             steps.close()

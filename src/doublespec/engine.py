@@ -20,6 +20,7 @@ from doublespec.decoding import Clock, Steps
 from doublespec.drafting.background import Link, Patience, RemoteDrafter, StyledDrafter
 from doublespec.drafting.base import BackgroundDrafter, Completer, Drafter, Pending
 from doublespec.drafting.choice import DraftUnlessRun
+from doublespec.drafting.hindsight import Hindsight
 from doublespec.drafting.links import InlineLink, ProcessLink, ThreadLink
 from doublespec.drafting.lookup import Helper
 from doublespec.drafting.pace import Pace
@@ -29,6 +30,7 @@ from doublespec.errors import ConfigError
 from doublespec.methods import (
     BESIDE,
     DRAFTLESS,
+    HINDSIGHT,
     METHODS,
     SERIAL_DRAFT,
     DraftKind,
@@ -76,7 +78,7 @@ class Engine:
         """`cost` is that of the target's forwards, `threads` chooses their number for it."""
         self._target = target
         self._settings = settings
-        self._cost = cost
+        self.cost = cost
         self.threads = threads
         self.history = History(settings.history_bytes) if settings.history_bytes else None
         if recipe is not None and self.history is not None:
@@ -111,8 +113,8 @@ class Engine:
             parts = self._parts.get(self._choice(Preset()))
             pace = self._background.pace if self._background else Pace()
         return Explanation(
-            target_seconds=self._cost.seconds,
-            row_cost=self._cost.row_cost,
+            target_seconds=self.cost.seconds,
+            row_cost=self.cost.row_cost,
             draft_seconds=pace.draft_seconds or None,
             waits_for=pace.worth_waiting_for,
             methods=tuple((parts.scheduler if parts else self.make_scheduler()).explain()),
@@ -127,7 +129,7 @@ class Engine:
 
     def make_scheduler(self) -> Scheduler:
         """For `auto`: the methods that can run here."""
-        return Scheduler(self._candidates(), {"ar": 1.0 / self._cost.seconds})
+        return Scheduler(self._candidates(), {"ar": 1.0 / self.cost.seconds}, HINDSIGHT)
 
     def prepare(self, method: str) -> None:
         """Loads what the method will need, the draft's process behind the scenes."""
@@ -204,7 +206,7 @@ class Engine:
     def _choice(self, preset: Preset) -> "_Choice":
         retrieval = preset.retrieval or self._settings.retrieval
         if retrieval.row_cost is None:
-            retrieval = replace(retrieval, row_cost=self._cost.row_cost)
+            retrieval = replace(retrieval, row_cost=self.cost.row_cost)
         lockstep = (preset.schedule or self._settings.schedule) == "lock-step"
         forks = self._settings.forks if preset.forks is None else preset.forks
         if self._settings.background == "inline":  # it drafts only when it is waited for
@@ -285,6 +287,12 @@ class _Parts:
         self._choice = choice
         self.scheduler = engine.make_scheduler()
         self._target_side = engine.retrieval(choice.retrieval)
+        self.hindsight = Hindsight(
+            HINDSIGHT,
+            self._target_side.lookup(),
+            engine.guess_tokens,
+            lambda shown: engine.cost.of(shown + 1),
+        )
         self._lookups: dict[DraftKind | None, Helper] = {}
         self._drafts: dict[bool, Drafter] = {}
 

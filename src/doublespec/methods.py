@@ -9,6 +9,7 @@ from typing import Literal, Protocol
 from doublespec.config import PRESETS
 from doublespec.decoding import Clock, Steps, decode_in_turns, decode_parallel, decode_serial
 from doublespec.drafting.base import BackgroundDrafter, Completer, Drafter, NoDrafter
+from doublespec.drafting.hindsight import Hindsight
 from doublespec.errors import ConfigError
 from doublespec.models.base import LanguageModel
 from doublespec.sampling import Request
@@ -26,6 +27,7 @@ class Parts(Protocol):
     guess_tokens: int
     clock: Clock
     scheduler: Scheduler
+    hindsight: Hindsight
 
     def lookup(self, behind: DraftKind | None = None) -> Completer:
         """Retrieval in the text so far: alone, or behind a draft of one kind or the other. Each
@@ -103,7 +105,7 @@ def auto(parts: Parts, prompt: Tokens, request: Request, stop: StopRule) -> Step
     def can_run(name: str) -> bool:
         return name not in BESIDE or parts.is_draft_ready()
 
-    return decode_in_turns(begin, can_run, parts.scheduler, prompt)
+    return decode_in_turns(begin, can_run, parts.scheduler, parts.hindsight, prompt, request)
 
 
 METHODS: dict[str, Method] = {
@@ -119,6 +121,7 @@ METHODS: dict[str, Method] = {
 }
 DRAFTLESS = frozenset({"auto", "ar", "lookup"})  # methods that can do without a draft
 SERIAL_DRAFT = frozenset({"sd", "double-serial"})  # with a draft before the target
+HINDSIGHT = "lookup"  # it can be judged by text that another one has settled
 BESIDE = frozenset({"psd", "double", "double-target-only", "double-draft-only"})  # beside it
 
 

@@ -4,7 +4,9 @@ All methods give the same tokens, so one may change between them at any step. On
 first the likely best. The others are tried now and then, for as long as what the trials cost stays
 below a small share of the time. How much a few steps settle depends on the text far more than on
 the method, so a trial is compared with what the leading method settled just before it, and another
-one leads only when its trials agree. Knows methods as names, and no clock.
+one leads only when its trials agree. One method needs no trials: its steps can be judged by the
+text that another one has settled (`drafting/hindsight.py`), which compares both on the same text.
+Knows methods as names, and no clock.
 """
 
 import math
@@ -13,23 +15,37 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 TURN_STEPS = 16  # of the leading method, before it is asked again
-TRIAL_STEPS = 6  # of another one
+TRIAL_STEPS = 6  # of another one, if it is compared with other text
 SETTLING_STEPS = 2  # after a change: not measured, since the draft has to take in the text
 _BUDGET = 0.01  # share of the time that trials may cost
 _UNKNOWN_LOSS = 0.5  # share of its time that the first trial of a method is likely to cost
 _MEMORY_STEPS = 512  # after which what was measured counts half
 _NEAR_STEPS = 32  # of the leading method, which a trial is compared with
 _LEAST_STEPS = 96  # of the leading method, before plain decoding's known rate is compared with it
+_LONG_STEPS = 32  # of the leading method, compared with what one in hindsight would have settled
+_JUDGED_EVERY = 4  # turns, of which one is compared where the other method has lost so far
 _SURE = 1.6  # standard errors by which a method must have gained: three trials alike are enough
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Turn:
-    """A method, for how many steps, and how many of these, the first ones, are not measured."""
+    """A method, for how many steps, and how many of these, the first ones, are not measured.
+
+    It is on trial if it is not the method that leads. `judged`: whether to `compare` it, when it is
+    over, with the method that can be judged in hindsight. Then what its `measured` steps have
+    settled, and what the leading method would have settled `instead`, going by what it did before.
+    """
 
     name: str
     steps: int
     settling: int
+    leader: str
+    judged: bool
+    on_trial: bool
+    tokens: int = 0
+    seconds: float = 0.0
+    measured: int = 0
+    instead: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,15 +61,18 @@ class Measured:
 
 @dataclass(slots=True)
 class _Record:
-    """Tokens and seconds of a method, the later ones counting more. Of its trials: how many tokens
-    they `gained` over the leading method, the sum of their squares, and what that one would have
-    settled `instead`."""
+    """Tokens and seconds of a method, the later ones counting more. Of its trials: how much they
+    `gained` over the leading method, the sum of their squares, and what it is to be compared with.
+    That is tokens, and what the leading method would have settled in the same time; or, where both
+    are known for the same text, seconds that were saved, and what it took. `part` is of a trial
+    that is not long enough yet."""
 
     tokens: float = 0.0
     seconds: float = 0.0
     gained: float = 0.0
     squares: float = 0.0
-    instead: float = 0.0
+    base: float = 0.0
+    part: tuple[float, float, int] = (0.0, 0.0, 0)  # with its steps
     steps: int = 0
     tried_at: int = -1  # step of the scheduler at its last turn
 
@@ -66,55 +85,76 @@ class _Record:
         """Whether its trials agree that it is faster than the leading method."""
         return self.gained > _SURE * math.sqrt(self.squares)
 
-    def add_trial(self, settled: float, instead: float) -> None:
-        self.gained += settled - instead
-        self.squares += (settled - instead) ** 2
-        self.instead += instead
+    def add_trial(self, amount: float, base: float) -> None:
+        """Tokens that it settled and that the leading method would have settled, or seconds that
+        the leading method took and that it took itself."""
+        self.gained += amount - base
+        self.squares += (amount - base) ** 2
+        self.base += base
+
+    def add_part(self, amount: float, base: float, steps: int) -> None:
+        """Adds a part of a trial, which counts when it is long enough."""
+        before = self.part
+        self.part = before[0] + amount, before[1] + base, before[2] + steps
+        if self.part[2] >= _LONG_STEPS:
+            self.add_trial(*self.part[:2])
+            self.part = 0.0, 0.0, 0
 
     def forget_trials(self) -> None:
-        self.gained = self.squares = self.instead = 0.0
+        self.gained = self.squares = self.base = 0.0
+        self.part = 0.0, 0.0, 0
 
     def fade(self) -> None:
         """What was measured counts half from now on."""
         self.tokens, self.seconds = self.tokens / 2, self.seconds / 2
         self.gained, self.squares = self.gained / 2, self.squares / 2
-        self.instead /= 2
+        self.base /= 2
 
 
 class Scheduler:
     """Chooses among methods by what they have settled per second.
 
     `names` begin with the likely best, which leads at first; `expected` are rates known beforehand,
-    which do not depend on the text (of plain decoding: from the time of a forward).
+    which do not depend on the text (of plain decoding: from the time of a forward). What the method
+    `in_hindsight` would have settled, `compare` is told.
     """
 
-    def __init__(self, names: Sequence[str], expected: Mapping[str, float]) -> None:
+    def __init__(
+        self, names: Sequence[str], expected: Mapping[str, float], in_hindsight: str = ""
+    ) -> None:
         assert names
         self._records = {name: _Record() for name in names}
         self._known = set(expected)
         for name, rate in expected.items():
             self._records[name] = _Record(1.0, 1.0 / rate)
         self._leader = names[0]
+        self._in_hindsight = in_hindsight
+        self._led = 0  # turns of the leading method, other than that one
         self._near: deque[tuple[int, float]] = deque(maxlen=_NEAR_STEPS)  # of the leading method
         self._steps = 0
         self._seconds = 0.0  # in all
         self._lost = 0.0  # of them, by trials
-        self._latest = ""  # method of the last turn,
-        self._on_trial = False  # whether it was tried then,
-        self._settled = self._instead = 0.0  # and what it settled, and what the leader would have
+        self._latest: Turn | None = None
 
     def choose(self, can_run: Callable[[str], bool] = lambda name: True) -> Turn:
         """The next turn, with a method that can run now (plain decoding always can)."""
         names = [name for name in self._records if can_run(name)]
-        if self._on_trial and self._instead:
-            self._records[self._latest].add_trial(self._settled, self._instead)
+        last = self._latest
+        trial = last if last and last.on_trial else None
+        if trial and trial.instead and self._in_hindsight not in (trial.name, trial.leader):
+            self._records[trial.name].add_trial(trial.tokens, trial.instead)
         best = self._best(names)
-        other = None if self._on_trial else self._worth_a_trial(names, best)
+        other = None if trial else self._worth_a_trial(names, best)
         name = other or best
-        settling = SETTLING_STEPS if name != self._latest and self._latest else 0
-        self._latest, self._on_trial = name, other is not None
-        self._settled = self._instead = 0.0
-        return Turn(name, TRIAL_STEPS if other else TURN_STEPS, settling)
+        self._latest = Turn(
+            name,
+            self._trial_steps if other else TURN_STEPS,
+            SETTLING_STEPS if last and name != last.name else 0,
+            self._leader,
+            judged=self._is_judged(name, is_trial=other is not None),
+            on_trial=other is not None,
+        )
+        return self._latest
 
     def learn(self, turn: Turn, place: int, tokens: int, seconds: float) -> None:
         """Step number `place` of a turn has settled so many tokens in so many seconds."""
@@ -123,18 +163,31 @@ class Scheduler:
         self._seconds += seconds
         record.tried_at = self._steps
         record.steps += 1
-        if near and (self._on_trial or place < turn.settling):
+        if near and (place < turn.settling or (turn.on_trial and not turn.judged)):
             self._lost += max(0.0, seconds - tokens / near)
         if place >= turn.settling:
             record.tokens += tokens
             record.seconds += seconds
-            self._settled += tokens
-            self._instead += near * seconds
+            turn.measured += 1
+            turn.tokens += tokens
+            turn.seconds += seconds
+            turn.instead += near * seconds
             if turn.name == self._leader:
                 self._near.append((tokens, seconds))
         if self._steps % _MEMORY_STEPS == 0:
             for each in self._records.values():
                 each.fade()
+
+    def compare(self, turn: Turn, seconds: float) -> None:
+        """The method that can be judged in hindsight would have settled in so many seconds what was
+        measured of a turn."""
+        if turn.leader != self._leader or not turn.measured:
+            return
+        if turn.on_trial:
+            self._lost = max(0.0, self._lost + turn.seconds - seconds)
+            self._records[turn.name].add_trial(seconds, turn.seconds)
+        else:
+            self._records[self._in_hindsight].add_part(turn.seconds, seconds, turn.measured)
 
     def explain(self) -> list[Measured]:
         """What has been measured, the fastest first."""
@@ -143,6 +196,21 @@ class Scheduler:
             for name, record in self._records.items()
         ]
         return sorted(found, key=lambda measured: -(measured.tokens_per_second or 0.0))
+
+    @property
+    def _trial_steps(self) -> int:
+        """A trial that is judged by its own text says more the longer it is."""
+        return TURN_STEPS if self._leader == self._in_hindsight else TRIAL_STEPS
+
+    def _is_judged(self, name: str, *, is_trial: bool) -> bool:
+        """Whether to judge a turn in hindsight: a trial, if that tells how it compares with the
+        leading method; the leading method's own turns, but only every few where these gain."""
+        if is_trial or self._leader == self._in_hindsight:
+            return is_trial and self._leader == self._in_hindsight
+        if name != self._leader or self._in_hindsight not in self._records:
+            return False
+        self._led += 1
+        return self._records[self._in_hindsight].gained >= 0 or self._led % _JUDGED_EVERY == 0
 
     def _near_rate(self) -> float:
         """Tokens per second of the leading method lately (0.0: it has not run)."""
@@ -174,7 +242,7 @@ class Scheduler:
         if name in self._known:
             leading = self._records[self._leader].rate
             return record.rate / leading if leading else 1.0
-        return 1.0 + record.gained / record.instead if record.instead else 1.0
+        return 1.0 + record.gained / record.base if record.base else 1.0
 
     def _worth_a_trial(self, names: Sequence[str], best: str) -> str | None:
         """Another method, if trials have not cost too much: one that is promising, or was not
@@ -188,8 +256,10 @@ class Scheduler:
 
     def _likely_loss(self, name: str) -> float:
         """Seconds that a trial is likely to cost."""
-        share = max(0.0, 1.0 - self._speed(name)) if self._records[name].steps else _UNKNOWN_LOSS
-        return share * TRIAL_STEPS * self._seconds / self._steps
+        record = self._records[name]
+        is_known = record.steps or record.base
+        share = max(0.0, 1.0 - self._speed(name)) if is_known else _UNKNOWN_LOSS
+        return share * self._trial_steps * self._seconds / self._steps
 
     def _promise(self, name: str) -> float:
         record = self._records[name]

@@ -27,13 +27,14 @@ from doublespec.drafting.background import Patience, RemoteDrafter, StyledDrafte
 from doublespec.drafting.base import BackgroundDrafter, Completer, Drafter, NoDrafter
 from doublespec.drafting.choice import Choice, DraftUnlessRun
 from doublespec.drafting.confident import ConfidentDrafter
+from doublespec.drafting.hindsight import Hindsight
 from doublespec.drafting.lookup import Helper
 from doublespec.drafting.model import ModelDrafter
 from doublespec.drafting.odds import Odds
 from doublespec.drafting.retrieved import Retrieval
 from doublespec.drafting.worker import Draft, Worker
 from doublespec.errors import ConfigError
-from doublespec.methods import METHODS, DraftKind, candidates, split_name
+from doublespec.methods import HINDSIGHT, METHODS, DraftKind, candidates, split_name
 from doublespec.models.base import LanguageModel
 from doublespec.sampling import Request, SamplingParams
 from doublespec.scheduling import Scheduler
@@ -145,7 +146,10 @@ def _answers(plan: Plan, machine: Machine, traces: Sequence[Replay]) -> list["_P
         draft.lookup(),
         target.choice(gamma, gamma / machine.ratio),
         Odds(),
-        Scheduler(names, {"ar": 1.0 / machine.target(1)}),
+        Scheduler(names, {"ar": 1.0 / machine.target(1)}, HINDSIGHT),
+        Hindsight(
+            HINDSIGHT, target.lookup(), plan.guess_tokens, lambda shown: machine.target(shown + 1)
+        ),
     )
     return [_Parts(plan, machine, trace, kept) for trace in traces]
 
@@ -159,6 +163,7 @@ class _Kept:
     choice: Choice | None  # where a serial draft is left out
     odds: Odds
     scheduler: Scheduler
+    hindsight: Hindsight
 
 
 class _Parts:
@@ -175,6 +180,7 @@ class _Parts:
         self._is_in_turns = False  # a draft works before the target
         self.clock: Clock = self._now
         self.scheduler = kept.scheduler
+        self.hindsight = kept.hindsight
         self.guess_tokens = plan.guess_tokens
         self.target: LanguageModel = TimedModel(
             trace.target(), self._target_seconds, self._now, self._share

@@ -45,7 +45,7 @@ from doublespec.models.shapes import (
     plan,
     reusable,
 )
-from doublespec.models.threads import Threads, watched
+from doublespec.models.threads import Threads
 from doublespec.models.weights import Source, rotary_frequencies
 from doublespec.tokens import Tokens, common_prefix
 from doublespec.transfer import upload
@@ -93,7 +93,7 @@ class Decoder:
         self.threads: Threads | None = None  # None: as many as PyTorch was told to use
         self.device = weights.embedding.device
         self.dtype = weights.embedding.dtype
-        self._weights = self._used = weights
+        self._weights = weights
         self._rotary = rotary
         self._max_length = max_length
         self._capacity = 0
@@ -148,7 +148,6 @@ class Decoder:
     def choose_threads(self, threads: Threads) -> None:
         """From now on `threads` sets their number, block by block."""
         self.threads = threads
-        self._used = watched(self._weights, threads)
 
     @property
     def vocab_size(self) -> int:
@@ -334,8 +333,10 @@ class Decoder:
 
     def _hidden(self, ids: Tensor, rows: _Rows) -> Tensor:
         hidden = F.embedding(ids, self._weights.embedding)
-        for layer, view in zip(self._used.layers, rows.views, strict=True):
+        for layer, view in zip(self._weights.layers, rows.views, strict=True):
             hidden = self._layer(layer, view, rows, hidden)
+            if self.threads is not None:
+                self.threads.check()
         return hidden
 
     def _rows(self, block: Block) -> _Rows:

@@ -138,8 +138,8 @@ def choose_threads(
     if not isinstance(model, Decoder) or model.device.type != "cpu" or usual >= every:
         return
     proof = _proof(model, quantize, cost)
-    products, few_rows = 4 * model.config.num_layers, max(8, model.shapes.answer[0])
-    threads = Threads(usual, every, proof, cost.of, products, few_rows=few_rows)
+    layers, few_rows = model.config.num_layers, max(8, model.shapes.answer[0])
+    threads = Threads(usual, every, proof, cost.of, layers, few_rows=few_rows)
     threads.prove()
     model.choose_threads(threads)
 

@@ -10,14 +10,12 @@ it is measured to be faster. What is late in the middle of a forward ends it at 
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from statistics import median
 from time import perf_counter
 
 import torch
 from torch import Tensor, equal
-
-from doublespec.models.layers import Linear, Weights
 
 Compute = Callable[[], Tensor]  # gives the same bits with every number of threads, or not
 
@@ -27,7 +25,7 @@ _HOLDS_LONGEST = 800  # up to so many
 _PAUSE_TIMES = 50  # as long as what was lost is the pause after it: at most 2 % of the time go,
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.1, 30.0  # within these seconds
 _CALM = 0.05  # seconds of forwards on all cores after which pauses are short again
-_LATE_SECONDS, _LATE_TIMES = 1.5e-3, 6  # a product is late after so long, beyond its usual time
+_LATE_SECONDS, _LATE_TIMES = 1.5e-3, 3  # a layer is late after so long, beyond its usual time
 _SLOW = 1.5  # a block that took so many times as long as with the usual number was disturbed
 _PROOF_SECONDS = 1e-3  # for which a proof that was put off goes on before a forward
 _TRIES = 2  # of a computation that may have been slowish since it was the first of its shape
@@ -70,13 +68,13 @@ class Threads:
         every: int,
         proof: Iterable[Compute],
         expected: Callable[[int], float],
-        products: int,
+        layers: int,
         *,
         few_rows: int = 8,
         clock: Callable[[], float] = perf_counter,
         set_threads: Callable[[int], None] = torch.set_num_threads,
     ) -> None:
-        """`every`: with all cores; `products` is how often a forward calls `check`; on at most
+        """`every`: with all cores; `layers` is how often a forward calls `check`; on at most
         `few_rows`, fewer than prompts come in, all cores are tried after something was late."""
         self._few_rows = few_rows
         self.usual = usual
@@ -85,7 +83,7 @@ class Threads:
         self._unproven: Compute | None = next(self._proof, None)
         self._is_same: bool | None = True if self._unproven is None else None
         self._expected = expected
-        self._products = products
+        self._layers = layers
         self._clock = clock
         self._set_threads = set_threads
         self._blocks: dict[int, _Blocks] = {}
@@ -128,7 +126,7 @@ class Threads:
         return is_free and (rows <= self._few_rows or not is_risky)
 
     def check(self) -> None:
-        """A product is done. If it is late, the rest of the block goes on with the usual number."""
+        """A layer is done. If it is late, the rest of the block goes on with the usual number."""
         if not self._uses_every:
             return
         now = self._clock()
@@ -212,7 +210,7 @@ class Threads:
     def _choose(self, rows: int) -> bool:
         """Whether a block takes all cores: by the last trial, or for a trial, in turns."""
         blocks = self._blocks_of(rows)
-        self._late_after = _LATE_SECONDS + _LATE_TIMES * blocks.usual_seconds / self._products
+        self._late_after = _LATE_SECONDS + _LATE_TIMES * blocks.usual_seconds / self._layers
         if blocks.holds:
             blocks.holds -= 1
             return blocks.gain is not None and blocks.gain > 1.0
@@ -276,29 +274,3 @@ class Threads:
         rows = min(known)
         percent = f"{abs(known[rows] - 1):.0%} {'faster' if known[rows] > 1 else 'slower'}"
         return f"{found} beside a draft; {self.every} are {percent} for {rows} rows"
-
-
-def watched(weights: Weights, threads: Threads) -> Weights:
-    """The same weights, whose products in layers call `threads.check`."""
-
-    def checked(product: Linear) -> Linear:
-        check = threads.check
-
-        def call(x: Tensor) -> Tensor:
-            found = product(x)
-            check()
-            return found
-
-        return call
-
-    layers = (
-        replace(
-            layer,
-            qkv=checked(layer.qkv),
-            output=checked(layer.output),
-            gate_up=checked(layer.gate_up),
-            down=checked(layer.down),
-        )
-        for layer in weights.layers
-    )
-    return replace(weights, layers=tuple(layers))

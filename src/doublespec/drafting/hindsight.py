@@ -1,0 +1,53 @@
+"""What a method that only retrieves would have settled on a text that others have settled.
+
+All methods give the same tokens, so a run that is found for any place of the text can be judged by
+the text itself, without a forward. That compares prompt lookup with the method at work on the very
+same text, where a few trials mostly compare texts.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from statistics import median
+
+from doublespec.drafting.base import Drafter
+from doublespec.sampling import Request
+from doublespec.tokens import Tokens, common_prefix
+
+_REMEMBERED = 32  # steps of the method, by which its time is known
+_ENOUGH = 3
+
+
+class Hindsight:
+    """Judges the runs of the drafter of a `method`, of at most `most` tokens, by settled text.
+
+    `expected` gives the seconds of a step that shows so many tokens; what is measured of such steps
+    corrects it.
+    """
+
+    def __init__(
+        self, method: str, drafter: Drafter, most: int, expected: Callable[[int], float]
+    ) -> None:
+        self.method = method
+        self._drafter = drafter
+        self._most = most
+        self._expected = expected
+        self._measured: deque[float] = deque(maxlen=_REMEMBERED)  # as multiples of the expected
+
+    def learn(self, method: str, shown: int, seconds: float) -> None:
+        """A step of some method that showed so many tokens took that long."""
+        if method == self.method:
+            self._measured.append(seconds / self._expected(shown))
+
+    def seconds(self, tokens: Tokens, start: int, stop: int, request: Request) -> float:
+        """In what time the method would have settled `tokens` from position `start` to `stop`. Of a
+        step that goes on beyond `stop` the same share counts as of its tokens."""
+        place, seconds = start, 0.0
+        while place < stop:
+            run = self._drafter.propose(tokens[:place], self._most, request)
+            kept = common_prefix(run, tokens[place : place + len(run)])
+            settled = min(kept + 1, len(tokens) - place)
+            inside = min(settled, stop - place)
+            seconds += self._expected(len(run)) * inside / settled
+            place += inside
+        times = median(self._measured) if len(self._measured) >= _ENOUGH else 1.0
+        return seconds * times
