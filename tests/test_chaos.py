@@ -9,9 +9,10 @@ from doublespec.bench.virtual import VirtualClock
 from doublespec.config import RetrievalSettings
 from doublespec.drafting.background import DraftWarning, StyledDrafter
 from doublespec.drafting.base import BackgroundDrafter, Drafter, NoDrafter
+from doublespec.drafting.hindsight import Hindsight
 from doublespec.drafting.model import ModelDrafter
 from doublespec.drafting.retrieved import Retrieval
-from doublespec.methods import BESIDE, METHODS, candidates
+from doublespec.methods import BESIDE, HINDSIGHT, METHODS, candidates
 from doublespec.models.base import LanguageModel
 from doublespec.models.toy import ToyModel
 from doublespec.sampling import Request, SamplingParams
@@ -39,7 +40,8 @@ class ChaosParts:
             TARGET, self.clock, lambda: 0.01 * self.chance.random()
         )
         names = candidates(has_draft=True, beside=True, same_device=True)
-        self.scheduler = Scheduler(names, {"ar": 200.0})
+        self.scheduler = Scheduler(names, {"ar": 200.0}, HINDSIGHT)
+        self.hindsight = Hindsight(HINDSIGHT, self.lookup(), 24, lambda shown: 0.005)
         self._toy = DRAFTS[self.chance.choice(sorted(DRAFTS))]
         self._drafter: StyledDrafter | None = None
 

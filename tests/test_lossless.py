@@ -19,10 +19,11 @@ from hypothesis import strategies as st
 from doublespec.config import PRESETS, RetrievalSettings, Settings
 from doublespec.drafting.base import BackgroundDrafter, Drafter, NoDrafter
 from doublespec.drafting.choice import DraftUnlessRun
+from doublespec.drafting.hindsight import Hindsight
 from doublespec.drafting.model import ModelDrafter
 from doublespec.drafting.retrieved import Retrieval
 from doublespec.llm import LLM
-from doublespec.methods import METHODS, candidates
+from doublespec.methods import HINDSIGHT, METHODS, candidates
 from doublespec.models.base import LanguageModel
 from doublespec.models.toy import ToyModel
 from doublespec.sampling import Request, SamplingParams
@@ -51,7 +52,8 @@ class ToyParts:
         self.guess_tokens = 24
         self.clock = time.perf_counter
         names = candidates(has_draft=True, beside=True, same_device=True)
-        self.scheduler = Scheduler(names, {"ar": 1000.0})
+        self.scheduler = Scheduler(names, {"ar": 1000.0}, HINDSIGHT)
+        self.hindsight = Hindsight(HINDSIGHT, self.lookup(), 24, lambda shown: 0.001)
         self._draft = ToyModel(32, agreement=agreement)
         self._gamma = gamma
         self._threads = threads

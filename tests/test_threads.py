@@ -117,14 +117,18 @@ def test_one_layer_that_waits_for_a_busy_core_is_enough() -> None:
     assert "other programs" in threads.explain()
 
 
-def test_after_a_delay_all_cores_are_tried_on_few_rows_first() -> None:
+@pytest.mark.parametrize(("seconds", "may_prompt"), [(1.5, False), (60.0, True)])
+def test_after_a_delay_all_cores_are_tried_on_few_rows_first(
+    seconds: float, may_prompt: bool
+) -> None:
+    """On a prompt only when it is long ago: that would hold up the first token."""
     machine = Machine()
     threads = machine.governed()
     assert machine.forward(threads, rows=64) == {EVERY}
     machine.is_busy = True
     machine.forward(threads)
-    machine.is_busy, machine.now = False, 60.0
-    assert machine.forward(threads, rows=64) == {USUAL}
+    machine.is_busy, machine.now = False, seconds  # paused for a second
+    assert machine.forward(threads, rows=64) == ({EVERY} if may_prompt else {USUAL})
     assert machine.forward(threads, rows=2) == {EVERY}
     assert EVERY in {*machine.forward(threads, rows=64), *machine.forward(threads, rows=64)}
 
@@ -290,10 +294,19 @@ def test_an_answer_with_a_draft_beside_it_says_so(monkeypatch: pytest.MonkeyPatc
         assert threads is not None
         monkeypatch.setattr(threads, "draft_begins", lambda: said.append("begins"))
         monkeypatch.setattr(threads, "draft_rests", lambda: said.append("rests"))
+        begin = threads.begin
+
+        def reads(rows: int) -> None:
+            said.extend([] if said else ["reads"])
+            begin(rows)
+
+        monkeypatch.setattr(threads, "begin", reads)
         for method, wanted in (("ar", []), ("double", ["begins", "rests"]), ("lookup", [])):
             said.clear()
             llm.generate("One, two, three", max_tokens=20, method=method)
-            assert said == wanted
+            assert said == ["reads", *wanted]  # the prompt, before a draft takes its core
+        monkeypatch.setattr(threads, "begin", begin)
+        said.clear()
         answers = [llm.stream("One, two", method="double", max_tokens=9) for _ in range(2)]
         for stream in answers:
             next(iter(stream))

@@ -239,7 +239,8 @@ def _kept(steps: Steps, history: History, prompt: Tokens, tenant: str) -> Steps:
 
 
 class _Announced:
-    """A draft beside the target of one answer, which leaves its core to it while it rests."""
+    """A draft beside the target of one answer, which leaves its core to it while it rests: also
+    while the target reads the prompt, since nothing is shown to it then (`decoding.py`)."""
 
     def __init__(self, drafter: BackgroundDrafter, threads: Threads) -> None:
         self._drafter = drafter
@@ -248,12 +249,14 @@ class _Announced:
 
     def follow(self, tokens: Tokens, limit: int, request: Request) -> Pending:
         if not self._works:
+            if len(tokens) == request.prompt_length:
+                return Pending([])  # nothing could be shown yet
             self._works = True
             self._threads.draft_begins()
         return self._drafter.follow(tokens, limit, request)
 
     def wait(self, pending: Pending, shown: int, limit: int) -> list[int]:
-        return self._drafter.wait(pending, shown, limit)
+        return self._drafter.wait(pending, shown, limit) if self._works else pending.tokens
 
     def rest(self) -> None:
         try:

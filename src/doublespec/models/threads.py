@@ -119,9 +119,10 @@ class Threads:
         self._begun = self._checked = now
 
     def _may_try(self, rows: int, now: float) -> bool:
-        """Whether a block may take all cores. While that is not proven yet, or was late the last
-        time, only one of few rows may: a prompt's would hold up the first token."""
-        is_risky = self._is_same is None or not self._calm_seconds
+        """Whether a block may take all cores. While that is not proven yet, or for a while after
+        something was late, only one of few rows may: a prompt's would hold up the first token."""
+        was_late = not self._calm_seconds and now < self._paused_until + self._pause
+        is_risky = self._is_same is None or was_late
         is_free = not self._drafting and now >= max(self._paused_until, self._free_from)
         return is_free and (rows <= self._few_rows or not is_risky)
 
