@@ -414,19 +414,22 @@ class Decoder:
         qk = torch.addcmul(qk * rows.cos, qk.roll(dim // 2, -1), rows.sin)
         query, keys = qk.split_with_sizes((heads, kv_heads))
         new = rows.block.stop - rows.block.start
+        keys, values = _first_rows(keys, new), _first_rows(values, new)
         if rows.slots is None:
-            view.slots[0].copy_(keys[:, :new])
-            view.slots[1].copy_(values[:, :new])
+            view.slots[0].copy_(keys)
+            view.slots[1].copy_(values)
         else:
-            view.slots[0].index_copy_(2, rows.slots, keys[None, :, :new])
-            view.slots[1].index_copy_(2, rows.slots, values[None, :, :new])
-        return self._attend(query, view, rows).transpose(0, 1).reshape(rows.block.rows, -1)
+            view.slots[0].index_copy_(2, rows.slots, keys[None])
+            view.slots[1].index_copy_(2, rows.slots, values[None])
+        mixed = self._attend(query, view, rows)
+        if rows.block.rows == 1:
+            return mixed.reshape(1, -1)
+        return mixed.transpose(0, 1).reshape(rows.block.rows, -1)
 
     def _attend(self, query: Tensor, view: _View, rows: _Rows) -> Tensor:
         """Each span's rows over its keys, among as many rows as its shape demands."""
         if len(rows.masks) == 1:
-            mixed = attention(query, *view.seen[0], rows.masks[0])
-            return mixed if mixed.shape[1] == rows.block.rows else mixed[:, : rows.block.rows]
+            return _first_rows(attention(query, *view.seen[0], rows.masks[0]), rows.block.rows)
         parts = []
         for span, mask, seen in zip(rows.block.spans, rows.masks, view.seen, strict=True):
             mixed = attention(query.narrow(1, span.first, span.rows), *seen, mask)
@@ -442,6 +445,11 @@ class Decoder:
             padded = F.pad(rows, (0, 0, 0, padding)) if padding else rows
             parts.append(self._weights.vocabulary(self._weights.norm(padded))[: len(rows)])
         return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _first_rows(states: Tensor, count: int) -> Tensor:
+    """The first rows of (heads, rows, head_dim); an index would take longer to look at."""
+    return states if states.shape[1] == count else states.narrow(1, 0, count)
 
 
 def canonical_shapes(probe: KernelProbe, max_length: int) -> Shapes:
