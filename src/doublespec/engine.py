@@ -38,6 +38,7 @@ from doublespec.methods import (
     split_name,
 )
 from doublespec.models.base import LanguageModel
+from doublespec.models.decoder import Decoder
 from doublespec.models.devices import find_device, find_devices, usable_cores, use_threads
 from doublespec.models.load import ForwardCost
 from doublespec.models.threads import Threads
@@ -46,6 +47,10 @@ from doublespec.sampling import Request
 from doublespec.scheduling import Measured, Scheduler
 from doublespec.stopping import StopRule
 from doublespec.tokens import Tokens
+
+# Unread tokens of a prompt from which on it is read with all cores before a draft begins. The first
+# guess comes later then, which costs about two steps (docs/log.md).
+_LONG_PROMPT = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,17 +245,23 @@ def _kept(steps: Steps, history: History, prompt: Tokens, tenant: str) -> Steps:
 
 class _Announced:
     """A draft beside the target of one answer, which leaves its core to it while it rests: also
-    while the target reads the prompt, since nothing is shown to it then (`decoding.py`)."""
+    while the target reads a long prompt, when nothing is shown to it yet (`decoding.py`)."""
 
-    def __init__(self, drafter: BackgroundDrafter, threads: Threads) -> None:
+    def __init__(
+        self, drafter: BackgroundDrafter, threads: Threads, unread: Callable[[Tokens, int], int]
+    ) -> None:
+        """`unread` says how many tokens of a text the target has still to read, given the length of
+        the prompt."""
         self._drafter = drafter
         self._threads = threads
+        self._unread = unread
         self._works = False
 
     def follow(self, tokens: Tokens, limit: int, request: Request) -> Pending:
         if not self._works:
-            if len(tokens) == request.prompt_length:
-                return Pending([])  # nothing could be shown yet
+            is_prompt = len(tokens) == request.prompt_length
+            if is_prompt and self._unread(tokens, request.prompt_length) >= _LONG_PROMPT:
+                return Pending([])
             self._works = True
             self._threads.draft_begins()
         return self._drafter.follow(tokens, limit, request)
@@ -315,7 +326,9 @@ class _Parts:
         style = DraftStyle(self._retrieval(retrieval), choice.lockstep, None, choice.forks)
         drafter = StyledDrafter(self._engine.background(), style)
         threads = self._engine.threads
-        return drafter if threads is None else _Announced(drafter, threads)
+        if threads is None or not isinstance(self.target, Decoder):
+            return drafter
+        return _Announced(drafter, threads, self.target.unread)
 
     def is_draft_ready(self) -> bool:
         return self._engine.background().is_ready()

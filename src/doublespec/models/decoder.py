@@ -218,6 +218,11 @@ class Decoder:
         rows = [*range(first, size), *behind.final_rows(size, branches)]
         return hidden.index_select(0, upload(torch.tensor(rows), self.device))
 
+    def unread(self, tokens: Tokens, prompt_length: int) -> int:
+        """How many positions of a text are not in the cache."""
+        tokens = tokens if isinstance(tokens, list) else list(tokens)
+        return len(tokens) - self._kept(tokens, prompt_length)
+
     # -- the cache -------------------------------------------------------------------------------
 
     def _kept(self, tokens: list[int], prompt_length: int) -> int:
