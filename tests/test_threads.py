@@ -118,7 +118,7 @@ def test_one_layer_that_waits_for_a_busy_core_is_enough() -> None:
     assert "other programs" in threads.explain()
 
 
-@pytest.mark.parametrize(("seconds", "may_prompt"), [(1.5, False), (60.0, True)])
+@pytest.mark.parametrize(("seconds", "may_prompt"), [(0.3, False), (60.0, True)])
 def test_after_a_delay_all_cores_are_tried_on_few_rows_first(
     seconds: float, may_prompt: bool
 ) -> None:
@@ -128,7 +128,7 @@ def test_after_a_delay_all_cores_are_tried_on_few_rows_first(
     assert machine.forward(threads, rows=64) == {EVERY}
     machine.is_busy = True
     machine.forward(threads)
-    machine.is_busy, machine.now = False, seconds  # paused for a second
+    machine.is_busy, machine.now = False, seconds  # paused for 0.2
     assert machine.forward(threads, rows=64) == ({EVERY} if may_prompt else {USUAL})
     assert machine.forward(threads, rows=2) == {EVERY}
     assert EVERY in {*machine.forward(threads, rows=64), *machine.forward(threads, rows=64)}
@@ -290,7 +290,9 @@ def test_an_answer_with_a_draft_beside_it_says_so(monkeypatch: pytest.MonkeyPatc
     with LLM("bundled", "bundled", threads=1, background="inline") as llm:
         assert isinstance(llm.target, Decoder)
         assert llm.target.threads is None  # a number that is set stays
-        choose_threads(llm.target, USUAL, None, ForwardCost(0.004, 0.05))
+        cost = choose_threads(llm.target, USUAL, None, ForwardCost(60.0, 0.05))
+        assert 0.0 < cost.alone < 0.5  # as measured, of sixty seconds
+        assert cost.of_alone(21) == pytest.approx(cost.alone * 120.0)
         threads = llm.engine.threads = llm.target.threads
         assert threads is not None
         monkeypatch.setattr(threads, "draft_begins", lambda: said.append("begins"))

@@ -134,7 +134,7 @@ class Engine:
 
     def make_scheduler(self) -> Scheduler:
         """For `auto`: the methods that can run here."""
-        return Scheduler(self._candidates(), {"ar": 1.0 / self.cost.seconds}, HINDSIGHT)
+        return Scheduler(self._candidates(), {"ar": 1.0 / self.cost.of_alone(1)}, HINDSIGHT)
 
     def prepare(self, method: str) -> None:
         """Loads what the method will need, the draft's process behind the scenes."""
@@ -305,7 +305,7 @@ class _Parts:
             HINDSIGHT,
             self._target_side.lookup(),
             engine.guess_tokens,
-            lambda shown: engine.cost.of(shown + 1),
+            lambda shown: engine.cost.of_alone(shown + 1),
         )
         self._lookups: dict[DraftKind | None, Helper] = {}
         self._drafts: dict[bool, Drafter] = {}

@@ -109,7 +109,7 @@ class LLM:
         )
         cost = measure_cost(model)
         if not are_set:
-            choose_threads(model, threads, self.settings.quantize, cost)
+            cost = choose_threads(model, threads, self.settings.quantize, cost)
         self.threads = model.threads if isinstance(model, Decoder) else None
         self.target = model if wrap is None else wrap.target(model)
         self.recipe = None if draft_name is None else self._recipe(draft_name, cost.seconds, wrap)

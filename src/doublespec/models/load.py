@@ -35,6 +35,7 @@ _FASTER = 0.9  # of the time of fewer rows, which makes these useless
 _DRAFT_SECONDS = 0.05  # of measuring a draft, which may be in the middle of an answer
 _PROOF_KEYS = 6  # key lengths over which attention is compared between numbers of threads
 _PROOF_TEXTS = ((1, 1), (40, 2), (200, 7), (60, 64))  # and texts: tokens of the prompt, and more
+_ALONE_FORWARDS = 4  # to find out how long one takes on all cores
 _PROOF_SECONDS = 0.1  # forwards longer than that are left out, but the first
 
 
@@ -119,29 +120,36 @@ def load_model(
 
 @dataclass(frozen=True, slots=True)
 class ForwardCost:
-    """What a forward costs: seconds over one row, and the share of that which each further row
-    adds."""
+    """What a forward costs: seconds over one row, the share of them that each further row adds, and
+    the share of all that it takes with all cores, while no draft is at work."""
 
     seconds: float
     row_cost: float
+    alone: float = 1.0
 
     def of(self, rows: int) -> float:
         return self.seconds * (1 + self.row_cost * (rows - 1))
 
+    def of_alone(self, rows: int) -> float:
+        return self.alone * self.of(rows)
+
 
 def choose_threads(
     model: LanguageModel, usual: int, quantize: str | None, cost: ForwardCost
-) -> None:
-    """Lets the model take all cores where that changes no bit and is faster (`threads.py`). Only
-    our own decoder can, undivided and on the CPU; others keep the usual number of threads."""
+) -> ForwardCost:
+    """Lets the model take all cores where that changes no bit and is faster (`threads.py`), and
+    says what its forwards cost then. Only our own decoder can, undivided and on the CPU; others
+    keep the usual number of threads."""
     every = usable_cores()
     if not isinstance(model, Decoder) or model.device.type != "cpu" or usual >= every:
-        return
+        return cost
     proof = _proof(model, quantize, cost)
     layers, few_rows = model.config.num_layers, max(8, model.shapes.answer[0])
     threads = Threads(usual, every, proof, cost.of, layers, few_rows=few_rows)
     threads.prove()
     model.choose_threads(threads)
+    alone = forward_seconds(model, repeats=_ALONE_FORWARDS)  # it tries all cores first
+    return replace(cost, alone=min(1.0, alone / cost.seconds))
 
 
 def _proof(model: Decoder, quantize: str | None, cost: ForwardCost) -> Iterator[Compute]:
