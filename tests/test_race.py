@@ -1,5 +1,6 @@
 """The race: what its figures mean, and that they cannot flatter."""
 
+from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
 
@@ -31,6 +32,17 @@ def test_every_method_answers_every_prompt_in_every_round(race: Race) -> None:
 def test_no_one_meets_a_prompt_that_its_models_have_just_read(race: Race) -> None:
     prompts = [prompt for _, prompt, _ in race.turns()]
     assert all(a != b for a, b in pairwise(prompts))
+
+
+def test_every_method_follows_every_other_one(race: Race) -> None:
+    many = Race(race.llm, [[i] for i in range(60)], ("ar", "lookup", "psd"), race.params, 2)
+    turns = list(many.turns())
+    assert turns == list(many.turns())
+    assert len({*turns}) == len(turns) == 60 * 4 * 2
+    after = Counter((a[0], b[0]) for a, b in pairwise(turns) if a[0] != b[0])
+    assert len(after) == 4 * 3
+    assert min(after.values()) > 20
+    assert all(a[1] != b[1] for a, b in pairwise(turns))
 
 
 def test_texts_are_compared_with_plain_decoding(race: Race) -> None:

@@ -7,7 +7,7 @@ lets the draft rest.
 
 from collections import deque
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from time import perf_counter
 
@@ -176,10 +176,11 @@ def decode_in_turns(
     hindsight: Hindsight,
     prompt: Tokens,
     request: Request,
+    clock: Clock = perf_counter,
 ) -> Steps:
     """Decodes with the method that the scheduler names, turn by turn; `begin` begins one anywhere
     in the answer, and one that is named again goes on. The first step is not measured: it reads the
-    prompt."""
+    prompt. What it takes to judge turns in hindsight counts as time of the step before it."""
     tokens = list(prompt)
     finish: Finish | None = None
     steps: Steps | None = None
@@ -198,13 +199,16 @@ def decode_in_turns(
                     hindsight.learn(turn.name, len(step.guess), step.seconds)
                 tokens += step.new
                 finish = step.finish
-                yield step
+                if finish is None and place + 1 < turn.steps:
+                    yield step
+            asked = clock()
             if turn.judged:
                 over.append((turn, len(tokens)))
             while over and (finish or over[0][0] is not turn):  # what follows a text judges runs
                 past, stop = over.popleft()
                 start = stop - past.tokens
                 scheduler.compare(past, hindsight.seconds(tokens, start, stop, request))
+            yield replace(step, seconds=step.seconds + clock() - asked)
     finally:
         if steps is not None:
             steps.close()

@@ -105,7 +105,9 @@ def auto(parts: Parts, prompt: Tokens, request: Request, stop: StopRule) -> Step
     def can_run(name: str) -> bool:
         return name not in BESIDE or parts.is_draft_ready()
 
-    return decode_in_turns(begin, can_run, parts.scheduler, parts.hindsight, prompt, request)
+    return decode_in_turns(
+        begin, can_run, parts.scheduler, parts.hindsight, prompt, request, parts.clock
+    )
 
 
 METHODS: dict[str, Method] = {

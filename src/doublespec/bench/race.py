@@ -1,13 +1,17 @@
 """A race: every method answers the same prompts, in turns, against plain decoding.
 
-Turns are interleaved (A B C A B C), and a method never meets a prompt that its models have just
-read, so that no one finds the prompt in a cache. The baseline is plain decoding in its fastest
-shape, with the same stop rule, on one core or on all, whichever is faster at that moment (beside a
-busy program, all cores are slower than one); ratios are to it or to `ar`, whichever is faster.
+Turns are interleaved (A B C, B A C, ...), in an order that changes: a method leaves caches and
+processes warm or cold for the next one (a draft beside the target is an eighth slower after one
+that let it sleep; docs/log.md). And a method never meets a prompt that its models have just read,
+so that no one finds the prompt in a cache. The baseline is plain decoding in its fastest shape,
+with the same stop rule, on one core or on all, whichever is faster at that moment (beside a busy
+program, all cores are slower than one); ratios are to it or to `ar`, whichever is faster.
 """
 
+import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from statistics import median
 from typing import Any
 
@@ -23,6 +27,7 @@ from doublespec.stats import repeated_ngrams, summarise
 from doublespec.text import TextStream
 
 BASELINE = "plain"  # plain decoding in its fastest shape; exact only up to rounding
+_TRIES = 1000  # at an order of turns
 REPLAYED = " (replayed)"  # stands behind the names of methods whose tokens a trace has chosen
 
 
@@ -94,11 +99,14 @@ class Race:
         self._measured = llm.target.fastest()  # for its times: the other one keeps its cache
 
     def turns(self) -> Iterator[tuple[str, int, int]]:
-        """(method, prompt, round) of every turn, in order."""
+        """(method, prompt, round) of every turn, in order; always the same order."""
+        chance, last = random.Random(0), -1
         for round_number in range(self.rounds):
             for first in range(len(self.prompts)):
-                for shift, name in enumerate(self.names):
-                    yield name, (first + shift) % len(self.prompts), round_number
+                prompts = ((first + shift) % len(self.prompts) for shift in range(len(self.names)))
+                block = _shuffled(list(zip(self.names, prompts, strict=True)), last, chance)
+                last = block[-1][1]
+                yield from ((name, prompt, round_number) for name, prompt in block)
 
     def warm_up(self) -> None:
         """One short answer by each method: draft processes start, kernels are chosen."""
@@ -167,6 +175,18 @@ class Race:
         return {
             name: _figures(runs, speeds[name], base, reference) for name, runs in by_name.items()
         }
+
+
+def _shuffled(
+    block: list[tuple[str, int]], last: int, chance: random.Random
+) -> list[tuple[str, int]]:
+    """The turns of a block in another order, no prompt right after itself, nor the first one after
+    `last`; as they are if there is no such order to be found."""
+    for _ in range(_TRIES):
+        order = chance.sample(block, len(block))
+        if all(a != b for a, b in pairwise([last, *(prompt for _, prompt in order)])):
+            return order
+    return block
 
 
 def fastest_threads(model: LanguageModel) -> int:
