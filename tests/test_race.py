@@ -45,6 +45,12 @@ def test_every_method_follows_every_other_one(race: Race) -> None:
     assert all(a[1] != b[1] for a, b in pairwise(turns))
 
 
+def test_runs_are_reported_in_the_order_of_the_names(race: Race) -> None:
+    runs = race.by_method()
+    assert list(dict.fromkeys(run.method for run in runs)) == race.names
+    assert sorted(map(id, runs)) == sorted(map(id, race.runs))
+
+
 def test_texts_are_compared_with_plain_decoding(race: Race) -> None:
     figures = race.figures()
     assert figures["double-serial"].identical == figures["double-serial"].texts == 6

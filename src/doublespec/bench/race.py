@@ -131,6 +131,10 @@ class Race:
         longest = min(self.params.max_tokens, self._lengths[prompt])
         return replace(self.params, max_tokens=longest)
 
+    def by_method(self) -> list[Run]:
+        """The runs in the order of the methods' names, however their turns came."""
+        return [run for name in self.names for run in self.runs if run.method == name]
+
     @property
     def is_complete(self) -> bool:
         """Whether every turn was run, but for those of peers that failed."""

@@ -260,7 +260,7 @@ def _report(
 ) -> Report:
     categories = [item.category for item in items]
     own_plain = {name: OWN_PLAIN[name] for name in race.peers}
-    found = results(race.runs, categories, own_plain, race.params.seed)
+    found = results(race.by_method(), categories, own_plain, race.params.seed)
     wrong = faults(race.runs, race.peers.keys(), race.llm.codec.end_ids, race.params.max_tokens)
     if replays is not None:
         found, wrong = as_replayed(found), [*wrong, *not_the_trace(race, replays)]
@@ -293,7 +293,7 @@ def _show(report: Report, race: Race, items: Sequence[Item], outputs: _Outputs) 
     if outputs.html is not None:
         from doublespec.bench.report import bench_page  # needs the extra `bench`
 
-        runs = labelled(race.runs, REPLAYED if "replay" in report["provenance"] else "")
+        runs = labelled(race.by_method(), REPLAYED if "replay" in report["provenance"] else "")
         _write(outputs.html, bench_page(report, runs, items))
 
 
