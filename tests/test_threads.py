@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import torch
@@ -324,6 +325,31 @@ def test_an_answer_with_a_draft_beside_it_says_so(monkeypatch: pytest.MonkeyPatc
         for stream in answers:
             stream.close()
         assert said == ["begins", "begins", "rests", "rests"]
+
+
+class _Wrapped:
+    """A target as a replay wraps it: it answers like one, and is no Decoder."""
+
+    def __init__(self, model: Decoder) -> None:
+        self._model = model
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+
+def test_a_draft_beside_a_wrapped_target_takes_its_core_too(
+    bundled: LLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not tell what it has cached, so every long prompt counts as unread."""
+    said: list[str] = []
+    with LLM("bundled", "bundled", threads=1, background="inline") as llm:
+        threads = llm.engine.threads = Restless()
+        monkeypatch.setattr(threads, "draft_begins", lambda: said.append("begins"))
+        monkeypatch.setattr(threads, "draft_rests", lambda: said.append("rests"))
+        monkeypatch.setattr(llm.engine, "_target", _Wrapped(_fresh(llm)))
+        wanted = bundled.generate("One, two, three", max_tokens=20, method="ar").tokens
+        assert llm.generate("One, two, three", max_tokens=20, method="double").tokens == wanted
+    assert said == ["begins", "rests"]
 
 
 def test_a_number_that_is_set_is_always_used() -> None:

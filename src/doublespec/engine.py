@@ -326,9 +326,11 @@ class _Parts:
         style = DraftStyle(self._retrieval(retrieval), choice.lockstep, None, choice.forks)
         drafter = StyledDrafter(self._engine.background(), style)
         threads = self._engine.threads
-        if threads is None or not isinstance(self.target, Decoder):
+        if threads is None:
             return drafter
-        return _Announced(drafter, threads, self.target.unread)
+        target = self.target  # one that is wrapped does not tell what it has cached
+        unread = target.unread if isinstance(target, Decoder) else lambda tokens, _: len(tokens)
+        return _Announced(drafter, threads, unread)
 
     def is_draft_ready(self) -> bool:
         return self._engine.background().is_ready()

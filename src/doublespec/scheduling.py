@@ -31,9 +31,10 @@ _SURE = 1.6  # standard errors by which a method must have gained: three trials 
 class Turn:
     """A method, for how many steps, and how many of these, the first ones, are not measured.
 
-    It is on trial if it is not the method that leads. `judged`: whether to `compare` it, when it is
-    over, with the method that can be judged in hindsight. Then what its `measured` steps have
-    settled, and what the leading method would have settled `instead`, going by what it did before.
+    It is on trial if the method that leads could run as well. `judged`: whether to `compare` it,
+    when it is over, with the method that can be judged in hindsight. Then what its `measured` steps
+    have settled, and what the leading method would have settled `instead`, going by what it did
+    before.
     """
 
     name: str
@@ -72,7 +73,7 @@ class _Record:
     gained: float = 0.0
     squares: float = 0.0
     base: float = 0.0
-    part: tuple[float, float, int] = (0.0, 0.0, 0)  # with its steps
+    part: tuple[float, float, int] = (0.0, 0.0, 0)  # amount, base and steps
     steps: int = 0
     tried_at: int = -1  # step of the scheduler at its last turn
 

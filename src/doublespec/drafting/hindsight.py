@@ -27,7 +27,7 @@ class Hindsight:
     def __init__(
         self, method: str, drafter: Drafter, most: int, expected: Callable[[int], float]
     ) -> None:
-        self.method = method
+        self._method = method
         self._drafter = drafter
         self._most = most
         self._expected = expected
@@ -35,7 +35,7 @@ class Hindsight:
 
     def learn(self, method: str, shown: int, seconds: float) -> None:
         """A step of some method that showed so many tokens took that long."""
-        if method == self.method:
+        if method == self._method:
             self._measured.append(seconds / self._expected(shown))
 
     def seconds(self, tokens: Tokens, start: int, stop: int, request: Request) -> float:
