@@ -1,14 +1,14 @@
 """A race: every method answers the same prompts, in turns, against plain decoding.
 
-Turns are interleaved (A B C, B A C, ...), in an order that changes: a method leaves caches and
-processes warm or cold for the next one (a draft beside the target is an eighth slower after one
-that let it sleep; docs/log.md). And a method never meets a prompt that its models have just read,
-so that no one finds the prompt in a cache. The baseline is plain decoding in its fastest shape,
-with the same stop rule, on one core or on all, whichever is faster at that moment (beside a busy
-program, all cores are slower than one); ratios are to it or to `ar`, whichever is faster.
+Turns are interleaved, in an order that changes so that each method follows each other one about as
+often: a method leaves caches and processes warm or cold for the next one (a draft beside the target
+is an eighth slower after one that let it sleep; docs/log.md). And a method never meets a prompt
+that its models have just read, so that no one finds the prompt in a cache. The baseline is plain
+decoding in its fastest shape, with the same stop rule, on one core or on all, whichever is faster
+at that moment (beside a busy program, all cores are slower than one); ratios are to it or to `ar`,
+whichever is faster.
 """
 
-import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -27,7 +27,6 @@ from doublespec.stats import repeated_ngrams, summarise
 from doublespec.text import TextStream
 
 BASELINE = "plain"  # plain decoding in its fastest shape; exact only up to rounding
-_TRIES = 1000  # at an order of turns
 REPLAYED = " (replayed)"  # stands behind the names of methods whose tokens a trace has chosen
 
 
@@ -99,14 +98,16 @@ class Race:
         self._measured = llm.target.fastest()  # for its times: the other one keeps its cache
 
     def turns(self) -> Iterator[tuple[str, int, int]]:
-        """(method, prompt, round) of every turn, in order; always the same order."""
-        chance, last = random.Random(0), -1
-        for round_number in range(self.rounds):
-            for first in range(len(self.prompts)):
-                prompts = ((first + shift) % len(self.prompts) for shift in range(len(self.names)))
-                block = _shuffled(list(zip(self.names, prompts, strict=True)), last, chance)
-                last = block[-1][1]
-                yield from ((name, prompt, round_number) for name, prompt in block)
+        """(method, prompt, round) of every turn, in order."""
+        last = -1
+        for block in range(self.rounds * len(self.prompts)):
+            round_number, first = divmod(block, len(self.prompts))
+            order = _balanced(len(self.names), block)
+            prompts = [(first + number) % len(self.prompts) for number in order]
+            begin = _without_repeats(prompts, last)
+            for number in order[begin:] + order[:begin]:
+                last = (first + number) % len(self.prompts)
+                yield self.names[number], last, round_number
 
     def warm_up(self) -> None:
         """One short answer by each method: draft processes start, kernels are chosen."""
@@ -181,16 +182,23 @@ class Race:
         }
 
 
-def _shuffled(
-    block: list[tuple[str, int]], last: int, chance: random.Random
-) -> list[tuple[str, int]]:
-    """The turns of a block in another order, no prompt right after itself, nor the first one after
-    `last`; as they are if there is no such order to be found."""
-    for _ in range(_TRIES):
-        order = chance.sample(block, len(block))
-        if all(a != b for a, b in pairwise([last, *(prompt for _, prompt in order)])):
-            return order
-    return block
+def _balanced(count: int, block: int) -> list[int]:
+    """The order of a block's turns: a row of a Williams square (E. J. Williams, "Experimental
+    designs balanced for the estimation of residual effects of treatments", 1949), in which of an
+    even number each follows each other one once; of an odd number in rows and reversed rows."""
+    zigzag = [place // 2 if place % 2 == 0 else count - 1 - place // 2 for place in range(count)]
+    row = [(number + block) % count for number in zigzag]
+    return row[::-1] if block // count % 2 else row
+
+
+def _without_repeats(prompts: Sequence[int], last: int) -> int:
+    """Where to begin in a cycle of prompts, so that none is met twice in a row after `last`; 0 if
+    there is no such place."""
+    for begin in range(len(prompts)):
+        cycle = [last, *prompts[begin:], *prompts[:begin]]
+        if all(a != b for a, b in pairwise(cycle)):
+            return begin
+    return 0
 
 
 def fastest_threads(model: LanguageModel) -> int:
