@@ -185,6 +185,13 @@ def test_a_worse_method_is_judged_in_a_few_turns_only() -> None:
     assert 8 <= sum(judged) <= 20
 
 
+def _measured(hindsight: Hindsight) -> Hindsight:
+    """Its steps took as long as expected."""
+    for _ in range(6):
+        hindsight.learn("lookup", 3, 4.0)
+    return hindsight
+
+
 class _Parrot:
     """Guesses that the last four tokens come again."""
 
@@ -193,7 +200,7 @@ class _Parrot:
 
 
 def test_seconds_in_hindsight_are_those_of_the_steps_that_would_have_been() -> None:
-    hindsight = Hindsight("lookup", _Parrot(), 8, lambda shown: 1.0 + shown)
+    hindsight = _measured(Hindsight("lookup", _Parrot(), 8, lambda shown: 1.0 + shown))
     text = [9, 1, 2, 3, 4, 1, 2, 3, 4, 1, 7, 8]
     # after 9 1 2 3 4 the parrot is right four times and settles five tokens by a forward of five
     assert hindsight.seconds(text, 5, 10, _REQUEST) == pytest.approx(5.0)
@@ -206,10 +213,12 @@ def test_seconds_in_hindsight_are_those_of_the_steps_that_would_have_been() -> N
 def test_seconds_in_hindsight_follow_what_was_measured() -> None:
     hindsight = Hindsight("lookup", _Parrot(), 8, lambda shown: 1.0)
     text = [1, 2, 3, 4, 5, 6]
-    for seconds in (0.5, 0.5, 30.0):  # one that was disturbed
-        hindsight.learn("lookup", 4, seconds)
+    for seconds in (0.5, 0.5, 0.5, 0.5, 0.5, 3.5):  # one was disturbed, as others are
+        assert not hindsight.is_ready
         hindsight.learn("ar", 0, 7.0)
-    assert hindsight.seconds(text, 4, 6, _REQUEST) == pytest.approx(2 * 0.5)
+        hindsight.learn("lookup", 4, seconds)
+    assert hindsight.is_ready
+    assert hindsight.seconds(text, 4, 6, _REQUEST) == pytest.approx(2 * 1.0)
 
 
 @pytest.mark.parametrize("length", [3, 200])
@@ -228,8 +237,24 @@ def test_turns_are_judged_by_the_text_that_follows_them(length: int) -> None:
             yield Step((position,), (), 0, finish, 0.0, 0.01, 0.0, 0.01)
 
     scheduler = Scheduler(("double", "lookup", "ar"), {"ar": 100.0}, "lookup")
-    hindsight = Asked("lookup", NoDrafter(), 8, lambda shown: 0.01)
+    hindsight = _measured(Asked("lookup", NoDrafter(), 8, lambda shown: 0.01))
     list(decode_in_turns(begin, lambda name: True, scheduler, hindsight, [0], _REQUEST))
     assert asked[0][0] == 2  # not the first step, which reads the prompt
     assert length > 3 or asked == [(2, 4, 4)]
     assert all(stop < known or known == length + 1 for _, stop, known in asked)
+
+
+def test_no_turn_is_judged_before_the_time_of_a_step_is_known() -> None:
+    class Asked(Hindsight):
+        def seconds(self, tokens: Tokens, start: int, stop: int, request: Request) -> float:
+            assert self.is_ready
+            return 0.01 * (stop - start)
+
+    def begin(name: str, tokens: Tokens) -> Steps:
+        for position in range(len(tokens), 60):
+            yield Step((position,), (), 0, "length" if position == 59 else None, 0, 0.01, 0, 0.01)
+
+    hindsight = Asked("lookup", NoDrafter(), 8, lambda shown: 0.01)
+    scheduler = Scheduler(("double", "lookup", "ar"), {"ar": 100.0}, "lookup")
+    list(decode_in_turns(begin, lambda name: True, scheduler, hindsight, [0], _REQUEST))
+    assert not hindsight.is_ready

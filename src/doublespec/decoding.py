@@ -202,7 +202,7 @@ def decode_in_turns(
                 if finish is None and place + 1 < turn.steps:
                     yield step
             asked = clock()
-            if turn.judged:
+            if turn.judged and hindsight.is_ready:
                 over.append((turn, len(tokens)))
             while over and (finish or over[0][0] is not turn):  # what follows a text judges runs
                 past, stop = over.popleft()

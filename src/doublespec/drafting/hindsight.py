@@ -7,21 +7,21 @@ same text, where a few trials mostly compare texts.
 
 from collections import deque
 from collections.abc import Callable
-from statistics import median
 
 from doublespec.drafting.base import Drafter
 from doublespec.sampling import Request
 from doublespec.tokens import Tokens, common_prefix
 
-_REMEMBERED = 32  # steps of the method, by which its time is known
-_ENOUGH = 3
+_REMEMBERED = 64  # steps of the method, by which its time is known
+_ENOUGH = 6
 
 
 class Hindsight:
     """Judges the runs of the drafter of a `method`, of at most `most` tokens, by settled text.
 
-    `expected` gives the seconds of a step that shows so many tokens; what is measured of such steps
-    corrects it.
+    `expected` gives the seconds of a step that shows so many tokens, as far as they depend on that.
+    How long the method's own steps take in the midst of an answer is measured: delays of a busy
+    machine included, as they are in the time of the method that it is compared with.
     """
 
     def __init__(
@@ -31,12 +31,17 @@ class Hindsight:
         self._drafter = drafter
         self._most = most
         self._expected = expected
-        self._measured: deque[float] = deque(maxlen=_REMEMBERED)  # as multiples of the expected
+        self._measured: deque[tuple[float, float]] = deque(maxlen=_REMEMBERED)  # and expected
 
     def learn(self, method: str, shown: int, seconds: float) -> None:
         """A step of some method that showed so many tokens took that long."""
         if method == self._method:
-            self._measured.append(seconds / self._expected(shown))
+            self._measured.append((seconds, self._expected(shown)))
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether enough steps were measured to say how long they take."""
+        return len(self._measured) >= _ENOUGH
 
     def seconds(self, tokens: Tokens, start: int, stop: int, request: Request) -> float:
         """In what time the method would have settled `tokens` from position `start` to `stop`. Of a
@@ -49,5 +54,5 @@ class Hindsight:
             inside = min(settled, stop - place)
             seconds += self._expected(len(run)) * inside / settled
             place += inside
-        times = median(self._measured) if len(self._measured) >= _ENOUGH else 1.0
-        return seconds * times
+        measured, expected = map(sum, zip(*self._measured, strict=True))
+        return seconds * measured / expected
