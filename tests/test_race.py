@@ -2,7 +2,7 @@
 
 from collections import Counter
 from dataclasses import replace
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 import pytest
 
@@ -47,6 +47,13 @@ def test_every_method_follows_every_other_one_about_as_often(
     turns = list(many.turns())
     assert len({*turns}) == len(turns) == prompts * (count + 1) * 2
     assert all(a[1] != b[1] for a, b in pairwise(turns))
+    block = {
+        (name, prompt): i // (count + 1)
+        for i, (name, prompt, _) in enumerate(turns[: len(turns) // 2])
+    }
+    psd_like = [name for name in many.names if name in ("psd", "double", "auto")]
+    for a, b in combinations(psd_like, 2):  # they share the draft's process, and so its cache
+        assert all(abs(block[a, p] - block[b, p]) > 1 for p in range(prompts))
     after = Counter((a[0], b[0]) for a, b in pairwise(turns) if a[0] != b[0])
     assert len(after) == (count + 1) * count
     assert max(after.values()) <= most * min(after.values())  # the more methods, the more alike

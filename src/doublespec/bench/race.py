@@ -3,7 +3,8 @@
 Turns are interleaved, in an order that changes so that each method follows each other one about as
 often: a method leaves caches and processes warm or cold for the next one (a draft beside the target
 is an eighth slower after one that let it sleep; docs/log.md). And a method never meets a prompt
-that its models have just read, so that no one finds the prompt in a cache. The baseline is plain
+that its models have just read, nor one that another method has met a block of turns before, so
+that no one finds the prompt in a cache, the draft's in its process included. The baseline is plain
 decoding in its fastest shape, with the same stop rule, on one core or on all, whichever is faster
 at that moment (beside a busy program, all cores are slower than one); ratios are to it or to `ar`,
 whichever is faster.
@@ -12,6 +13,7 @@ whichever is faster.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from math import gcd
 from statistics import median
 from typing import Any
 
@@ -99,15 +101,15 @@ class Race:
 
     def turns(self) -> Iterator[tuple[str, int, int]]:
         """(method, prompt, round) of every turn, in order."""
-        last = -1
+        last, stride = -1, _stride(len(self.prompts))
         for block in range(self.rounds * len(self.prompts)):
             round_number, first = divmod(block, len(self.prompts))
             order = _balanced(len(self.names), block)
-            prompts = [(first + number) % len(self.prompts) for number in order]
+            prompts = [(first + stride * number) % len(self.prompts) for number in order]
             begin = _without_repeats(prompts, last)
-            for number in order[begin:] + order[:begin]:
-                last = (first + number) % len(self.prompts)
-                yield self.names[number], last, round_number
+            for place in [*range(begin, len(order)), *range(begin)]:
+                last = prompts[place]
+                yield self.names[order[place]], last, round_number
 
     def warm_up(self) -> None:
         """One short answer by each method: draft processes start, kernels are chosen."""
@@ -189,6 +191,12 @@ def _balanced(count: int, block: int) -> list[int]:
     zigzag = [place // 2 if place % 2 == 0 else count - 1 - place // 2 for place in range(count)]
     row = [(number + block) % count for number in zigzag]
     return row[::-1] if block // count % 2 else row
+
+
+def _stride(prompts: int) -> int:
+    """How many blocks lie between two methods next to each other in the order of the names when
+    they meet the same prompt: more than one, if there are prompts enough."""
+    return next((n for n in range(2, prompts - 1) if gcd(n, prompts) == 1), 1)
 
 
 def _without_repeats(prompts: Sequence[int], last: int) -> int:
