@@ -26,6 +26,7 @@ from doublespec.models.layers import (
     Progress,
     Weights,
     attention,
+    lone_attention,
     read_weights,
     swiglu,
 )
@@ -68,7 +69,7 @@ class _Rows:
     """What every layer needs to know of a block: where its rows are and what they may see."""
 
     block: Block
-    cos: Tensor  # (rows, head_dim); repeated where a lone row attends as several
+    cos: Tensor  # (rows, head_dim)
     sin: Tensor
     masks: tuple[Tensor | None, ...]  # (heads of a group x rows, keys) for each span
     views: list[_View]  # for each layer
@@ -326,10 +327,7 @@ class Decoder:
         attending = bucket.rows if bucket.rows > 1 else self.shapes.lone
         places = torch.arange(bucket.keys, device=self.device)
         hidden = places > positions[:, None] if inputs.hidden is None else inputs.hidden
-        cos, sin = (
-            table.index_select(0, positions).expand(attending, -1)
-            for table in (self._cos, self._sin)
-        )
+        cos, sin = (table.index_select(0, positions) for table in (self._cos, self._sin))
         span = Span(0, bucket.rows, bucket.keys, 0, attending)
         block = Block(0, bucket.rows, bucket.rows, (span,))
         mask = self._as_mask(hidden.expand(attending, -1))
@@ -348,9 +346,6 @@ class Decoder:
         stop = block.start + block.rows
         masks = tuple(self._mask(block, span) for span in block.spans)
         cos, sin = self._cos[block.start : stop], self._sin[block.start : stop]
-        attending = block.spans[0].rows
-        if block.rows == 1 < attending:
-            cos, sin = cos.expand(attending, -1), sin.expand(attending, -1)
         return _Rows(block, cos, sin, masks, self._views(block))
 
     def _branching_rows(self, block: Block, branches: Sequence[Branch]) -> _Rows:
@@ -426,9 +421,9 @@ class Decoder:
         else:
             view.slots[0].index_copy_(2, rows.slots, keys[None])
             view.slots[1].index_copy_(2, rows.slots, values[None])
-        mixed = self._attend(query, view, rows)
         if rows.block.rows == 1:
-            return mixed.reshape(1, -1)
+            return lone_attention(qk, rows.block.spans[0].rows, *view.seen[0], rows.masks[0])
+        mixed = self._attend(query, view, rows)
         return mixed.transpose(0, 1).reshape(rows.block.rows, -1)
 
     def _attend(self, query: Tensor, view: _View, rows: _Rows) -> Tensor:

@@ -256,12 +256,33 @@ def attention(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) 
     head_dim), under a mask (heads / kv heads x rows, keys); as `query`.
 
     The heads of a group share their keys, so their rows are laid one below the other: half the
-    time of PyTorch's grouped attention, and a lone row is computed as several are.
+    time of PyTorch's grouped attention.
     """
     heads, rows, dim = query.shape
     folded = query.reshape(1, keys.shape[1], -1, dim)
     mixed = F.scaled_dot_product_attention(folded, keys, values, attn_mask=mask)
     return mixed.view(heads, rows, dim)
+
+
+def lone_attention(
+    turned: Tensor, rows: int, keys: Tensor, values: Tensor, mask: Tensor | None
+) -> Tensor:
+    """Attention of one row, computed as `rows` rows are; (1, heads x head_dim). `turned` are its
+    queries and then its keys (heads + kv heads, 1, head_dim).
+
+    A row's bits depend on how many are computed beside it, not on what is in them. So whatever
+    follows a group's heads, the next ones or keys, stands for the other rows and is not copied.
+    """
+    count, _, dim = turned.shape
+    kv_heads = keys.shape[1]
+    group = count // kv_heads - 1
+    shape = (1, kv_heads, group * rows, dim)
+    if (kv_heads - 1) * group + group * rows <= count:
+        folded = turned.as_strided(shape, (0, group * dim, dim, 1))
+    else:
+        folded = turned[:-kv_heads].view(1, kv_heads, group, dim).repeat(1, 1, rows, 1)
+    mixed = F.scaled_dot_product_attention(folded, keys, values, attn_mask=mask)
+    return mixed.narrow(2, 0, group).reshape(1, -1)
 
 
 def swiglu(gate_up: Tensor) -> Tensor:
