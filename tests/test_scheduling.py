@@ -86,6 +86,12 @@ def test_where_nothing_pays_plain_decoding_is_hardly_slowed() -> None:
     assert _run(Scheduler(NAMES, {"ar": 100.0}), rates, 400) > 0.97 * 100
 
 
+def test_plain_decoding_that_is_slower_than_expected_is_left_at_once() -> None:
+    """A forward measured in a quiet moment promises too much."""
+    rates = {"double": 300.0, "double-serial": 250.0, "lookup": 200.0, "ar": 150.0}
+    assert _run(Scheduler(NAMES, {"ar": 310.0}), rates, 30) > 0.95 * 300
+
+
 def test_a_change_of_the_text_is_noticed() -> None:
     scheduler = Scheduler(NAMES, {"ar": 100.0})
     _run(scheduler, {"double": 300, "double-serial": 200, "lookup": 120, "ar": 100}, 100)

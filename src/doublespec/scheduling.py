@@ -232,10 +232,12 @@ class Scheduler:
         return self._leader
 
     def _is_faster(self, name: str) -> bool:
+        record, leader = self._records[name], self._records[self._leader]
         if name in self._known:
-            leader = self._records[self._leader]
-            return leader.steps >= _LEAST_STEPS and self._records[name].rate > leader.rate
-        return self._records[name].surely_gains
+            return leader.steps >= _LEAST_STEPS and record.rate > leader.rate
+        if self._leader in self._known and record.steps >= _LEAST_STEPS:
+            return record.surely_gains or record.rate > leader.rate
+        return record.surely_gains
 
     def _speed(self, name: str) -> float:
         """How many times as fast as the leading method one is, as far as is known."""
