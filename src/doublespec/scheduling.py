@@ -249,11 +249,11 @@ class Scheduler:
 
     def _worth_a_trial(self, names: Sequence[str], best: str) -> str | None:
         """Another method, if trials have not cost too much: one that is promising, or was not
-        tried for long."""
+        tried for long; first the one that a trial teaches to judge in hindsight."""
         others = [name for name in names if name != best]
         if not others or best != self._leader or not self._near:
             return None
-        name = max(others, key=self._promise)
+        name = max(others, key=lambda name: (self._promise(name), name == self._in_hindsight))
         can_afford = self._lost + self._likely_loss(name) <= _BUDGET * self._seconds
         return name if can_afford else None
 
