@@ -39,6 +39,8 @@ CONTEXT = 200  # tokens before the rows, by default
 PROFILE_VERSION = 3
 _MOST_ROWS = 64
 _REPEATS = 6
+_FEWEST_REPEATS = 2  # of these, where forwards are so slow that all take longer than
+_LONG_SECONDS = 3.0
 _IN_A_ROW = 3  # forwards, of which the last counts: it finds the caches as a loop leaves them
 _SPREAD = 32  # places over which contexts are spread: some rows stand at a border of key lengths
 
@@ -102,13 +104,16 @@ def measure_forwards(
 ) -> list[ForwardTimes]:
     """Forwards of the models in turns, so that each finds the caches as the others left them; and
     over all row counts in turns, so that a disturbance falls on all of them. What stands before
-    them is of various lengths around `context`."""
+    them is of various lengths around `context`. Slow forwards are repeated less often."""
     room = min(model.max_length for model in models)
     counts = [rows for rows in row_counts if rows <= max(1, room // 2)]
     context = min(context, room - counts[-1])
     places = cycle(range(max(1, context - _SPREAD // 2), min(context + _SPREAD // 2, room) + 1, 5))
     times: list[dict[int, list[float]]] = [{rows: [] for rows in counts} for _ in models]
+    begun = perf_counter()
     for attempt in range(repeats + 1):
+        if attempt > _FEWEST_REPEATS and perf_counter() - begun > _LONG_SECONDS:
+            break
         for rows in counts:
             length = min(next(places), room - rows)
             for number in range(_IN_A_ROW):

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
+from time import perf_counter
 from typing import Annotated
 
 import torch
@@ -43,7 +44,8 @@ from doublespec.models.devices import (
     use_threads,
 )
 
-_ROUNDS = 3  # of the whole measurement
+_MOST_ROUNDS = 3  # of the whole measurement, none of which is begun after
+_LONG_SECONDS = 30.0
 
 
 def doctor(
@@ -79,7 +81,10 @@ def doctor(
         found = list(check_model(llm.target, trials))
         if llm.threads is not None:  # it tries which number is faster for each count of rows
             measure_forwards([llm.target], profile_row_counts(llm.target.row_counts), context)
-        profile = merged([_measure(llm, context) for _ in range(_ROUNDS)])
+        begun, rounds = perf_counter(), [_measure(llm, context)]
+        while len(rounds) < _MOST_ROUNDS and perf_counter() - begun < _LONG_SECONDS:
+            rounds.append(_measure(llm, context))
+        profile = merged(rounds)
         advice = _recommend(llm, profile)
         if save is not None:
             save_profile(profile, save)
