@@ -161,6 +161,23 @@ def test_an_odd_delay_now_and_then_costs_a_short_pause_only() -> None:
     assert used.count({EVERY}) > 0.85 * len(used)
 
 
+def test_pauses_are_short_again_once_all_cores_pay() -> None:
+    """However long they have become: a delay now and then costs less than all cores save."""
+    machine = Machine()
+    threads = machine.governed()
+    machine.is_busy = True
+    while machine.now < 60.0:
+        machine.forward(threads)
+    machine.is_busy, machine.stall = False, 5e-3
+    while machine.forward(threads) == {USUAL}:
+        pass
+    used = []
+    for number in range(10_000):
+        machine.is_busy = number % 500 == 499
+        used.append(machine.forward(threads))
+    assert used.count({EVERY}) > 0.85 * len(used)
+
+
 def test_the_usual_number_is_used_beside_a_draft() -> None:
     machine = Machine()
     threads = machine.governed()

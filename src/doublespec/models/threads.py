@@ -24,7 +24,10 @@ _HOLDS = 100  # blocks after which a trial's outcome is tried again; twice as ma
 _HOLDS_LONGEST = 800  # up to so many
 _PAUSE_TIMES = 10  # as long as what was lost is the pause after it, twice as long each time,
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.1, 30.0  # within these seconds: all cores may be much faster
-_CALM = 0.05  # seconds of forwards on all cores after which pauses are short again
+# Pauses are short again after so many seconds of forwards on all cores that have saved as much as
+# the next delay loses: by the gain of the last trial, or by a likely one before any.
+_CALM = 0.05
+_LIKELY_GAIN = 1.1
 _LATE_SECONDS, _LATE_TIMES = 1.5e-3, 3  # a layer is late after so long, beyond its usual time
 _SLOW = 1.5  # a block that took so many times as long as with the usual number was disturbed
 _PROOF_SECONDS = 1e-3  # for which a proof that was put off goes on before a forward
@@ -96,7 +99,10 @@ class Threads:
         self._late_after = 0.0
         self._pause = _SHORTEST_PAUSE
         self._paused_until = 0.0
-        self._calm_seconds = _CALM
+        self._calm_seconds = (
+            _CALM  # of forwards on all cores since something was late, and how much
+        )
+        self._saved_seconds = math.inf  # longer they would have taken with the usual number
 
     # -- what the model says ---------------------------------------------------------------------
 
@@ -233,18 +239,19 @@ class Threads:
             return
         else:
             self._calm_seconds += seconds
+            self._saved_seconds += seconds * ((blocks.gain or _LIKELY_GAIN) - 1)
         if self._is_on_trial:
             (blocks.every if self._uses_every else blocks.usual).append(seconds)
             if min(len(blocks.every), len(blocks.usual)) == _SAMPLES:
                 blocks.decide()
 
     def _fall_back(self, now: float, lost: float) -> None:
-        """The usual number at once and for a while, longer each time until all is calm."""
-        is_calm = self._calm_seconds >= max(_CALM, self._pause / 10)
+        """The usual number at once and for a while, longer each time until all cores pay."""
+        is_calm = self._calm_seconds >= _CALM and self._saved_seconds >= lost
         pause = max(_SHORTEST_PAUSE, _PAUSE_TIMES * lost, 0.0 if is_calm else 2 * self._pause)
         self._pause = min(pause, _LONGEST_PAUSE)
         self._paused_until = now + self._pause
-        self._calm_seconds = 0.0
+        self._calm_seconds = self._saved_seconds = 0.0
         self._uses_every = False
         self._rows = 0  # a block with both numbers says nothing of either
         self._set_threads(self.usual)
