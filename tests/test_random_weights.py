@@ -132,7 +132,7 @@ def test_what_random_weights_cannot_is_a_sentence(tmp_path: Path) -> None:
 
 
 def test_doctor_measures_random_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(import_module("doublespec.cli.doctor"), "_ROUNDS", 1)
+    monkeypatch.setattr(import_module("doublespec.cli.doctor"), "_MOST_ROUNDS", 1)
     shape = write_shape(tmp_path / "a.json").removeprefix("random:")
     arguments = ["doctor", "--random-weights", shape, "--trials", "4", "--context", "40"]
     run = CliRunner().invoke(app, [*arguments, "--threads", "1", "--json"])

@@ -45,7 +45,7 @@ from doublespec.models.devices import (
 )
 
 _MOST_ROUNDS = 3  # of the whole measurement, none of which is begun after
-_LONG_SECONDS = 30.0
+_LONG_SECONDS = 20.0
 
 
 def doctor(
