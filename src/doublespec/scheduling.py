@@ -235,9 +235,8 @@ class Scheduler:
         record, leader = self._records[name], self._records[self._leader]
         if name in self._known:
             return leader.steps >= _LEAST_STEPS and record.rate > leader.rate
-        if self._leader in self._known and record.steps >= _LEAST_STEPS:
-            return record.surely_gains or record.rate > leader.rate
-        return record.surely_gains
+        was_faster = record.steps >= _LEAST_STEPS and record.rate > leader.rate
+        return record.surely_gains or (self._leader in self._known and was_faster)
 
     def _speed(self, name: str) -> float:
         """How many times as fast as the leading method one is, as far as is known."""

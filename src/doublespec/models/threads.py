@@ -99,10 +99,8 @@ class Threads:
         self._late_after = 0.0
         self._pause = _SHORTEST_PAUSE
         self._paused_until = 0.0
-        self._calm_seconds = (
-            _CALM  # of forwards on all cores since something was late, and how much
-        )
-        self._saved_seconds = math.inf  # longer they would have taken with the usual number
+        # Of forwards on all cores since something was late; and how much they have saved.
+        self._calm_seconds, self._saved_seconds = _CALM, math.inf
 
     # -- what the model says ---------------------------------------------------------------------
 
