@@ -275,12 +275,23 @@ def test_a_process_ends_with_its_parent() -> None:
     assert not psutil.pid_exists(int(run.stdout))
 
 
+def test_a_process_does_not_import_what_its_model_does_not_need() -> None:
+    """transformers takes seconds; the draft has been handed what a configuration says."""
+    code = (
+        "import sys\n"
+        "import doublespec.drafting.links, doublespec.drafting.recipe\n"
+        "sys.exit(bool({'transformers', 'huggingface_hub'} & {*sys.modules}))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_ctrl_c_ends_both_processes() -> None:
     """The terminal sends it to both; the child leaves it to its parent."""
     code = (
-        "import psutil, time\n"
+        "import psutil, signal\n"
         "from tests.test_background import REQUEST, TEXT\n"
-        "from tests.drafts import in_process, toy_ahead\n"
+        "from tests.drafts import in_process\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a job's may be ignored
         "background = in_process()\n"
         "background.follow(TEXT, 8, REQUEST)\n"
         "print(psutil.Process().children()[0].pid, flush=True)\n"
@@ -296,7 +307,10 @@ def test_ctrl_c_ends_both_processes() -> None:
     assert run.stdout is not None
     child = int(run.stdout.readline())
     os.killpg(run.pid, signal.SIGINT)
-    _, said = run.communicate(timeout=10)
+    try:
+        _, said = run.communicate(timeout=10)
+    finally:
+        run.kill()
     assert said.count("\nKeyboardInterrupt") == 1
     with contextlib.suppress(psutil.NoSuchProcess):
         psutil.Process(child).wait(5)

@@ -15,10 +15,10 @@ from doublespec.errors import ModelError
 from doublespec.models import branches as behind
 from doublespec.models import decoder as decoder_module
 from doublespec.models.base import Branch, can_branch
+from doublespec.models.checkpoints import open_checkpoint
 from doublespec.models.decoder import Decoder
 from doublespec.models.memory import FIRST_CAPACITY
 from doublespec.models.shapes import KEY_STEP, STRICT, Shapes
-from doublespec.models.weights import open_checkpoint
 from tests.checkpoints import FAMILIES, write_family
 
 CPU = torch.device("cpu")

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from doublespec import sampling
+from doublespec.models.checkpoints import open_checkpoint
 from doublespec.models.decoder import Decoder
 from doublespec.models.graphs import find_capture
-from doublespec.models.weights import open_checkpoint
 from doublespec.sampling import Request, SamplingParams, choose
 from tests.checkpoints import write_family
 from tests.test_decoder import CROSSING, random_text

@@ -16,12 +16,12 @@ from doublespec.bench.provenance import model_provenance
 from doublespec.llm import LLM
 from doublespec.models import graphs, load
 from doublespec.models.base import Branch
+from doublespec.models.checkpoints import open_checkpoint
 from doublespec.models.decoder import Decoder
 from doublespec.models.graphs import Bucket, GraphWarning, Inputs, Recording, fill, proven
 from doublespec.models.kernels import KernelProbe
 from doublespec.models.memory import FIRST_CAPACITY
 from doublespec.models.shapes import FASTEST, STRICT, Block, Shapes
-from doublespec.models.weights import open_checkpoint
 from tests.checkpoints import write_family
 from tests.test_decoder import CPU, CROSSING, DTYPES, HEAVY, branching_calls, calls, random_text
 

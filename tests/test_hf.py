@@ -11,9 +11,9 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from doublespec.errors import ModelError
+from doublespec.models.checkpoints import open_checkpoint
 from doublespec.models.hf import TransformersModel
 from doublespec.models.load import load_model
-from doublespec.models.weights import open_checkpoint
 from tests.checkpoints import write_checkpoint
 
 CPU = torch.device("cpu")

@@ -7,18 +7,16 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
-from transformers import PreTrainedConfig
 
 from doublespec.errors import ModelError
 from doublespec.llm import LLM
 from doublespec.models import memory
+from doublespec.models.checkpoints import decoder_config, open_checkpoint, open_source
 from doublespec.models.configs import built_in_config
 from doublespec.models.devices import gigabytes
-from doublespec.models.layers import DecoderConfig
 from doublespec.models.load import load_model
 from doublespec.models.memory import Plan, check_memory
-from doublespec.models.random_weights import open_source
-from doublespec.models.weights import open_checkpoint
+from doublespec.models.sizes import DecoderConfig
 from tests.checkpoints import write_checkpoint
 from tests.test_random_weights import write_shape
 
@@ -29,8 +27,13 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 class Unreadable:
     """A source that only knows its shape."""
 
-    config: PreTrainedConfig = field(repr=False)
+    config: DecoderConfig = field(repr=False)
     name: str = "some-model"
+    model_type: str = "llama"
+
+    @property
+    def vocab_size(self) -> int:
+        return self.config.vocab_size
 
     def has(self, name: str) -> bool:
         raise AssertionError("it was read")
@@ -44,9 +47,12 @@ class Unreadable:
         raise AssertionError("it was read")
 
 
+def config_of(name: str) -> DecoderConfig:
+    return decoder_config(built_in_config(name))
+
+
 def plan(name: str, quantize: str | None = None, reserve: int | None = None) -> Plan:
-    config = DecoderConfig.of(built_in_config(name))
-    return Plan(config, CUDA, torch.bfloat16, quantize, reserve)
+    return Plan(config_of(name), CUDA, torch.bfloat16, quantize, reserve)
 
 
 def available(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
@@ -71,10 +77,10 @@ def test_large_shapes_take_what_their_numbers_say() -> None:
 def test_a_model_that_does_not_fit_is_refused_unread_with_numbers_and_options(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    source = Unreadable(built_in_config("Llama-3.1-8B"))
+    source = Unreadable(config_of("Llama-3.1-8B"))
     available(monkeypatch, int(20e9))
     message = refusal(source, torch.float32)
-    whole = Plan(DecoderConfig.of(source.config), CPU, torch.float32, None, None)
+    whole = Plan(source.config, CPU, torch.float32, None, None)
     for count in (whole.total, whole.weights, whole.cache, whole.working):
         assert gigabytes(count) in message
     assert "cache for 1,024 tokens" in message
@@ -84,7 +90,7 @@ def test_a_model_that_does_not_fit_is_refused_unread_with_numbers_and_options(
 
 
 def test_only_what_makes_it_fit_is_offered(monkeypatch: pytest.MonkeyPatch) -> None:
-    source = Unreadable(built_in_config("Llama-3.1-8B"))
+    source = Unreadable(config_of("Llama-3.1-8B"))
     available(monkeypatch, int(12.5e9))
     assert "fit with --quantize int8 (" in refusal(source, torch.bfloat16)
     assert refusal(source, torch.float32).endswith(" GB)")
@@ -102,7 +108,7 @@ def test_only_what_makes_it_fit_is_offered(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_what_is_offered_is_enough_to_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name = write_shape(tmp_path / "a.json", num_hidden_layers=60, vocab_size=64)
-    config = DecoderConfig.of(open_source(name).config)
+    config = open_source(name).config
     rounded = Plan(config, CPU, torch.float32, "int8", 256).total
     available(monkeypatch, rounded)
     options = {"dtype": "float32", "threads": 1, "max_length": 256}
@@ -117,7 +123,7 @@ def test_a_draft_on_the_same_device_is_counted(
 ) -> None:
     """Else the target is read first, and then there is no room for its draft."""
     name = write_shape(tmp_path / "a.json")
-    plan = Plan(DecoderConfig.of(open_source(name).config), CPU, torch.bfloat16, None, None)
+    plan = Plan(open_source(name).config, CPU, torch.bfloat16, None, None)
     available(monkeypatch, 2 * plan.total - 1)
     LLM(name, threads=1, dtype="bfloat16").close()
     with pytest.raises(ModelError, match=f"left beside the draft's {gigabytes(plan.total)}"):
@@ -153,7 +159,7 @@ def gpu_refusal(source: Unreadable, device: str = "cuda") -> str:
 
 
 def test_a_model_too_large_for_one_gpu_may_be_divided(monkeypatch: pytest.MonkeyPatch) -> None:
-    source = Unreadable(built_in_config("Llama-3.3-70B"))
+    source = Unreadable(config_of("Llama-3.3-70B"))
     gpus(monkeypatch, 80e9, 80e9)
     assert gpu_refusal(source).endswith(
         "it would fit with --quantize int8 (77.19 GB) or --target-device cuda:0,cuda:1"
@@ -163,7 +169,7 @@ def test_a_model_too_large_for_one_gpu_may_be_divided(monkeypatch: pytest.Monkey
 
 
 def test_as_few_gpus_as_will_do_are_offered(monkeypatch: pytest.MonkeyPatch) -> None:
-    source = Unreadable(built_in_config("Llama-3.3-70B"))
+    source = Unreadable(config_of("Llama-3.3-70B"))
     gpus(monkeypatch, 48e9, 48e9, 48e9, 48e9)
     wanted = "it would fit with --target-device cuda:0,cuda:1,cuda:2,cuda:3"
     assert gpu_refusal(source).endswith(wanted)  # 8 heads do not divide by 3
@@ -173,7 +179,7 @@ def test_as_few_gpus_as_will_do_are_offered(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_recorded_steps_are_counted_and_may_be_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    source = Unreadable(built_in_config("Llama-3.1-8B"))
+    source = Unreadable(config_of("Llama-3.1-8B"))
     bare = plan("Llama-3.1-8B")
     whole = replace(bare, graphs=True)
     assert whole.total - bare.total == whole.recorded > bare.recorded == 0

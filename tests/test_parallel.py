@@ -14,15 +14,14 @@ from doublespec.config import Settings
 from doublespec.errors import ConfigError, ModelError
 from doublespec.llm import LLM
 from doublespec.models import parallel
+from doublespec.models.checkpoints import open_checkpoint, open_source
 from doublespec.models.decoder import Decoder
 from doublespec.models.devices import find_devices, use_threads
 from doublespec.models.kernels import KernelProbe
-from doublespec.models.layers import DecoderConfig
 from doublespec.models.load import load_target
 from doublespec.models.memory import Plan
 from doublespec.models.parallel import ParallelDecoder, Share, needed_bytes
-from doublespec.models.random_weights import open_source
-from doublespec.models.weights import WHOLE, Checkpoint, Cut, Placement, Size, open_checkpoint
+from doublespec.models.weights import WHOLE, Checkpoint, Cut, Placement, Size
 from tests.checkpoints import write_checkpoint, write_family, write_tokenizer
 
 CPU = torch.device("cpu")
@@ -140,15 +139,14 @@ def test_the_fastest_shapes_have_a_cache_of_their_own_on_every_rank(two: LLM) ->
 
 def _plan(folder: Path, count: int = 2) -> parallel._Plan:
     checkpoint = open_checkpoint(str(folder))
-    config = DecoderConfig.of(checkpoint.config)
-    return parallel._Plan(checkpoint, config, torch.float32, None, None, count)
+    return parallel._Plan(checkpoint, checkpoint.config, torch.float32, None, None, count)
 
 
 @pytest.mark.parametrize("is_random", [False, True])
 def test_parts_are_disjoint_and_make_up_the_whole(folder: Path, is_random: bool) -> None:
     source = open_source(f"random:{folder}") if is_random else open_checkpoint(str(folder))
     shares = [Share(source, rank, 2) for rank in range(2)]
-    c = DecoderConfig.of(source.config)
+    c = source.config
     half, whole = c.intermediate_size // 2, c.intermediate_size
     shapes = {"up_proj": ((half, c.hidden_size), 0), "down_proj": ((c.hidden_size, half), 1)}
     for module, (shape, dim) in shapes.items():
@@ -177,12 +175,12 @@ def test_a_follower_has_no_vocabulary_but_the_embedding(
     part = _plan(folder).read(1, CPU)
     assert "lm_head.weight" not in found
     assert not any("_proj.weight" in name for name in found)  # of these it reads parts
-    decoder = Decoder(part.config, part.weights, part.rotary, part.shapes, part.max_length)
+    decoder = Decoder(part.config, part.weights, part.shapes, part.max_length)
     assert decoder.logits(PROMPT, 3, 5).shape == (3, 0)
 
 
 def test_bytes_are_counted_for_each_rank(folder: Path) -> None:
-    config = DecoderConfig.of(open_checkpoint(str(folder)).config)
+    config = open_checkpoint(str(folder)).config
     whole = Plan(config, CPU, torch.bfloat16, None, None)
     part = replace(whole, config=config.divided(2))
     table = 2 * config.vocab_size * config.hidden_size

@@ -12,13 +12,13 @@ from doublespec.config import PRESETS
 from doublespec.errors import ConfigError, ModelError
 from doublespec.llm import LLM
 from doublespec.methods import METHODS
+from doublespec.models.checkpoints import open_checkpoint
 from doublespec.models.decoder import Decoder
 from doublespec.models.kernels import KernelProbe
 from doublespec.models.layers import Linear, linear
 from doublespec.models.load import load_model
 from doublespec.models.quantize import find_products, int8_linear, rounded_to_int8
 from doublespec.models.shapes import find_shapes
-from doublespec.models.weights import open_checkpoint
 from doublespec.sampling import SamplingParams
 from tests.checkpoints import write_checkpoint, write_family
 from tests.reference import naive

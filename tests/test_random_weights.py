@@ -1,6 +1,7 @@
 """Random weights: shapes without checkpoints, by the same code that reads those."""
 
 import json
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,9 @@ from doublespec.bench.provenance import model_provenance
 from doublespec.cli import app
 from doublespec.errors import ConfigError, ModelError
 from doublespec.llm import LLM
+from doublespec.models.checkpoints import decoder_config, open_source
 from doublespec.models.configs import CONFIGS, built_in_config
-from doublespec.models.layers import DecoderConfig
 from doublespec.models.load import load_model
-from doublespec.models.random_weights import RandomWeights, open_source
 from tests.checkpoints import FAMILIES, write_family, write_json
 
 CPU = torch.device("cpu")
@@ -57,14 +57,14 @@ PUBLISHED = {
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_built_in_shapes_have_the_published_number_of_parameters(name: str) -> None:
-    config = DecoderConfig.of(built_in_config(name))
+    config = decoder_config(built_in_config(name))
     norms_of_heads = 2 * config.head_dim * config.num_layers if name.startswith("Qwen3") else 0
     assert config.num_parameters() + norms_of_heads == PUBLISHED[name]
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_one_others(tmp_path: Path) -> None:
     source = open_source(write_shape(tmp_path / "a.json"))
-    again, other = (RandomWeights("x", source.config, seed) for seed in (0, 1))
+    again, other = (replace(source, name="x", seed=seed) for seed in (0, 1))
     text = [1, 2, 3, 150]
     logits = [
         load_model(each, CPU, torch.float32, canonical=False).logits(text, 2, 4)

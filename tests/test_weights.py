@@ -12,13 +12,13 @@ from torch import Tensor
 from doublespec.errors import ConfigError, ModelError
 from doublespec.models import load
 from doublespec.models.base import Branch, can_branch
+from doublespec.models.checkpoints import find_folder, open_checkpoint
 from doublespec.models.decoder import Decoder
 from doublespec.models.devices import find_device, find_dtype, usable_cores, use_threads
-from doublespec.models.layers import DecoderConfig, attention, linear, rms_norm, swiglu
+from doublespec.models.layers import attention, linear, rms_norm, swiglu
 from doublespec.models.load import forward_seconds, load_model, undisturbed_seconds
 from doublespec.models.toy import ToyModel
 from doublespec.models.vocabulary import CommonVocabulary, check_same_vocabulary
-from doublespec.models.weights import find_folder, open_checkpoint, rotary_frequencies
 from tests.checkpoints import write_family, write_json
 
 CPU = torch.device("cpu")
@@ -386,10 +386,9 @@ def test_a_row_of_swiglu_does_not_depend_on_where_threads_divide_the_block() -> 
 
 
 def test_unscaled_rotary_frequencies_are_powers_of_theta(folder: Path) -> None:
-    config = open_checkpoint(str(folder)).config
-    frequencies, factor = rotary_frequencies(config, DecoderConfig.of(config).head_dim)
-    torch.testing.assert_close(frequencies, torch.tensor([10000.0 ** (-i / 4) for i in range(4)]))
-    assert factor == 1.0
+    rotary = open_checkpoint(str(folder)).config.rotary
+    assert rotary.frequencies == pytest.approx([10000.0 ** (-i / 4) for i in range(4)])
+    assert rotary.factor == 1.0
 
 
 def test_what_disturbs_a_measurement_for_a_moment_is_left_out(

@@ -14,11 +14,11 @@ from doublespec.engine import Engine, Explanation
 from doublespec.errors import ConfigError
 from doublespec.methods import split_name
 from doublespec.models.base import LanguageModel, LoadedModel
+from doublespec.models.checkpoints import open_source
 from doublespec.models.decoder import Decoder
 from doublespec.models.devices import find_device, find_devices, find_dtype, use_threads
 from doublespec.models.load import choose_threads, load_target, measure_cost
 from doublespec.models.parallel import ParallelDecoder
-from doublespec.models.random_weights import open_source
 from doublespec.models.vocabulary import check_same_vocabulary
 from doublespec.models.weights import Checkpoint, Source
 from doublespec.retrieval.datastore import Datastore, fingerprint
@@ -91,12 +91,11 @@ class LLM:
         self.target_name = source.name
         self._codec = _open_codec(source)
         self.settings = self._with_datastores(datastore)
-        draft_name = None if draft is None else find_bundled(draft, "draft")
-        draft_source = None if draft_name is None else open_source(draft_name)
+        draft_source = None if draft is None else open_source(find_bundled(draft, "draft"))
         if draft_source is not None:
             draft_codec = _open_codec(draft_source)
             check_same_vocabulary(self._codec.vocabulary, draft_codec.vocabulary)
-        model: LoadedModel = load_target(
+        model = load_target(
             source,
             devices,
             dtype,
@@ -112,7 +111,9 @@ class LLM:
             cost = choose_threads(model, threads, self.settings.quantize, cost)
         self.threads = model.threads if isinstance(model, Decoder) else None
         self.target = model if wrap is None else wrap.target(model)
-        self.recipe = None if draft_name is None else self._recipe(draft_name, cost.seconds, wrap)
+        self.recipe = None
+        if draft_source is not None:
+            self.recipe = self._recipe(draft_source, cost.seconds, wrap)
         self._method = self._choose_method(method)
         self.engine = Engine(self.target, self.recipe, self.settings, cost, self.threads)
         self.engine.prepare(self._method)
@@ -262,9 +263,9 @@ class LLM:
         )
         return replace(self.settings, retrieval=retrieval)
 
-    def _recipe(self, name: str, target_seconds: float, wrap: Wrap | None) -> DraftRecipe:
+    def _recipe(self, source: Source, target_seconds: float, wrap: Wrap | None) -> DraftRecipe:
         return DraftRecipe(
-            name=name,
+            source=source,
             device=self.settings.draft_runs_on,
             dtype=self.settings.dtype,
             vocab_size=self.target.vocab_size,

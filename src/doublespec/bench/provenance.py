@@ -10,8 +10,9 @@ from pathlib import Path
 import torch
 
 from doublespec.llm import LLM
+from doublespec.models.checkpoints import open_source
 from doublespec.models.devices import describe, usable_cores
-from doublespec.models.random_weights import RANDOM, open_source
+from doublespec.models.random_weights import RANDOM
 
 _PACKAGES = ("doublespec", "torch", "transformers", "tokenizers", "numpy")
 
@@ -31,7 +32,7 @@ def model_provenance(llm: LLM) -> dict[str, object]:
     """Device, precision, the target's quantisation, whether steps may be recorded, threads,
     fingerprints of the models."""
     device = llm.target.device
-    names = [llm.target_name] + ([llm.recipe.name] if llm.recipe else [])
+    names = [llm.target_name] + ([llm.recipe.source.name] if llm.recipe else [])
     return {
         "device": describe(device),
         "ranks": len(llm.settings.target_devices),
@@ -54,7 +55,7 @@ def fingerprint(name: str) -> str:
     """A hash of a checkpoint's configuration and of its weights' sizes and first and last bytes, or
     of the configuration of random weights; "" if the folder is not there (a hub id)."""
     if name.startswith(RANDOM):
-        return hashlib.sha256(open_source(name).config.to_json_string().encode()).hexdigest()[:16]
+        return hashlib.sha256(repr(open_source(name).config).encode()).hexdigest()[:16]
     digest, folder = hashlib.sha256(), Path(name)
     for path in sorted([*folder.glob("*.safetensors"), *folder.glob("config.json")]):
         with path.open("rb") as file:

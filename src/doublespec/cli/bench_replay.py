@@ -12,7 +12,8 @@ from doublespec.bench.traces import Trace, mean_agreement
 from doublespec.cli.bench_work import Work
 from doublespec.errors import ConfigError
 from doublespec.llm import LLM, find_bundled
-from doublespec.models.random_weights import RANDOM, open_source
+from doublespec.models.checkpoints import open_source
+from doublespec.models.random_weights import RANDOM
 from doublespec.retrieval.datastore import Datastore
 
 
@@ -35,9 +36,9 @@ def find_replays(
         return None
     target, draft = models
     names = [find_bundled(target, "target"), *([find_bundled(draft, "draft")] if draft else [])]
-    configs = [open_source(name).config.get_text_config() for name in names]
+    vocab_size = min(open_source(name).vocab_size for name in names)
     files = tuple(path.absolute() for path in paths)
-    return Replays(files, min(c.vocab_size for c in configs), agreement, limit, seed)
+    return Replays(files, vocab_size, agreement, limit, seed)
 
 
 def check_alone(**others: object) -> None:

@@ -14,7 +14,7 @@ from doublespec.bench.retrieval_cost import append_us, bytes_per_token, index_co
 from doublespec.cli import options
 from doublespec.cli.options import errors, terminal
 from doublespec.llm import find_bundled
-from doublespec.models.weights import find_folder
+from doublespec.models.checkpoints import find_folder
 from doublespec.retrieval.context import ContextIndex, context_sources
 from doublespec.retrieval.datastore import Datastore, fingerprint
 from doublespec.retrieval.layered import LayeredIndex

@@ -17,7 +17,7 @@ from doublespec.cli import options
 from doublespec.cli.options import errors, terminal
 from doublespec.errors import DatastoreError
 from doublespec.llm import BUNDLED, find_bundled
-from doublespec.models.weights import find_folder
+from doublespec.models.checkpoints import find_folder
 from doublespec.retrieval.building import Source, build, documents_of
 from doublespec.retrieval.corpus import find_files, read_texts
 from doublespec.retrieval.datastore import Datastore, Header, fingerprint

@@ -13,8 +13,8 @@ from doublespec.drafting.worker import Draft, Worker
 from doublespec.models.base import LanguageModel
 from doublespec.models.devices import find_device, find_dtype
 from doublespec.models.load import load_model, undisturbed_seconds
-from doublespec.models.random_weights import open_source
 from doublespec.models.vocabulary import CommonVocabulary
+from doublespec.models.weights import Source
 from doublespec.retrieval.history import open_history
 
 _MOST_STEPS = 16
@@ -22,12 +22,12 @@ _MOST_STEPS = 16
 
 @dataclass(frozen=True, slots=True)
 class DraftRecipe:
-    """A draft model: where it is, and where it runs. `target_seconds` is the time of one forward
-    of the target, `gamma` the number of draft forwards in it (None: to be measured). `history` is
-    the descriptor of earlier answers, which a child process must inherit; `wrap` is put around the
-    model once it is read, and importable by name."""
+    """A draft model: where its weights are, and where it runs. `target_seconds` is the time of one
+    forward of the target, `gamma` the number of draft forwards in it (None: to be measured).
+    `history` is the descriptor of earlier answers, which a child process must inherit; `wrap` is
+    put around the model once it is read, and importable by name."""
 
-    name: str
+    source: Source
     device: str | None
     dtype: str | None
     vocab_size: int
@@ -44,11 +44,10 @@ class DraftRecipe:
         return () if self.history is None else (self.history,)
 
     def load(self) -> LanguageModel:
-        source = open_source(self.name)
         device = find_device(self.device)
         dtype = find_dtype(self.dtype, device)
         model = load_model(
-            source,
+            self.source,
             device,
             dtype,
             canonical=False,

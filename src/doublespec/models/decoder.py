@@ -21,7 +21,6 @@ from doublespec.models.devices import available_memory, gigabytes
 from doublespec.models.graphs import Bucket, Capture, Graphs, Inputs, fill, proven
 from doublespec.models.kernels import KernelProbe
 from doublespec.models.layers import (
-    DecoderConfig,
     Layer,
     Progress,
     Weights,
@@ -46,8 +45,9 @@ from doublespec.models.shapes import (
     plan,
     reusable,
 )
+from doublespec.models.sizes import DecoderConfig
 from doublespec.models.threads import Threads
-from doublespec.models.weights import Source, rotary_frequencies
+from doublespec.models.weights import Source
 from doublespec.tokens import Tokens, common_prefix
 from doublespec.transfer import upload
 
@@ -83,7 +83,6 @@ class Decoder:
         self,
         config: DecoderConfig,
         weights: Weights,
-        rotary: tuple[Tensor, float],
         shapes: Shapes,
         max_length: int,
         capture: Capture | None = None,
@@ -95,7 +94,6 @@ class Decoder:
         self.device = weights.embedding.device
         self.dtype = weights.embedding.dtype
         self._weights = weights
-        self._rotary = rotary
         self._max_length = max_length
         self._capacity = 0
         self._cache = self._zeros(0), self._zeros(0)
@@ -123,8 +121,8 @@ class Decoder:
         """Reads the weights. `canonical` models compute in canonical shapes, found by a test of
         this device's kernels; the others in the fastest ones. With `quantize` its layers are
         rounded as they are read (`quantize.py`). Raises ModelError and ConfigError."""
-        config = DecoderConfig.of(source.config)
-        rotary = rotary_frequencies(source.config, config.head_dim)
+        config = source.config
+        assert config is not None  # of others, `load.py` makes no decoder
         product = find_products(quantize, device)
         weights = read_weights(source, config, device, dtype, product, progress)
         length = min(config.max_length, max_length or config.max_length)
@@ -134,13 +132,11 @@ class Decoder:
             lengths = key_lengths(length, shapes.key_step or KEY_STEP)
             kernels = chain(probe.products(), probe.attention(lengths))
             capture = proven(capture, kernels, shapes.answer, device)
-        return cls(config, weights, rotary, shapes, length, capture)
+        return cls(config, weights, shapes, length, capture)
 
     def with_shapes(self, shapes: Shapes) -> Self:
         """The same weights with a cache of their own, computing in other shapes."""
-        return type(self)(
-            self.config, self._weights, self._rotary, shapes, self._max_length, self._capture
-        )
+        return type(self)(self.config, self._weights, shapes, self._max_length, self._capture)
 
     def fastest(self) -> Self:
         """The same weights in the fastest shapes: the baseline of benchmarks."""
@@ -261,8 +257,9 @@ class Decoder:
     def _rotary_table(self, capacity: int) -> tuple[Tensor, Tensor]:
         """cos and sin (capacity, head_dim) of rotary embeddings (arXiv 2104.09864, eq. 34),
         the sign of the turned half folded into sin."""
-        frequencies, factor = self._rotary
-        angles = torch.arange(capacity).float()[:, None] * frequencies
+        rotary = self.config.rotary
+        factor = rotary.factor
+        angles = torch.arange(capacity).float()[:, None] * torch.tensor(rotary.frequencies)
         cos, sin = angles.cos() * factor, angles.sin() * factor
         table = torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
         return table[0].to(self.device, self.dtype), table[1].to(self.device, self.dtype)

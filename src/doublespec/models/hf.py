@@ -62,7 +62,7 @@ class TransformersModel:
         model, report = loaded
         if report["missing_keys"]:
             raise missing_weight(checkpoint.folder, min(report["missing_keys"]))
-        length = longest_text(checkpoint.config)
+        length = longest_text(model.config)
         model = model.to(device).eval().requires_grad_(False)
         return cls(model, canonical=canonical, max_length=min(length, max_length or length))
 

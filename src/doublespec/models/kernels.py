@@ -12,8 +12,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from doublespec.models.layers import DecoderConfig, MakeLinear, attention, linear, rms_norm
+from doublespec.models.layers import MakeLinear, attention, linear, rms_norm
 from doublespec.models.shapes import KERNEL_ROWS, Kernel, Shapes, standing
+from doublespec.models.sizes import DecoderConfig
 
 
 @dataclass(frozen=True, slots=True)

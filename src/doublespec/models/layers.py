@@ -1,18 +1,14 @@
 """The weights of a decoder, read from their source into the form its forward pass uses."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from math import gcd
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import PreTrainedConfig
 
-from doublespec.errors import ModelError
+from doublespec.models.sizes import DecoderConfig
 from doublespec.models.weights import Source
-
-MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
 
 _UNDIVIDED = 32767  # elementwise operations on more values are divided among threads
 
@@ -27,95 +23,6 @@ Linear = Callable[[Tensor], Tensor]
 MakeLinear = Callable[[Tensor, Tensor | None], Linear]  # from weight and bias
 Norm = Callable[[Tensor], Tensor]
 Progress = Callable[[int, int], None]  # layers read, layers in all
-
-
-@dataclass(frozen=True, slots=True)
-class DecoderConfig:
-    """The sizes of a decoder."""
-
-    vocab_size: int
-    hidden_size: int
-    intermediate_size: int
-    num_layers: int
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    norm_eps: float
-    tied: bool  # the vocabulary's product is with the embedding
-    max_length: int
-
-    @classmethod
-    def of(cls, config: PreTrainedConfig) -> "DecoderConfig":
-        """Reads a transformers configuration; raises ModelError on what is not supported."""
-        if config.model_type not in MODEL_TYPES:
-            known = ", ".join(MODEL_TYPES)
-            raise ModelError(f"model type must be one of {known}, got {config.model_type!r}")
-        if config.hidden_act not in ("silu", "swish"):
-            raise ModelError(f"the activation must be silu, got {config.hidden_act!r}")
-        head_dim = getattr(config, "head_dim", None)
-        return cls(
-            vocab_size=config.vocab_size,
-            hidden_size=config.hidden_size,
-            intermediate_size=config.intermediate_size,
-            num_layers=config.num_hidden_layers,
-            num_heads=config.num_attention_heads,
-            num_kv_heads=config.num_key_value_heads,
-            head_dim=head_dim or config.hidden_size // config.num_attention_heads,
-            norm_eps=config.rms_norm_eps,
-            tied=config.tie_word_embeddings,
-            max_length=_max_length(config),
-        )
-
-    @property
-    def query_size(self) -> int:
-        return self.num_heads * self.head_dim
-
-    @property
-    def kv_size(self) -> int:
-        return self.num_kv_heads * self.head_dim
-
-    def layer_sizes(self) -> list[tuple[int, int]]:
-        """(outputs, inputs) of the products of a layer."""
-        return [
-            (self.query_size + 2 * self.kv_size, self.hidden_size),
-            (self.hidden_size, self.query_size),
-            (2 * self.intermediate_size, self.hidden_size),
-            (self.hidden_size, self.intermediate_size),
-        ]
-
-    def num_layer_weights(self) -> int:
-        """The numbers in the products of all layers."""
-        return self.num_layers * sum(outputs * inputs for outputs, inputs in self.layer_sizes())
-
-    def num_parameters(self) -> int:
-        """All numbers, but for biases and the norms of heads."""
-        tables = (1 if self.tied else 2) * self.vocab_size
-        norms = 2 * self.num_layers + 1
-        return self.num_layer_weights() + (tables + norms) * self.hidden_size
-
-    def most_ranks(self) -> int:
-        """The largest number of equal parts; every other number of them divides it."""
-        return gcd(self.num_heads, self.num_kv_heads, self.intermediate_size)
-
-    def divided(self, count: int) -> "DecoderConfig":
-        """The sizes of one of `count` equal parts (`parallel.py`)."""
-        return replace(
-            self,
-            num_heads=self.num_heads // count,
-            num_kv_heads=self.num_kv_heads // count,
-            intermediate_size=self.intermediate_size // count,
-        )
-
-    def cache_bytes_per_token(self, dtype: torch.dtype) -> int:
-        return 2 * self.num_layers * self.kv_size * dtype.itemsize
-
-
-def _max_length(config: PreTrainedConfig) -> int:
-    """The context; where layers slide a window, only texts that fit in it are exact."""
-    window = getattr(config, "sliding_window", None)
-    slides = getattr(config, "use_sliding_window", config.model_type == "mistral")
-    length: int = config.max_position_embeddings
-    return min(length, window) if window and slides else length
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,21 +11,18 @@ import torch
 from torch import Tensor
 
 from doublespec.errors import ModelError
-from doublespec.models.base import LanguageModel
+from doublespec.models.base import LanguageModel, LoadedModel
 from doublespec.models.decoder import Decoder
 from doublespec.models.devices import usable_cores
 from doublespec.models.graphs import find_capture
-from doublespec.models.hf import TransformersModel
 from doublespec.models.kernels import KernelProbe
-from doublespec.models.layers import MODEL_TYPES, Progress
+from doublespec.models.layers import Progress
 from doublespec.models.memory import check_memory
 from doublespec.models.parallel import ParallelDecoder
 from doublespec.models.quantize import find_products
 from doublespec.models.shapes import key_lengths, pad
 from doublespec.models.threads import Compute, Threads
 from doublespec.models.weights import Checkpoint, Source
-
-Target = Decoder | TransformersModel | ParallelDecoder
 
 _FEWEST_ROUNDS, _MOST_ROUNDS = 2, 8  # of measuring forwards,
 _COST_SECONDS = 0.3  # and for how long
@@ -50,7 +47,7 @@ def load_target(
     quantize: str | None = None,
     graphs: bool = True,
     progress: Progress | None = None,
-) -> Target:
+) -> LoadedModel:
     """Reads a model whose bits depend on the text only, divided among ranks if there are several
     devices, with so many threads for each; a `draft` will be read onto the first device. One that
     is divided has no `graphs`. Raises ModelError and ConfigError."""
@@ -91,18 +88,20 @@ def load_model(
     quantize: str | None = None,
     graphs: bool = True,
     progress: Progress | None = None,
-) -> Decoder | TransformersModel:
+) -> LoadedModel:
     """Reads a model; `canonical` ones give bits that depend on the text only, `quantize` rounds its
     layers, with `graphs` its steps are recorded where the device can (`graphs.py`). Raises
     ModelError and ConfigError: before anything is read where its weights and a cache for `reserve`
     tokens (None: for the first ones) do not fit, beside a `draft` if one will be."""
     check_memory(source, device, dtype, quantize, reserve, draft, graphs=graphs)
-    if isinstance(source, Checkpoint) and source.config.model_type not in MODEL_TYPES:
+    if isinstance(source, Checkpoint) and source.config is None:
         if quantize is not None:
             raise ModelError(
-                f"models of type {source.config.model_type!r} run through transformers, whose "
+                f"models of type {source.model_type!r} run through transformers, whose "
                 f"weights {quantize} does not reach; leave out quantize"
             )
+        from doublespec.models.hf import TransformersModel  # imports transformers
+
         return TransformersModel.load(
             source, device, dtype, canonical=canonical, max_length=max_length, progress=progress
         )

@@ -8,8 +8,9 @@ import torch
 from doublespec.errors import ModelError
 from doublespec.models.devices import all_devices, available_memory, gigabytes
 from doublespec.models.graphs import MOST_GRAPHS
-from doublespec.models.layers import MODEL_TYPES, DecoderConfig, is_packed
+from doublespec.models.layers import is_packed
 from doublespec.models.shapes import ANSWER_COUNTS, KEY_STEP, PROMPT_COUNTS
+from doublespec.models.sizes import DecoderConfig
 from doublespec.models.weights import Source
 
 FIRST_CAPACITY = 4 * KEY_STEP  # tokens that a cache has room for at first
@@ -102,10 +103,10 @@ def check_memory(
     needed = needed_bytes(source, device, dtype, quantize, reserve, graphs=graphs)
     if needed <= available:
         return
-    if source.config.model_type not in MODEL_TYPES:
+    if source.config is None:
         parts, remedies = f"the weights in {source.name} need {gigabytes(needed)}", []
     else:
-        plan = Plan(DecoderConfig.of(source.config), device, dtype, quantize, reserve, graphs)
+        plan = Plan(source.config, device, dtype, quantize, reserve, graphs)
         recorded = f", CUDA graphs {gigabytes(plan.recorded)}" if plan.recorded else ""
         remedies = _remedies(plan, available)
         parts = (
@@ -130,9 +131,9 @@ def needed_bytes(
 ) -> int:
     """All bytes that a model will take, as far as its shape tells; its weights, where it is not one
     of our decoder's."""
-    if source.config.model_type not in MODEL_TYPES:
+    if source.config is None:
         return source.num_parameters() * dtype.itemsize
-    return Plan(DecoderConfig.of(source.config), device, dtype, quantize, reserve, graphs).total
+    return Plan(source.config, device, dtype, quantize, reserve, graphs).total
 
 
 def _remedies(plan: Plan, available: int) -> list[str]:

@@ -19,15 +19,12 @@ from typing import Self
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedConfig
 
 from doublespec.errors import ModelError
 from doublespec.models.decoder import Decoder, canonical_shapes
 from doublespec.models.devices import available_memory, gigabytes
 from doublespec.models.kernels import KernelProbe
 from doublespec.models.layers import (
-    MODEL_TYPES,
-    DecoderConfig,
     Linear,
     Progress,
     Weights,
@@ -38,7 +35,8 @@ from doublespec.models.memory import Plan
 from doublespec.models.quantize import find_products
 from doublespec.models.ranks import Group, Member, Team, check_not_launched
 from doublespec.models.shapes import FASTEST, STRICT, Shapes
-from doublespec.models.weights import WHOLE, Cut, Placement, Size, Source, rotary_frequencies
+from doublespec.models.sizes import MODEL_TYPES, DecoderConfig
+from doublespec.models.weights import WHOLE, Cut, Placement, Size, Source
 from doublespec.tokens import Tokens, common_prefix
 
 _BY_OUTPUT = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj")
@@ -218,9 +216,8 @@ class _Plan:
             share, config, device, self.dtype, product, progress, has_vocabulary=rank == 0
         )
         length = min(config.max_length, self.max_length or config.max_length)
-        rotary = rotary_frequencies(self.source.config, config.head_dim)
         shapes = canonical_shapes(KernelProbe(config, device, self.dtype, product), length)
-        return _Part(config, weights, rotary, shapes, length)
+        return _Part(config, weights, shapes, length)
 
     def check_memory(self, rank: int, device: torch.device) -> None:
         """Raises ModelError if a rank's part does not fit its device; on the CPU, if all do not."""
@@ -247,14 +244,13 @@ class _Part:
 
     config: DecoderConfig
     weights: Weights
-    rotary: tuple[Tensor, float]
     shapes: Shapes
     max_length: int
 
     def decoder(self, group: Group, shapes: Shapes) -> Decoder:
         """With an empty cache."""
         weights = _summed(self.weights, group)
-        return Decoder(self.config, weights, self.rotary, shapes, self.max_length)
+        return Decoder(self.config, weights, shapes, self.max_length)
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,7 +266,15 @@ class Share:
         return self.source.name
 
     @property
-    def config(self) -> PreTrainedConfig:
+    def model_type(self) -> str:
+        return self.source.model_type
+
+    @property
+    def vocab_size(self) -> int:
+        return self.source.vocab_size
+
+    @property
+    def config(self) -> DecoderConfig | None:
         return self.source.config
 
     def has(self, name: str) -> bool:
@@ -309,13 +313,12 @@ def _summed(weights: Weights, group: Group) -> Weights:
 
 def _divisible_config(source: Source, count: int) -> DecoderConfig:
     """The sizes of a decoder that can be divided among so many ranks; raises ModelError."""
-    kind = source.config.model_type
-    if kind not in MODEL_TYPES:
+    config = source.config
+    if config is None:
         raise ModelError(
             f"only models of type {', '.join(MODEL_TYPES)} can be divided among target devices, "
-            f"got {kind!r}; choose one device"
+            f"got {source.model_type!r}; choose one device"
         )
-    config = DecoderConfig.of(source.config)
     sizes = {
         "attention heads": config.num_heads,
         "key and value heads": config.num_kv_heads,

@@ -4,26 +4,15 @@ For measuring shapes whose checkpoint is not at hand: a forward takes as long as
 and says nothing.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from zlib import crc32
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedConfig
 
-from doublespec.errors import ModelError
-from doublespec.models.configs import CONFIGS, built_in_config
-from doublespec.models.layers import DecoderConfig
-from doublespec.models.weights import (
-    WHOLE,
-    Cut,
-    Placement,
-    Size,
-    Source,
-    open_checkpoint,
-    read_config,
-)
+from doublespec.models.sizes import DecoderConfig
+from doublespec.models.weights import WHOLE, Cut, Placement, Size
 
 RANDOM = "random:"  # such a name is of random weights, of the shape that follows
 
@@ -36,20 +25,20 @@ class RandomWeights:
     """Weights by name and seed alone, each made on the device that wants it, when it is read."""
 
     name: str
-    config: PreTrainedConfig = field(repr=False)
+    model_type: str
+    config: DecoderConfig = field(repr=False)
+    biased: frozenset[str] = frozenset()  # products of a layer
     seed: int = 0
+
+    @property
+    def vocab_size(self) -> int:
+        return self.config.vocab_size
 
     def has(self, name: str) -> bool:
         parts = name.split(".")
         if parts[-2] in ("q_norm", "k_norm"):
-            return bool(self.config.model_type == "qwen3")
-        return parts[-1] != "bias" or self._has_bias(parts[-2])
-
-    def _has_bias(self, part: str) -> bool:
-        if part in _QKV and self.config.model_type == "qwen2":
-            return True
-        setting = "attention_bias" if part in (*_QKV, "o_proj") else "mlp_bias"
-        return bool(getattr(self.config, setting, False))
+            return self.model_type == "qwen3"
+        return parts[-1] != "bias" or parts[-2] in self.biased
 
     def read(self, name: str, shape: Size, where: Placement, cut: Cut = WHOLE) -> Tensor:
         """The same values for the same name, seed, shape, precision and kind of device."""
@@ -67,31 +56,19 @@ class RandomWeights:
         """Products keep the size of what they are given, and all layers together add about as
         much to the hidden state as was there: it stays finite, however many they are."""
         writes = any(part in name for part in _WRITERS)
-        layers: int = self.config.num_hidden_layers
+        layers = self.config.num_layers
         return float((inputs * (2 * layers if writes else 1)) ** -0.5)
 
     def num_parameters(self) -> int:
         """How many numbers it stands for, but for biases and the norms of heads."""
-        return DecoderConfig.of(self.config).num_parameters()
+        return self.config.num_parameters()
 
 
-def open_source(name: str) -> Source:
-    """What a model's weights are read from: the checkpoint of that name, or for "random:SHAPE"
-    random ones, SHAPE being one of CONFIGS or a config.json. Raises ModelError."""
-    if not name.startswith(RANDOM):
-        return open_checkpoint(name)
-    return RandomWeights(name, _find_config(name.removeprefix(RANDOM)))
-
-
-def _find_config(shape: str) -> PreTrainedConfig:
-    if shape in CONFIGS:
-        return built_in_config(shape)
-    path = Path(shape).expanduser()
-    path = path / "config.json" if path.is_dir() else path
-    if not path.is_file():
-        known = ", ".join(CONFIGS)
-        raise ModelError(
-            f"the shape of random weights must be one of {known}, or the path of a config.json, "
-            f"got {shape!r}"
-        )
-    return read_config(path)
+def biased_parts(model_type: str, settings: Mapping[str, object]) -> frozenset[str]:
+    """The products of a layer that have a bias, by the settings of a configuration."""
+    parts: set[str] = set(_QKV) if model_type == "qwen2" else set()
+    if settings.get("attention_bias"):
+        parts |= {*_QKV, "o_proj"}
+    if settings.get("mlp_bias"):
+        parts |= {"gate_proj", "up_proj", "down_proj"}
+    return frozenset(parts)

@@ -39,7 +39,7 @@ def make_peers(names: Sequence[str], llm: LLM) -> dict[str, Peer]:
     quiet.set_verbosity_error()
     quiet.disable_progress_bar()
     target = Path(llm.target_name)
-    draft = Path(llm.recipe.name) if llm.recipe else None
+    draft = Path(llm.recipe.source.name) if llm.recipe else None
     dtype, device = str(llm.target.dtype).removeprefix("torch."), str(llm.target.device)
     load = {"dtype": dtype, "device": device}
     try:

@@ -1,0 +1,199 @@
+"""Names of models in, sources of weights out: a folder, a hub id, or random weights of a shape.
+
+With `configs.py` and `hf.py` the only file here that knows transformers, which reads configurations
+of all kinds and takes seconds to import: what our decoder needs of one is noted as plain numbers.
+"""
+
+import json
+from pathlib import Path
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+from doublespec.errors import ModelError, reason
+from doublespec.models.configs import CONFIGS, built_in_config
+from doublespec.models.random_weights import RANDOM, RandomWeights, biased_parts
+from doublespec.models.sizes import MODEL_TYPES, DecoderConfig, Rotary
+from doublespec.models.weights import Checkpoint, Source, open_tensors
+
+# As quantisers name themselves in a config.json, and as people know them.
+_FORMATS = {
+    "gptq": "GPTQ",
+    "awq": "AWQ",
+    "bitsandbytes": "bitsandbytes",
+    "fp8": "FP8",
+    "fbgemm_fp8": "FP8 (FBGEMM)",
+    "compressed-tensors": "compressed-tensors",
+    "mxfp4": "MXFP4",
+    "hqq": "HQQ",
+    "aqlm": "AQLM",
+    "eetq": "EETQ",
+    "quark": "Quark",
+    "torchao": "torchao",
+    "modelopt": "ModelOpt",
+}
+_FILES = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"]
+
+
+def open_source(name: str) -> Source:
+    """What a model's weights are read from: the checkpoint of that name, or for "random:SHAPE"
+    random ones, SHAPE being one of CONFIGS or a config.json. Raises ModelError."""
+    if not name.startswith(RANDOM):
+        return open_checkpoint(name)
+    config = _find_config(name.removeprefix(RANDOM))
+    kind: str = config.model_type
+    return RandomWeights(name, kind, decoder_config(config), biased_parts(kind, vars(config)))
+
+
+def _find_config(shape: str) -> PreTrainedConfig:
+    if shape in CONFIGS:
+        return built_in_config(shape)
+    path = Path(shape).expanduser()
+    path = path / "config.json" if path.is_dir() else path
+    if not path.is_file():
+        known = ", ".join(CONFIGS)
+        raise ModelError(
+            f"the shape of random weights must be one of {known}, or the path of a config.json, "
+            f"got {shape!r}"
+        )
+    return read_config(path)
+
+
+def open_checkpoint(name: str) -> Checkpoint:
+    """The checkpoint in a local folder or on the Hugging Face hub; raises ModelError."""
+    folder = find_folder(name)
+    path = folder / "config.json"
+    if not path.is_file():
+        raise ModelError(f"{folder} has no config.json; a Hugging Face model folder is expected")
+    config = read_config(path)
+    _check_not_quantised(config)
+    kind: str = config.model_type
+    return Checkpoint(
+        folder,
+        kind,
+        getattr(config.get_text_config(), "vocab_size", 0),
+        decoder_config(config) if kind in MODEL_TYPES else None,
+        _weight_files(folder),
+    )
+
+
+def find_folder(name: str) -> Path:
+    """The local folder of a model, downloaded from the hub if `name` is a hub id."""
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
+        raise ModelError(f"there is no folder {name!r}, and it is not a hub id like 'org/model'")
+    try:
+        return Path(snapshot_download(name, allow_patterns=_FILES))
+    except (HfHubHTTPError, HFValidationError) as error:
+        raise ModelError(
+            f"{name!r} is neither a folder nor a model that the Hugging Face hub gives: "
+            f"{reason(error)}"
+        ) from error
+    except (LocalEntryNotFoundError, OSError) as error:
+        raise ModelError(
+            f"{name!r} is no folder here, and the Hugging Face hub cannot be reached: give a local "
+            "folder, or download the model once while online"
+        ) from error
+
+
+def read_config(path: Path) -> PreTrainedConfig:
+    """The configuration in a config.json; raises ModelError."""
+    try:
+        config: PreTrainedConfig = AutoConfig.from_pretrained(path)
+    except (KeyError, ValueError, TypeError, OSError) as error:
+        raise ModelError(
+            f"{path} is no configuration that transformers reads: {reason(error)}"
+        ) from error
+    return config
+
+
+def _rotary(config: PreTrainedConfig, head_dim: int) -> Rotary:
+    """Rotary embeddings, scaled as the checkpoint says: linear, llama3 or yarn."""
+    parameters = config.rope_parameters
+    kind = parameters.get("rope_type", "default")
+    if kind == "default":
+        exponents = torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim
+        frequencies, factor = 1.0 / parameters["rope_theta"] ** exponents, 1.0
+    elif kind in ("linear", "llama3", "yarn"):
+        frequencies, factor = ROPE_INIT_FUNCTIONS[kind](config, torch.device("cpu"))
+    else:
+        raise ModelError(f"rope type {kind!r} is not supported; default, linear, llama3 or yarn is")
+    return Rotary(tuple(frequencies.tolist()), float(factor))
+
+
+def _check_not_quantised(config: PreTrainedConfig) -> None:
+    found = getattr(config, "quantization_config", None)
+    if found is None:
+        return
+    values = found if isinstance(found, dict) else vars(found)
+    method = values.get("quant_method")
+    method = str(getattr(method, "value", method) or "")
+    kind = f"the format {_FORMATS.get(method, method)}" if method else "a format without a name"
+    raise ModelError(
+        f"quantised weights are not read, and these are in {kind}; choose a checkpoint without "
+        "quantisation, which --quantize int8 rounds while it is read"
+    )
+
+
+def decoder_config(config: PreTrainedConfig) -> DecoderConfig:
+    """What our decoder needs of a transformers configuration; raises ModelError on what it does not
+    support."""
+    if config.model_type not in MODEL_TYPES:
+        known = ", ".join(MODEL_TYPES)
+        raise ModelError(f"model type must be one of {known}, got {config.model_type!r}")
+    if config.hidden_act not in ("silu", "swish"):
+        raise ModelError(f"the activation must be silu, got {config.hidden_act!r}")
+    head_dim = getattr(config, "head_dim", None)
+    head_dim = head_dim or config.hidden_size // config.num_attention_heads
+    return DecoderConfig(
+        vocab_size=config.vocab_size,
+        hidden_size=config.hidden_size,
+        intermediate_size=config.intermediate_size,
+        num_layers=config.num_hidden_layers,
+        num_heads=config.num_attention_heads,
+        num_kv_heads=config.num_key_value_heads,
+        head_dim=head_dim,
+        norm_eps=config.rms_norm_eps,
+        tied=config.tie_word_embeddings,
+        max_length=_max_length(config),
+        rotary=_rotary(config, head_dim),
+    )
+
+
+def _max_length(config: PreTrainedConfig) -> int:
+    """The context; where layers slide a window, only texts that fit in it are exact."""
+    window = getattr(config, "sliding_window", None)
+    slides = getattr(config, "use_sliding_window", config.model_type == "mistral")
+    length: int = config.max_position_embeddings
+    return min(length, window) if window and slides else length
+
+
+def _weight_files(folder: Path) -> dict[str, str]:
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        return _indexed_files(index)
+    single = folder / "model.safetensors"
+    if not single.is_file():
+        pickled = any(folder.glob("*.bin")) or any(folder.glob("*.pt*"))
+        hint = "; pickled weights are not read, convert them to safetensors" if pickled else ""
+        if any(folder.glob("*.gguf")):
+            hint = "; weights in the format GGUF are not read, choose the checkpoint they are from"
+        raise ModelError(f"{folder} has no weights (model.safetensors){hint}")
+    with open_tensors(single) as file:
+        return dict.fromkeys(file.keys(), single.name)
+
+
+def _indexed_files(index: Path) -> dict[str, str]:
+    try:
+        files = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
+    except (KeyError, ValueError, TypeError) as error:
+        raise ModelError(f"{index} is not an index of safetensors files") from error
+    missing = sorted(name for name in set(files.values()) if not (index.parent / name).is_file())
+    if missing:
+        raise ModelError(f"{index.parent} lacks {missing[0]}, which its index names")
+    return files
