@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -35,6 +34,7 @@ from doublespec.sampling import Request, SamplingParams
 from doublespec.stats import summarise
 from doublespec.stopping import StopRule
 from doublespec.tokens import Tokens
+from tests.commands import Outcome, run_command
 from tests.timelines import parallel_steps
 
 END = frozenset({1})
@@ -402,9 +402,8 @@ def _in_process(*arguments: str) -> Result:
     return CliRunner().invoke(app, ["bench", "--limit", "1", "--threads", "1", *arguments])
 
 
-def _command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "doublespec", "bench", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+def _command(*arguments: str) -> Outcome:
+    return run_command("bench", *arguments)
 
 
 def test_the_command_writes_all_its_files_and_resumes(tmp_path: Path) -> None:

@@ -3,18 +3,21 @@
 import json
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
+from tests.commands import run_command
 
-def _run(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+
+def _process(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "doublespec", *arguments]
-    return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
 def test_generate_prints_the_text_and_the_figures_apart() -> None:
-    run = _run("generate", "Sort these words: pear, fig, apple.", "--max-tokens", "20")
+    run = _process("generate", "Sort these words: pear, fig, apple.", "--max-tokens", "20")
     assert run.returncode == 0
     assert run.stdout.strip()
     assert "tokens/s" in run.stderr
@@ -23,7 +26,7 @@ def test_generate_prints_the_text_and_the_figures_apart() -> None:
 def test_generate_answers_programs_in_json_and_every_method_says_the_same() -> None:
     texts = set()
     for method in ("ar", "double-serial"):
-        run = _run("generate", "-", "--json", "--method", method, stdin="A dog and a cat")
+        run = run_command("generate", "-", "--json", "--method", method, stdin="A dog and a cat")
         answer = json.loads(run.stdout)
         assert answer["stats"]["tokens"] == len(answer["tokens"])
         texts.add(answer["text"])
@@ -31,33 +34,34 @@ def test_generate_answers_programs_in_json_and_every_method_says_the_same() -> N
 
 
 def test_chat_goes_on_until_the_input_ends() -> None:
-    run = _run("chat", "--max-tokens", "8", stdin="Hello!\nThank you.\n")
+    run = run_command("chat", "--max-tokens", "8", stdin="Hello!\nThank you.\n")
     assert run.returncode == 0
     assert run.stderr.count("tokens/s") == 2
 
 
 def test_lossless_compares_and_counts() -> None:
-    run = _run("lossless", "--tokens", "300", "--max-tokens", "24", "--json")
+    run = run_command("lossless", "--tokens", "300", "--max-tokens", "24", "--json")
     report = json.loads(run.stdout)
     assert run.returncode == 0
     assert report["tokens"] >= 300
     assert report["differences"] == 0
 
 
-def test_doctor_measures_tests_and_saves(tmp_path: Path) -> None:
+def test_doctor_measures_tests_and_saves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(import_module("doublespec.cli.doctor"), "_MOST_ROUNDS", 1)
     path = tmp_path / "profile.json"
-    run = _run("doctor", "--trials", "5", "--json", "--save", str(path))
+    run = run_command("doctor", "--trials", "5", "--json", "--save", str(path))
     report = json.loads(run.stdout)
     assert run.returncode == 0
     assert report["exact"] is True
     assert json.loads(path.read_text())["target"]["seconds"]["16"] > 0
-    again = _run("doctor", "--save", str(path))
+    again = run_command("doctor", "--save", str(path))
     assert again.returncode == 2
     assert "--force" in again.stderr
 
 
 def test_the_overhead_of_the_engine_is_measured() -> None:
-    rows = json.loads(_run("bench-overhead", "--json").stdout)["overhead"]
+    rows = json.loads(run_command("bench-overhead", "--json").stdout)["overhead"]
     assert {row["context"] for row in rows} == {1000, 32000}
 
 
@@ -80,16 +84,24 @@ def test_the_overhead_of_the_engine_is_measured() -> None:
 def test_a_mistake_is_one_sentence_and_exit_code_2(
     arguments: tuple[str, ...], message: str
 ) -> None:
-    run = _run(*arguments)
+    run = run_command(*arguments)
     assert run.returncode == 2
     assert message in run.stderr
     assert "Traceback" not in run.stderr
     assert len(run.stderr.strip().splitlines()) == 1
 
 
+def test_a_mistake_ends_the_process_with_exit_code_2() -> None:
+    run = _process("generate")
+    assert run.returncode == 2
+    assert run.stdout == ""
+    assert run.stderr.startswith("error: give a prompt")
+    assert len(run.stderr.strip().splitlines()) == 1
+
+
 def test_a_prompt_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "prompt").write_bytes(b"\xff\xfe\x00")
-    run = _run("generate", "--prompt-file", str(tmp_path / "prompt"))
+    run = run_command("generate", "--prompt-file", str(tmp_path / "prompt"))
     assert run.returncode == 2
     assert "not UTF-8" in run.stderr
 

@@ -91,7 +91,7 @@ def plain(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 def recording(decoder: Decoder, capture: graphs.Capture) -> Decoder:
     """The same weights and shapes, with steps that are recorded."""
-    parts = decoder.config, decoder._weights, decoder._rotary, decoder.shapes
+    parts = decoder.config, decoder._weights, decoder.shapes
     return Decoder(*parts, decoder.max_length, capture)
 
 

@@ -126,6 +126,13 @@ def test_without_a_draft_retrieval_is_used() -> None:
             llm.generate("x", method="double")
 
 
+def test_a_method_that_cannot_run_is_refused_before_anything_is_read() -> None:
+    with pytest.raises(ConfigError, match="needs a draft model"):
+        LLM("/no/such/folder", method="double@paper")
+    with pytest.raises(ConfigError, match="method must be one of"):
+        LLM("/no/such/folder", method="magic")
+
+
 def test_a_draft_of_another_vocabulary_is_refused(tmp_path: Path) -> None:
     source = Path(find_bundled("bundled", "draft"))
     for path in source.iterdir():

@@ -42,6 +42,7 @@ from doublespec.llm import Completion
 from doublespec.models.base import Branch, can_branch
 from doublespec.models.toy import ToyModel
 from doublespec.stats import summarise
+from tests.commands import run_command
 
 MACHINE = Machine(Curve(((1, 0.010),)), Curve(((1, 0.002),)), 0.010)  # c = 5
 
@@ -364,7 +365,7 @@ def test_the_simulator_is_validated_against_runs() -> None:
         validate(_runs(MACHINE, trace, 1.0), [_trace()], MACHINE, 0.5, None)
 
 
-def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
+def _process(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "doublespec", "simulate", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
@@ -372,7 +373,7 @@ def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_the_command_is_deterministic_to_the_byte(tmp_path: Path) -> None:
     write_traces(tmp_path / "t.jsonl", [_trace(False), _copied()])
     arguments = ("--traces", str(tmp_path / "t.jsonl"), "--agreement", "0.8", "--json", "-")
-    first, second = _run(*arguments), _run(*arguments)
+    first, second = _process(*arguments), _process(*arguments)
     report = json.loads(first.stdout)
     assert first.stdout == second.stdout
     names = ["lookup@pld", "sd", "psd@lock-step", "double@paper", "best"]
@@ -408,7 +409,7 @@ def test_a_mistake_is_one_sentence(
     tmp_path: Path, arguments: tuple[str, str], message: str
 ) -> None:
     write_traces(tmp_path / "t.jsonl", [_trace()])
-    run = _run("--traces", str(tmp_path / "t.jsonl"), *arguments)
+    run = run_command("simulate", "--traces", str(tmp_path / "t.jsonl"), *arguments)
     assert run.returncode == 2
     assert message in run.stderr
     assert len(run.stderr.strip().splitlines()) == 1

@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -19,6 +17,7 @@ from doublespec.trace.chrome import chrome_trace
 from doublespec.trace.jsonl import as_jsonl, read_jsonl
 from doublespec.trace.lanes import Timeline, draft_lane, from_zero, target_lane
 from doublespec.trace.ruler import Ruler
+from tests.commands import run_command
 from tests.timelines import parallel_steps, parallel_timeline
 
 
@@ -217,27 +216,22 @@ def test_pictures_are_the_same_each_time() -> None:
 # -- the commands --------------------------------------------------------------------------------
 
 
-def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "doublespec", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
-
-
 def test_generate_records_and_trace_draws(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     small = ("generate", "A dog and a cat", "--max-tokens", "8", "--method", "sd")
-    assert _run(*small, "--trace", str(path)).returncode == 0
+    assert run_command(*small, "--trace", str(path)).returncode == 0
     outputs = [f"--{kind}={tmp_path / f'a.{kind}'}" for kind in ("svg", "png", "chrome")]
-    run = _run("trace", str(path), "--steps", "3", *outputs)
+    run = run_command("trace", str(path), "--steps", "3", *outputs)
     assert run.returncode == 0, run.stderr
     assert "sd: bundled, drafted by bundled" in run.stdout
     assert re.search("draft .*├", run.stdout)
     assert json.loads((tmp_path / "a.chrome").read_text())["otherData"]["method"] == "sd"
     assert (tmp_path / "a.svg").stat().st_size > 1000
     assert (tmp_path / "a.png").stat().st_size > 1000
-    again = _run(*small, "--trace", str(path))
+    again = run_command(*small, "--trace", str(path))
     assert again.returncode == 2
     assert "--force" in again.stderr
-    assert _run(*small, "--trace", str(tmp_path / "a.json")).returncode == 0
+    assert run_command(*small, "--trace", str(tmp_path / "a.json")).returncode == 0
     assert json.loads((tmp_path / "a.json").read_text())["traceEvents"]
 
 
@@ -253,7 +247,7 @@ def test_generate_records_and_trace_draws(tmp_path: Path) -> None:
     ],
 )
 def test_a_mistake_is_one_sentence(arguments: tuple[str, ...], message: str) -> None:
-    run = _run(*arguments)
+    run = run_command(*arguments)
     assert run.returncode == 2
     assert message in run.stderr
     assert len(run.stderr.strip().splitlines()) == 1
@@ -263,6 +257,7 @@ def test_a_mistake_is_one_sentence(arguments: tuple[str, ...], message: str) -> 
     ("option", "value"), [("--start", "13"), ("--start", "0"), ("--steps", "0")]
 )
 def test_steps_that_are_not_there_are_refused(tmp_path: Path, option: str, value: str) -> None:
-    run = _run("trace", str(_written(tmp_path, as_jsonl(parallel_timeline()))), option, value)
+    path = _written(tmp_path, as_jsonl(parallel_timeline()))
+    run = run_command("trace", str(path), option, value)
     assert run.returncode == 2
     assert option in run.stderr

@@ -26,15 +26,14 @@ from doublespec.drafting.lookup import Helper
 from doublespec.drafting.pace import Pace
 from doublespec.drafting.recipe import DraftRecipe
 from doublespec.drafting.retrieved import Retrieval
-from doublespec.errors import ConfigError
 from doublespec.methods import (
     BESIDE,
-    DRAFTLESS,
     HINDSIGHT,
     METHODS,
     SERIAL_DRAFT,
     DraftKind,
     candidates,
+    check_method,
     split_name,
 )
 from doublespec.models.base import LanguageModel
@@ -99,9 +98,7 @@ class Engine:
     ) -> Steps:
         """Yields the Steps of one answer, which later ones of the same tenant may be guessed from.
         Raises ConfigError if the method cannot run here."""
-        name, preset = split_name(method)
-        if name not in DRAFTLESS and self._recipe is None:
-            raise ConfigError(f"method {name!r} needs a draft model; give one, or use lookup")
+        name, preset = split_name(check_method(method, has_draft=self._recipe is not None))
         choice = self._choice(PRESETS[preset] if preset else Preset())
         with self._lock:
             parts = self._parts.setdefault(choice, _Parts(self, self._target, choice))

@@ -12,7 +12,7 @@ from doublespec.decoding import Step, Steps
 from doublespec.drafting.recipe import DraftRecipe
 from doublespec.engine import Engine, Explanation
 from doublespec.errors import ConfigError
-from doublespec.methods import split_name
+from doublespec.methods import check_method
 from doublespec.models.base import LanguageModel, LoadedModel
 from doublespec.models.checkpoints import open_source
 from doublespec.models.decoder import Decoder
@@ -79,6 +79,7 @@ class LLM:
         wrap: Wrap | None = None,
         **settings: Any,
     ) -> None:
+        self._method = check_method(method, has_draft=draft is not None)
         self.settings = make_settings(method=method, **settings)
         report = _reporter(progress)
         source = open_source(find_bundled(target, "target"))
@@ -114,7 +115,6 @@ class LLM:
         self.recipe = None
         if draft_source is not None:
             self.recipe = self._recipe(draft_source, cost.seconds, wrap)
-        self._method = self._choose_method(method)
         self.engine = Engine(self.target, self.recipe, self.settings, cost, self.threads)
         self.engine.prepare(self._method)
 
@@ -228,7 +228,8 @@ class LLM:
         self, tokens: list[int], params: SamplingParams, method: str | None, tenant: str
     ) -> "Stream":
         request, stop = self.request(tokens, params)
-        steps = self.engine.decode(tokens, request, stop, self._choose_method(method), tenant)
+        chosen = self._method if method is None else method
+        steps = self.engine.decode(tokens, request, stop, chosen, tenant)
         return Stream(steps, TextStream(self._codec, params.stop), request)
 
     def _check_prompt(self, tokens: Sequence[int]) -> None:
@@ -244,11 +245,6 @@ class LLM:
             raise ConfigError(
                 f"prompt token ids must be from 0 to {self.target.vocab_size - 1}, got {wrong}"
             )
-
-    def _choose_method(self, method: str | None) -> str:
-        if method is None:
-            return self._method
-        return "@".join(filter(None, split_name(method)))
 
     def _with_datastores(self, paths: str | Path | Sequence[str | Path]) -> Settings:
         """The settings with datastores, each opened once to find out whether it fits."""

@@ -145,6 +145,15 @@ def split_name(name: str) -> tuple[str, str | None]:
     return method, preset or None
 
 
+def check_method(name: str, *, has_draft: bool) -> str:
+    """The name as it is written in one way; raises ConfigError where it is unknown or needs a draft
+    that is not there."""
+    method, preset = split_name(name)
+    if method not in DRAFTLESS and not has_draft:
+        raise ConfigError(f"method {method!r} needs a draft model; give one, or use lookup")
+    return "@".join(filter(None, (method, preset)))
+
+
 def _serial(
     parts: Parts,
     drafter: Drafter,
