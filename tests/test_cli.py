@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from doublespec.bench import profile
 from tests.commands import run_command
 
 
@@ -49,8 +50,9 @@ def test_lossless_compares_and_counts() -> None:
 
 def test_doctor_measures_tests_and_saves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(import_module("doublespec.cli.doctor"), "_MOST_ROUNDS", 1)
+    monkeypatch.setattr(profile, "_LONG_SECONDS", 0.0)
     path = tmp_path / "profile.json"
-    run = run_command("doctor", "--trials", "5", "--json", "--save", str(path))
+    run = run_command("doctor", "--trials", "2", "--json", "--save", str(path))
     report = json.loads(run.stdout)
     assert run.returncode == 0
     assert report["exact"] is True
