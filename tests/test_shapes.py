@@ -19,6 +19,7 @@ from doublespec.models.shapes import (
     Block,
     Shapes,
     Span,
+    attending,
     find_shapes,
     pad,
     plan,
@@ -87,15 +88,14 @@ def test_the_number_of_keys_follows_from_the_position(
 def test_a_span_attends_among_an_allowed_count_of_rows(
     request_: tuple[int, int, int], shapes: Shapes
 ) -> None:
-    """All rows of a block attend, padding too, and only a lone row is repeated."""
+    """A count in which spans attend, whatever the padding; and only a lone row is repeated."""
     for block in plan(*request_, shapes):
         counts = shapes.prompt if block.start < request_[2] else shapes.answer
         for span in block.spans:
-            last = block.rows if span is block.spans[-1] else span.stop
-            assert span.rows in counts
+            assert span.rows in attending(counts, shapes.key_step or len(counts))
             assert span.rows >= shapes.lone
-            assert span.first <= span.start < span.stop <= last
-            assert block.rows == 1 or last <= span.first + span.rows <= block.rows
+            assert span.first <= span.start < span.stop <= block.rows
+            assert block.rows == 1 or span.stop <= span.first + span.rows <= block.rows
 
 
 @given(ranges())
@@ -119,6 +119,12 @@ def test_a_span_takes_rows_of_its_neighbours_for_padding() -> None:
     (block,) = plan(126, 131, 10, FINE)
     assert block.rows == 8
     assert block.spans == (Span(0, 2, 128, 0, 3), Span(2, 5, 160, 0, 8))
+
+
+def test_padding_behind_the_longest_span_does_not_attend() -> None:
+    (block,) = plan(0, 200, 200, FINE)
+    assert block.rows == 256
+    assert [(s.first, s.rows) for s in block.spans] == [(32 * i, 32) for i in range(7)]
 
 
 def test_a_block_that_would_be_mostly_padding_becomes_smaller_ones() -> None:
@@ -186,9 +192,28 @@ def but_alone(index: Tensor) -> Tensor:
 
 def test_prompts_keep_their_large_blocks_where_these_differ_from_small_ones() -> None:
     found = find_shapes([exact], [lambda i: but(len(i) > 32, i)], [])
-    assert found.prompt == (48, 64, 96, 128, 192, 256)
+    assert found.prompt == tuple(n for n in PROMPT_COUNTS if n > 32)
     assert found.answer[-1] == 32
     assert not found.alike
+
+
+@pytest.mark.parametrize("wrong", [16, 32, 48])
+def test_attention_is_tested_only_in_counts_that_spans_can_have(wrong: int) -> None:
+    """Of 32 rows, the longest span here, all that is larger may differ."""
+    tested: list[int] = []
+
+    def attention(index: Tensor) -> Tensor:
+        tested.append(len(index))
+        return but(len(index) == wrong, index)
+
+    found = find_shapes([exact], [attention] * 2, [exact], FINE_KEY_STEP)
+    assert max(tested) == 32
+    if wrong == 32:  # which holds the longest span, so that others must agree with it
+        assert found.prompt == tuple(n for n in PROMPT_COUNTS if n >= 32)
+        assert found.answer == tuple(n for n in ANSWER_COUNTS if n < 32)
+    else:
+        assert found.prompt == tuple(n for n in PROMPT_COUNTS if n != wrong or n > 32)
+        assert found.answer == ((1, 16) if wrong == 16 else tuple(ANSWER_COUNTS))
 
 
 def test_logits_may_differ_in_counts_that_only_prompts_have() -> None:

@@ -424,15 +424,18 @@ class Decoder:
         return mixed.transpose(0, 1).reshape(rows.block.rows, -1)
 
     def _attend(self, query: Tensor, view: _View, rows: _Rows) -> Tensor:
-        """Each span's rows over its keys, among as many rows as its shape demands."""
-        if len(rows.masks) == 1:
+        """Each span's rows over its keys, among as many rows as its shape demands; what is padding
+        behind them is zero."""
+        if len(rows.masks) == 1 and rows.block.spans[0].rows >= rows.block.rows:
             return _first_rows(attention(query, *view.seen[0], rows.masks[0]), rows.block.rows)
         parts = []
         for span, mask, seen in zip(rows.block.spans, rows.masks, view.seen, strict=True):
             mixed = attention(query.narrow(1, span.first, span.rows), *seen, mask)
             stop = rows.block.rows if span is rows.block.spans[-1] else span.stop
             parts.append(mixed[:, span.start - span.first : stop - span.first])
-        return torch.cat(parts, dim=1)
+        mixed = torch.cat(parts, dim=1)
+        padding = rows.block.rows - mixed.shape[1]
+        return F.pad(mixed, (0, 0, 0, padding)) if padding else mixed
 
     def _head(self, hidden: Tensor) -> Tensor:
         """Logits (n, V) of hidden states (n, D), computed in row counts of the answer."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from doublespec.models.layers import MakeLinear, attention, linear, rms_norm
-from doublespec.models.shapes import KERNEL_ROWS, Kernel, Shapes, standing
+from doublespec.models.shapes import KERNEL_ROWS, Kernel, Shapes, attending, standing
 from doublespec.models.sizes import DecoderConfig
 
 
@@ -48,7 +48,9 @@ class KernelProbe:
     ) -> Iterator[Callable[[], Tensor]]:
         """Each kernel over each row count that occurs in canonical shapes, to be computed in
         several ways that must give the same bits."""
-        attended = {max(rows, shapes.lone) for rows in shapes.answer} | {*shapes.prompt}
+        assert shapes.key_step is not None
+        answer, prompt = (attending(n, shapes.key_step) for n in (shapes.answer, shapes.prompt))
+        attended = {max(rows, shapes.lone) for rows in answer} | {*prompt}
         for kernels, counts in (
             (self.products(), {*shapes.answer, *shapes.prompt}),
             ((self._attention(keys, masked=True) for keys in key_lengths), attended),

@@ -10,10 +10,11 @@ to give the same bits, and a row attends over a number of keys that follows from
     a lone row          attends as     `lone` equal rows
 
 A block that crosses a border of key lengths attends in spans, each over its own number of keys, in
-row counts from the same sets (with rows of its neighbours as padding). Where prompt and answer rows
-have the same bits too (`alike`), a cached row serves in both roles. `FASTEST` pads nothing: for
-drafts, whose bits change nothing but speed, and as the baseline in benchmarks. Which sets hold on
-this device is found by a test of its kernels (`models/kernels.py`).
+row counts from the same sets (with rows of its neighbours as padding). A span has `key_step` rows
+at most; what is padding beyond that does not attend. Where prompt and answer rows have the same
+bits too (`alike`), a cached row serves in both roles. `FASTEST` pads nothing: for drafts, whose
+bits change nothing but speed, and as the baseline in benchmarks. Which sets hold on this device is
+found by a test of its kernels (`models/kernels.py`).
 """
 
 from bisect import bisect_left
@@ -27,7 +28,7 @@ from torch import Tensor, equal
 Kernel = Callable[[Tensor], Tensor]
 
 ANSWER_COUNTS: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 20, 24, 32, 48, 64)
-PROMPT_COUNTS: tuple[int, ...] = (16, 24, 32, 48, 64, 96, 128, 192, 256)
+PROMPT_COUNTS: tuple[int, ...] = (16, 24, 32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256)
 KEY_STEP = 256
 FINE_KEY_STEP = 32  # for a CPU, where every key costs
 KERNEL_ROWS = 16
@@ -101,6 +102,11 @@ def pad(rows: int, counts: Sequence[int]) -> int:
     return counts[bisect_left(counts, rows)]
 
 
+def attending(counts: Sequence[int], key_step: int) -> Sequence[int]:
+    """Those of the row counts in which spans attend, which have `key_step` rows at most."""
+    return counts[: bisect_left(counts, key_step) + 1]
+
+
 def _spans(
     start: int, stop: int, rows: int, counts: Sequence[int], shapes: Shapes
 ) -> Iterator[Span]:
@@ -108,7 +114,7 @@ def _spans(
     while row < stop:
         keys = (row // shapes.key_step + 1) * shapes.key_step if shapes.key_step else stop
         end = min(stop, keys)
-        own = end - row if end < stop else start + rows - row
+        own = end - row if end < stop else min(start + rows - row, shapes.key_step or rows)
         count = pad(max(own, shapes.lone), counts)
         first = max(0, min(row - start, rows - count))
         yield Span(row - start, end - start, keys, first, count)
@@ -133,22 +139,37 @@ def find_shapes(
 
     Logits are always computed in row counts of the answer.
     """
-    answer, attended, prompt, alike = ANSWER_COUNTS, ANSWER_COUNTS, PROMPT_COUNTS, True
+    answer, prompt, alike = ANSWER_COUNTS, PROMPT_COUNTS, True
     for kernel in products:
         few, many = _reference(kernel, STRICT.answer[-1]), _reference(kernel, STRICT.prompt[-1])
         answer, prompt = _agreeing(kernel, answer, few), _agreeing(kernel, prompt, many)
         alike = alike and equal(few, many)
-    for kernel in attention:
-        few, many = _reference(kernel, STRICT.answer[-1]), _reference(kernel, STRICT.prompt[-1])
-        attended, prompt = _agreeing(kernel, attended, few), _agreeing(kernel, prompt, many)
-        alike = alike and equal(few, many)
     for kernel in vocabulary:
         answer = _agreeing(kernel, answer, _reference(kernel, STRICT.answer[-1]))
+    attended = answer
+    for kernel in attention:
+        if not prompt or not attended:
+            return STRICT
+        most = attending(prompt, key_step)[-1]
+        few, many = _reference(kernel, STRICT.answer[-1]), _reference(kernel, most)
+        attended = _agreeing_spans(kernel, attended, few, key_step)
+        prompt = _agreeing_spans(kernel, prompt, many, key_step)
+        alike = alike and equal(few, many)
     several = tuple(n for n in answer if n > 1 and n in attended)
     if not prompt or not several:
         return STRICT
     lone = several[0] if 1 in answer and 1 not in attended else 1
     return Shapes(prompt, (1, *several) if 1 in answer else several, key_step, alike, lone)
+
+
+def _agreeing_spans(
+    kernel: Kernel, counts: Sequence[int], wanted: Tensor, key_step: int
+) -> tuple[int, ...]:
+    """The counts that may be used where attention agrees for those in which spans attend: larger
+    ones too, if these hold the longest span."""
+    tested = attending(counts, key_step)
+    agreed = _agreeing(kernel, tested, wanted)
+    return (*agreed, *counts[len(tested) :]) if agreed[-1:] == (tested[-1],) else agreed
 
 
 def key_lengths(max_length: int, key_step: int) -> list[int]:
