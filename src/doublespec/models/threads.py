@@ -20,10 +20,11 @@ from torch import Tensor, equal
 Compute = Callable[[], Tensor]  # gives the same bits with every number of threads, or not
 
 _SAMPLES = 5  # blocks of a trial, with each number
+_SAMPLES_OF_MANY = 2  # where they have many rows: a prompt's, which take long and are few
 _HOLDS = 100  # blocks after which a trial's outcome is tried again; twice as many each time,
 _HOLDS_LONGEST = 800  # up to so many
-_PAUSE_TIMES = 10  # as long as what was lost is the pause after it, twice as long each time,
-_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.1, 30.0  # within these seconds: all cores may be much faster
+_PAUSE_TIMES = 3  # as long as what was lost is the pause after it, twice as long each time,
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.02, 30.0  # within these seconds: all cores may be much faster
 # Pauses are short again after so many seconds of forwards on all cores that have saved as much as
 # the next delay loses: by the gain of the last trial, or by a likely one before any.
 _CALM = 0.05
@@ -36,18 +37,28 @@ _TRIES = 2  # of a computation that may have been slowish since it was the first
 
 @dataclass(slots=True)
 class _Blocks:
-    """What is known of blocks with one number of rows."""
+    """What is known of blocks with about as many rows; seconds are for each row."""
 
+    rows: int  # of the first one
     usual_seconds: float  # the latest with the usual number
+    samples: int  # of a trial, with each number
     usual: list[float] = field(default_factory=list)  # the trial under way
     every: list[float] = field(default_factory=list)  # and with all cores
-    gain: float | None = None  # how many times as fast all cores were in the last trial
+    gain: float | None = None  # how many times as fast all cores were in trials, later ones first
     holds: int = 0  # for how many blocks more that is believed
     held: int = _HOLDS // 2
 
-    def decide(self) -> None:
-        """Ends a trial."""
-        before, self.gain = self.gain, median(self.usual) / median(self.every)
+    def add(self, seconds: float, *, uses_every: bool) -> None:
+        """A block of the trial under way, which ends when it has enough of them."""
+        (self.every if uses_every else self.usual).append(seconds)
+        if min(len(self.every), len(self.usual)) == self.samples:
+            self._decide()
+
+    def _decide(self) -> None:
+        """Each trial weighs as much as all before it: a few blocks of a busy moment decide nothing
+        against them, a machine that has changed soon does."""
+        before, found = self.gain, median(self.usual) / median(self.every)
+        self.gain = found if before is None else math.sqrt(before * found)
         agrees = before is not None and (before > 1.0) == (self.gain > 1.0)
         self.held = min(2 * self.held, _HOLDS_LONGEST) if agrees else _HOLDS
         self.holds = self.held
@@ -215,33 +226,33 @@ class Threads:
     def _choose(self, rows: int) -> bool:
         """Whether a block takes all cores: by the last trial, or for a trial, in turns."""
         blocks = self._blocks_of(rows)
-        self._late_after = _LATE_SECONDS + _LATE_TIMES * blocks.usual_seconds / self._layers
+        usual_seconds = rows * blocks.usual_seconds
+        self._late_after = _LATE_SECONDS + _LATE_TIMES * usual_seconds / self._layers
         if blocks.holds:
             blocks.holds -= 1
             return blocks.gain is not None and blocks.gain > 1.0
         self._is_on_trial = True
         if blocks.gain is None:  # all cores first: a method may be tried for a few steps only
-            return len(blocks.every) < _SAMPLES
+            return len(blocks.every) < blocks.samples
         return len(blocks.every) <= len(blocks.usual)
 
     def _close(self, now: float) -> None:
         """Learns from the block that has ended."""
         if not self._rows:
             return
-        blocks, seconds = self._blocks_of(self._rows), now - self._begun
+        rows, seconds = self._rows, now - self._begun
+        blocks = self._blocks_of(rows)
         self._rows = 0
         if not self._uses_every:
-            blocks.usual_seconds = seconds
-        elif seconds > _SLOW * blocks.usual_seconds + _LATE_SECONDS:
-            self._fall_back(now, seconds - blocks.usual_seconds)
+            blocks.usual_seconds = seconds / rows
+        elif seconds > _SLOW * rows * blocks.usual_seconds + _LATE_SECONDS:
+            self._fall_back(now, seconds - rows * blocks.usual_seconds)
             return
         else:
             self._calm_seconds += seconds
             self._saved_seconds += seconds * ((blocks.gain or _LIKELY_GAIN) - 1)
         if self._is_on_trial:
-            (blocks.every if self._uses_every else blocks.usual).append(seconds)
-            if min(len(blocks.every), len(blocks.usual)) == _SAMPLES:
-                blocks.decide()
+            blocks.add(seconds / rows, uses_every=self._uses_every)
 
     def _fall_back(self, now: float, lost: float) -> None:
         """The usual number at once and for a while, longer each time until all cores pay."""
@@ -255,9 +266,11 @@ class Threads:
         self._set_threads(self.usual)
 
     def _blocks_of(self, rows: int) -> _Blocks:
-        found = self._blocks.get(rows)
+        size = (rows - 1).bit_length()  # 1, 2, 3 to 4, 5 to 8 rows, and so on
+        found = self._blocks.get(size)
         if found is None:
-            found = self._blocks[rows] = _Blocks(self._expected(rows))
+            samples = _SAMPLES if rows <= self._few_rows else _SAMPLES_OF_MANY
+            found = self._blocks[size] = _Blocks(rows, self._expected(rows) / rows, samples)
         return found
 
     @property
@@ -274,7 +287,7 @@ class Threads:
             return f"{found}, since it is not known yet whether bits depend on the number"
         if self._clock() < self._paused_until:
             return f"{found} at the moment, since other programs need the cores"
-        known = {rows: blocks.gain for rows, blocks in self._blocks.items() if blocks.gain}
+        known = {blocks.rows: blocks.gain for blocks in self._blocks.values() if blocks.gain}
         if not known:
             return f"{found} beside a draft, else {self.every}, if that is faster: not tried yet"
         rows = min(known)
