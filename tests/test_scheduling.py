@@ -92,6 +92,15 @@ def test_plain_decoding_that_is_slower_than_expected_is_left_at_once() -> None:
     assert _run(Scheduler(NAMES, {"ar": 310.0}), rates, 30) > 0.95 * 300
 
 
+def test_plain_decoding_that_is_faster_than_expected_is_found_first() -> None:
+    """A forward measured in a busy moment promises too little, and a trial tells."""
+    rates = {"double": 70.0, "double-serial": 60.0, "lookup": 80.0, "ar": 100.0}
+    scheduler = Scheduler(NAMES, {"ar": 65.0})
+    _run(scheduler, rates, 6)
+    assert {row.name for row in scheduler.explain() if row.steps} == {"double", "ar"}
+    assert _run(scheduler, rates, 100) > 0.96 * 100
+
+
 def test_a_change_of_the_text_is_noticed() -> None:
     scheduler = Scheduler(NAMES, {"ar": 100.0})
     _run(scheduler, {"double": 300, "double-serial": 200, "lookup": 120, "ar": 100}, 100)

@@ -129,7 +129,7 @@ def test_after_a_delay_all_cores_are_tried_on_few_rows_first(
     assert machine.forward(threads, rows=64) == {EVERY}
     machine.is_busy = True
     machine.forward(threads)
-    machine.is_busy, machine.now = False, seconds  # paused until 0.11, and late until then and as long again
+    machine.is_busy, machine.now = False, seconds  # paused until 0.11
     assert machine.forward(threads, rows=64) == ({EVERY} if may_prompt else {USUAL})
     assert machine.forward(threads, rows=2) == {EVERY}
     assert EVERY in set().union(*(machine.forward(threads, rows=64) for _ in range(3)))

@@ -248,23 +248,29 @@ class Scheduler:
 
     def _worth_a_trial(self, names: Sequence[str], best: str) -> str | None:
         """Another method, if trials have not cost too much: one that is promising, or was not
-        tried for long; first the one that a trial teaches to judge in hindsight."""
+        tried for long. First what is known to be about as fast as the leading method, then the one
+        that a trial teaches to judge in hindsight."""
         others = [name for name in names if name != best]
         if not others or best != self._leader or not self._near:
             return None
-        name = max(others, key=lambda name: (self._promise(name), name == self._in_hindsight))
+        name = max(others, key=lambda name: (self._promise(name), self._costs_least(name)))
         can_afford = self._lost + self._likely_loss(name) <= _BUDGET * self._seconds
         return name if can_afford else None
+
+    def _costs_least(self, name: str) -> tuple[bool, bool]:
+        return name in self._known, name == self._in_hindsight
 
     def _likely_loss(self, name: str) -> float:
         """Seconds that a trial is likely to cost."""
         record = self._records[name]
-        is_known = record.steps or record.base
+        is_known = record.steps or record.base or name in self._known
         share = max(0.0, 1.0 - self._speed(name)) if is_known else _UNKNOWN_LOSS
         return share * self._trial_steps * self._seconds / self._steps
 
     def _promise(self, name: str) -> float:
         record = self._records[name]
-        if not record.steps and name not in self._known:
+        speed = self._speed(name)
+        is_near = name in self._known and speed > 1.0 - _UNKNOWN_LOSS
+        if not record.steps and (is_near or name not in self._known):
             return math.inf
-        return max(0.0, self._speed(name)) * math.sqrt(self._steps - record.tried_at)
+        return max(0.0, speed) * math.sqrt(self._steps - record.tried_at)
