@@ -90,7 +90,7 @@ if hasattr(os, "register_at_fork"):
 
 def main(fileno: int) -> None:
     """The child: serves an inherited socket until it closes, and ends at once: it has nothing to
-    tidy up, for which Python would take half a second with torch."""
+    tidy up, which takes Python with torch more than the 0.3 seconds that a close waits."""
     channel = Channel(socket.socket(fileno=fileno), _awake_seconds())
     with contextlib.suppress(ChannelLost):
         recipe, threads = _first(channel)
