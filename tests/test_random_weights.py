@@ -114,6 +114,9 @@ def test_every_method_answers_with_random_weights_and_the_drafts_process_makes_i
     write_shape(tmp_path / "a.json", hidden_size=128)
     with LLM(name, threads=1) as other:
         assert model_provenance(other)["models"] != models[:1]
+    write_shape(tmp_path / "a.json", model_type="llama")  # of the same sizes
+    with LLM(name, threads=1) as other:
+        assert model_provenance(other)["models"] != models[:1]
 
 
 def test_what_random_weights_cannot_is_a_sentence(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from doublespec.llm import LLM
-from doublespec.models.checkpoints import open_source
+from doublespec.models.checkpoints import find_shape
 from doublespec.models.devices import describe, usable_cores
 from doublespec.models.random_weights import RANDOM
 
@@ -55,7 +55,7 @@ def fingerprint(name: str) -> str:
     """A hash of a checkpoint's configuration and of its weights' sizes and first and last bytes, or
     of the configuration of random weights; "" if the folder is not there (a hub id)."""
     if name.startswith(RANDOM):
-        return hashlib.sha256(repr(open_source(name).config).encode()).hexdigest()[:16]
+        return hashlib.sha256(find_shape(name).to_json_string().encode()).hexdigest()[:16]
     digest, folder = hashlib.sha256(), Path(name)
     for path in sorted([*folder.glob("*.safetensors"), *folder.glob("config.json")]):
         with path.open("rb") as file:

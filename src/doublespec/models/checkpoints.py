@@ -43,12 +43,14 @@ def open_source(name: str) -> Source:
     random ones, SHAPE being one of CONFIGS or a config.json. Raises ModelError."""
     if not name.startswith(RANDOM):
         return open_checkpoint(name)
-    config = _find_config(name.removeprefix(RANDOM))
+    config = find_shape(name)
     kind: str = config.model_type
     return RandomWeights(name, kind, decoder_config(config), biased_parts(kind, vars(config)))
 
 
-def _find_config(shape: str) -> PreTrainedConfig:
+def find_shape(name: str) -> PreTrainedConfig:
+    """The configuration that random weights of that name have; raises ModelError."""
+    shape = name.removeprefix(RANDOM)
     if shape in CONFIGS:
         return built_in_config(shape)
     path = Path(shape).expanduser()
