@@ -8,13 +8,13 @@ demo: .venv/ready
 	$(BIN)/doublespec demo
 
 test: .venv/ready
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2
 
 check: .venv/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2
 
 format: .venv/ready
 	$(BIN)/ruff format .

@@ -322,11 +322,11 @@ def _child() -> psutil.Process:
 
 
 def _until_it_drafts(background: StyledDrafter) -> list[int]:
+    """What is drafted for one step after TEXT by a draft that is begun again."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        guess = _guess(background, TEXT)
-        if guess:
-            return guess
+        if background.remote.wait_until_ready():  # else it may be told twice within `_guess`
+            return _guess(background, TEXT)
         time.sleep(0.02)
     return []
 

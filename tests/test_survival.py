@@ -66,9 +66,10 @@ def test_a_draft_that_is_lost_in_the_middle_changes_no_token(llm: LLM, how: sign
         with suppress(ProcessLookupError):
             os.kill(child.pid, signal.SIGCONT)
         _wait_for_draft(llm)
-    completion = llm.chat(_messages())
+    stop = time.monotonic() + 60
+    while (completion := llm.chat(_messages())).stats.draft_acceptance is None:
+        assert time.monotonic() < stop  # it takes part again, if not at once on a busy machine
     assert completion.tokens == wanted
-    assert completion.stats.draft_acceptance is not None  # it takes part again
 
 
 def test_an_answer_that_is_dropped_half_way_leaves_the_next_one_alone(llm: LLM) -> None:
