@@ -24,7 +24,8 @@ _NEAR_STEPS = 32  # of the leading method, which a trial is compared with
 _LEAST_STEPS = 64  # of the leading method, before plain decoding's known rate is compared with it
 _LONG_STEPS = 32  # of the leading method, compared with what one in hindsight would have settled
 _JUDGED_EVERY = 4  # turns, of which one is compared where the other method has lost so far
-_SURE = 1.6  # standard errors by which a method must have gained: three trials alike are enough
+_SURE = 1.6  # standard errors by which a method must have gained: three trials alike are enough,
+_SURELY_SLOWER = 3.0  # or by which the leading one must lose to plain decoding: nine steps alike
 
 
 @dataclass(slots=True)
@@ -234,9 +235,15 @@ class Scheduler:
     def _is_faster(self, name: str) -> bool:
         record, leader = self._records[name], self._records[self._leader]
         if name in self._known:
-            return leader.steps >= _LEAST_STEPS and record.rate > leader.rate
+            is_slower = leader.steps >= _LEAST_STEPS and record.rate > leader.rate
+            return is_slower or self._lags_behind(record.rate)
         was_faster = record.steps >= _LEAST_STEPS and record.rate > leader.rate
         return record.surely_gains or (self._leader in self._known and was_faster)
+
+    def _lags_behind(self, rate: float) -> bool:
+        """Whether the leading method has surely been slower lately, step for step."""
+        gained = [tokens - rate * seconds for tokens, seconds in self._near]
+        return -sum(gained) > _SURELY_SLOWER * math.sqrt(sum(gain**2 for gain in gained))
 
     def _speed(self, name: str) -> float:
         """How many times as fast as the leading method one is, as far as is known."""
