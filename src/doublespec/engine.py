@@ -133,12 +133,15 @@ class Engine:
         """For `auto`: the methods that can run here."""
         return Scheduler(self._candidates(), {"ar": 1.0 / self.cost.of_alone(1)}, HINDSIGHT)
 
-    def prepare(self, method: str) -> None:
-        """Loads what the method will need, the draft's process behind the scenes."""
+    def prepare(self, method: str, *, wait: bool = False) -> None:
+        """Loads what the method will need, the draft's process behind the scenes unless to `wait`
+        for it."""
         name, _ = split_name(method)
         names = self._candidates() if name == "auto" else [name]
         if self._recipe is not None and not BESIDE.isdisjoint(names):
             self.background().launch()
+            if wait:
+                self.wait_for_draft()
         if self._recipe is not None and not SERIAL_DRAFT.isdisjoint(names):
             self.draft_model()
 

@@ -12,7 +12,7 @@ Knows methods as names, and no clock.
 import math
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 TURN_STEPS = 16  # of the leading method, before it is asked again
 TRIAL_STEPS = 6  # of another one, if it is compared with other text
@@ -20,12 +20,12 @@ SETTLING_STEPS = 2  # after a change: not measured, since the draft has to take 
 _BUDGET = 0.01  # share of the time that trials may cost
 _UNKNOWN_LOSS = 0.25  # share of its time that the first trial of a method is likely to cost
 _MEMORY_STEPS = 512  # after which what was measured counts half
-_NEAR_STEPS = 32  # of the leading method, which a trial is compared with
+_NEAR_STEPS = 32  # the latest of a method; of the leading one, a trial is compared with them
 _LEAST_STEPS = 64  # of the leading method, before plain decoding's known rate is compared with it
 _LONG_STEPS = 32  # of the leading method, compared with what one in hindsight would have settled
 _JUDGED_EVERY = 4  # turns, of which one is compared where the other method has lost so far
 _SURE = 1.6  # standard errors by which a method must have gained: three trials alike are enough,
-_SURELY_SLOWER = 3.0  # or by which the leading one must lose to plain decoding: nine steps alike
+_SURELY_SLOWER = 3.0  # or by which its latest steps must lose to plain decoding: nine alike
 
 
 @dataclass(slots=True)
@@ -77,10 +77,22 @@ class _Record:
     part: tuple[float, float, int] = (0.0, 0.0, 0)  # amount, base and steps
     steps: int = 0
     tried_at: int = -1  # step of the scheduler at its last turn
+    near: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=_NEAR_STEPS))
 
     @property
     def rate(self) -> float:
         return self.tokens / self.seconds if self.seconds else 0.0
+
+    @property
+    def near_rate(self) -> float:
+        """Tokens per second lately (0.0: it has not run)."""
+        seconds = sum(seconds for _, seconds in self.near)
+        return sum(tokens for tokens, _ in self.near) / seconds if seconds else 0.0
+
+    def lags_behind(self, rate: float) -> bool:
+        """Whether its latest steps were surely slower, each for what it settled."""
+        gained = [tokens - rate * seconds for tokens, seconds in self.near]
+        return -sum(gained) > _SURELY_SLOWER * math.sqrt(sum(gain**2 for gain in gained))
 
     @property
     def surely_gains(self) -> bool:
@@ -132,7 +144,6 @@ class Scheduler:
         self._leader = names[0]
         self._in_hindsight = in_hindsight
         self._led = 0  # turns of the leading method, other than that one
-        self._near: deque[tuple[int, float]] = deque(maxlen=_NEAR_STEPS)  # of the leading method
         self._steps = 0
         self._seconds = 0.0  # in all
         self._lost = 0.0  # of them, by trials
@@ -160,7 +171,7 @@ class Scheduler:
 
     def learn(self, turn: Turn, place: int, tokens: int, seconds: float) -> None:
         """Step number `place` of a turn has settled so many tokens in so many seconds."""
-        record, near = self._records[turn.name], self._near_rate()
+        record, near = self._records[turn.name], self._records[self._leader].near_rate
         self._steps += 1
         self._seconds += seconds
         record.tried_at = self._steps
@@ -174,8 +185,7 @@ class Scheduler:
             turn.tokens += tokens
             turn.seconds += seconds
             turn.instead += near * seconds
-            if turn.name == self._leader:
-                self._near.append((tokens, seconds))
+            record.near.append((tokens, seconds))
         if self._steps % _MEMORY_STEPS == 0:
             for each in self._records.values():
                 each.fade()
@@ -214,20 +224,15 @@ class Scheduler:
         self._led += 1
         return self._records[self._in_hindsight].gained >= 0 or self._led % _JUDGED_EVERY == 0
 
-    def _near_rate(self) -> float:
-        """Tokens per second of the leading method lately (0.0: it has not run)."""
-        seconds = sum(seconds for _, seconds in self._near)
-        return sum(tokens for tokens, _ in self._near) / seconds if seconds else 0.0
-
     def _best(self, names: Sequence[str]) -> str:
         """The leading method, which may be another one from now on; while it cannot run, the
-        likely best of the others."""
+        likely best of those that do not lag behind plain decoding."""
         if self._leader not in names:
-            return names[0]
+            return next((name for name in names if not self._lags(name)), names[0])
         faster = [name for name in names if name != self._leader and self._is_faster(name)]
         if faster:
             self._leader = max(faster, key=self._speed)
-            self._near.clear()
+            self._records[self._leader].near.clear()
             for record in self._records.values():  # they were compared with the last one
                 record.forget_trials()
         return self._leader
@@ -236,14 +241,15 @@ class Scheduler:
         record, leader = self._records[name], self._records[self._leader]
         if name in self._known:
             is_slower = leader.steps >= _LEAST_STEPS and record.rate > leader.rate
-            return is_slower or self._lags_behind(record.rate)
+            return is_slower or leader.lags_behind(record.rate)
         was_faster = record.steps >= _LEAST_STEPS and record.rate > leader.rate
         return record.surely_gains or (self._leader in self._known and was_faster)
 
-    def _lags_behind(self, rate: float) -> bool:
-        """Whether the leading method has surely been slower lately, step for step."""
-        gained = [tokens - rate * seconds for tokens, seconds in self._near]
-        return -sum(gained) > _SURELY_SLOWER * math.sqrt(sum(gain**2 for gain in gained))
+    def _lags(self, name: str) -> bool:
+        """Whether a method is surely slower than one whose rate is known."""
+        record = self._records[name]
+        known = [self._records[other].rate for other in self._known if other != name]
+        return any(record.lags_behind(rate) for rate in known)
 
     def _speed(self, name: str) -> float:
         """How many times as fast as the leading method one is, as far as is known."""
@@ -258,7 +264,7 @@ class Scheduler:
         tried for long. First what is known to be about as fast as the leading method, then the one
         that a trial teaches to judge in hindsight."""
         others = [name for name in names if name != best]
-        if not others or best != self._leader or not self._near:
+        if not others or best != self._leader or not self._records[best].near:
             return None
         name = max(others, key=lambda name: (self._promise(name), self._costs_least(name)))
         can_afford = self._lost + self._likely_loss(name) <= _BUDGET * self._seconds

@@ -112,8 +112,11 @@ class Race:
                 yield self.names[order[place]], last, round_number
 
     def warm_up(self) -> None:
-        """One short answer by each method: draft processes start, kernels are chosen."""
+        """One short answer by each method: draft processes start, kernels are chosen. A draft that
+        is being loaded takes a core; `auto` would not wait for it."""
         for name in self.names:
+            if name not in self.peers and name != BASELINE:
+                self.llm.engine.prepare(name, wait=True)
             self._answer(name, self.prompts[-1], replace(self.params, max_tokens=8))
 
     def play(self) -> Iterator[Run]:
