@@ -9,7 +9,7 @@ from doublespec.decoding import Step, Steps, decode_in_turns
 from doublespec.drafting.base import NoDrafter
 from doublespec.drafting.hindsight import Hindsight
 from doublespec.sampling import Request, SamplingParams
-from doublespec.scheduling import Scheduler
+from doublespec.scheduling import TRIAL_STEPS, TURN_STEPS, Scheduler
 from doublespec.tokens import Tokens
 
 _REQUEST = Request(SamplingParams(), 1)
@@ -96,9 +96,47 @@ def test_plain_decoding_that_is_faster_than_expected_is_found_first() -> None:
     """A forward measured in a busy moment promises too little, and a trial tells."""
     rates = {"double": 70.0, "double-serial": 60.0, "lookup": 80.0, "ar": 100.0}
     scheduler = Scheduler(NAMES, {"ar": 65.0})
-    _run(scheduler, rates, 6)
+    _run(scheduler, rates, 3)
     assert {row.name for row in scheduler.explain() if row.steps} == {"double", "ar"}
     assert _run(scheduler, rates, 100) > 0.96 * 100
+
+
+def _steps_of(scheduler: Scheduler, rates: dict[str, float], turns: int) -> dict[str, int]:
+    """How many steps of one token each method makes in so many turns."""
+    before = {row.name: row.steps for row in scheduler.explain()}
+    for _ in range(turns):
+        turn = scheduler.choose()
+        for place in range(turn.steps):
+            scheduler.learn(turn, place, 1, 1 / rates[turn.name])
+    return {row.name: row.steps - before[row.name] for row in scheduler.explain()}
+
+
+def test_a_leading_method_that_surely_loses_is_left_after_one_turn() -> None:
+    rates = {"double": 50.0, "double-serial": 50.0, "lookup": 95.0, "ar": 100.0}
+    found = _steps_of(Scheduler(NAMES, {"ar": 100.0}), rates, 20)
+    assert found["double"] <= TURN_STEPS + 2 * TRIAL_STEPS
+    assert found["ar"] > 12 * TURN_STEPS
+
+
+def test_what_was_left_early_is_tried_again_soon() -> None:
+    """Its first steps say little of the text that follows."""
+    rates = {"double": 50.0, "double-serial": 50.0, "lookup": 95.0, "ar": 100.0}
+    scheduler = Scheduler(NAMES, {"ar": 100.0})
+    _steps_of(scheduler, rates, 1)
+    assert _steps_of(scheduler, rates | {"double": 300.0}, 20)["double"] > 8 * TURN_STEPS
+
+
+def test_a_stand_in_that_surely_loses_gives_way_to_plain_decoding() -> None:
+    """While the draft beside the target is being loaded, say."""
+    scheduler = Scheduler(NAMES, {"ar": 100.0})
+    names = []
+    for _ in range(4):
+        turn = scheduler.choose(lambda name: name != "double")
+        names.append(turn.name)
+        for place in range(turn.steps):
+            scheduler.learn(turn, place, 1, 0.01 if turn.name == "ar" else 0.03)
+    assert names == ["double-serial", "lookup", "ar", "ar"]
+    assert scheduler.choose().name == "double"
 
 
 def test_a_change_of_the_text_is_noticed() -> None:

@@ -18,6 +18,7 @@ TURN_STEPS = 16  # of the leading method, before it is asked again
 TRIAL_STEPS = 6  # of another one, if it is compared with other text
 SETTLING_STEPS = 2  # after a change: not measured, since the draft has to take in the text
 _BUDGET = 0.01  # share of the time that trials may cost
+_GRANT = 8  # steps that they may cost besides, while plain decoding leads: it does so after a few
 _UNKNOWN_LOSS = 0.25  # share of its time that the first trial of a method is likely to cost
 _MEMORY_STEPS = 512  # after which what was measured counts half
 _NEAR_STEPS = 32  # the latest of a method; of the leading one, a trial is compared with them
@@ -263,12 +264,22 @@ class Scheduler:
         """Another method, if trials have not cost too much: one that is promising, or was not
         tried for long. First what is known to be about as fast as the leading method, then the one
         that a trial teaches to judge in hindsight."""
-        others = [name for name in names if name != best]
+        others = [name for name in names if name != best and not self._is_settled(name)]
         if not others or best != self._leader or not self._records[best].near:
             return None
         name = max(others, key=lambda name: (self._promise(name), self._costs_least(name)))
-        can_afford = self._lost + self._likely_loss(name) <= _BUDGET * self._seconds
+        can_afford = self._lost + self._likely_loss(name) <= self._allowance
         return name if can_afford else None
+
+    def _is_settled(self, name: str) -> bool:
+        """Whether trials would say nothing new of a method, whose rate is known."""
+        return name in self._known and self._records[name].steps > 0
+
+    @property
+    def _allowance(self) -> float:
+        """Seconds that trials may cost."""
+        grant = _GRANT / self._steps if self._leader in self._known else 0.0
+        return (_BUDGET + grant) * self._seconds
 
     def _costs_least(self, name: str) -> tuple[bool, bool]:
         return name in self._known, name == self._in_hindsight

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from statistics import median
+from statistics import median_low
 from time import perf_counter
 
 import torch
@@ -21,8 +21,8 @@ Compute = Callable[[], Tensor]  # gives the same bits with every number of threa
 
 _SAMPLES = 5  # blocks of a trial, with each number
 _SAMPLES_OF_MANY = 2  # where they have many rows: a prompt's, which take long and are few
-_HOLDS = 100  # blocks after which a trial's outcome is tried again; twice as many each time,
-_HOLDS_LONGEST = 800  # up to so many
+_HOLDS = 20  # times as many blocks later it is tried again; twice as many each time that trials
+_HOLDS_LONGEST = 160  # agree, up to so many times
 _PAUSE_TIMES = 3  # as long as what was lost is the pause after it, twice as long each time,
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.02, 30.0  # within these seconds: all cores may be much faster
 # Pauses are short again after so many seconds of forwards on all cores that have saved as much as
@@ -46,7 +46,7 @@ class _Blocks:
     every: list[float] = field(default_factory=list)  # and with all cores
     gain: float | None = None  # how many times as fast all cores were in trials, later ones first
     holds: int = 0  # for how many blocks more that is believed
-    held: int = _HOLDS // 2
+    held: int = 0
 
     def add(self, seconds: float, *, uses_every: bool) -> None:
         """A block of the trial under way, which ends when it has enough of them."""
@@ -56,11 +56,13 @@ class _Blocks:
 
     def _decide(self) -> None:
         """Each trial weighs as much as all before it: a few blocks of a busy moment decide nothing
-        against them, a machine that has changed soon does."""
-        before, found = self.gain, median(self.usual) / median(self.every)
+        against them, a machine that has changed soon does. Of two blocks the faster one counts: the
+        first of all finds nothing in caches."""
+        before, found = self.gain, median_low(self.usual) / median_low(self.every)
         self.gain = found if before is None else math.sqrt(before * found)
         agrees = before is not None and (before > 1.0) == (self.gain > 1.0)
-        self.held = min(2 * self.held, _HOLDS_LONGEST) if agrees else _HOLDS
+        longest = _HOLDS_LONGEST * self.samples
+        self.held = min(2 * self.held, longest) if agrees else _HOLDS * self.samples
         self.holds = self.held
         self.forget_trial()
 
