@@ -272,8 +272,10 @@ class Scheduler:
         return name if can_afford else None
 
     def _is_settled(self, name: str) -> bool:
-        """Whether trials would say nothing new of a method, whose rate is known."""
-        return name in self._known and self._records[name].steps > 0
+        """Whether trials would say nothing new of a method: its rate is known, and not for long."""
+        record = self._records[name]
+        is_fresh = record.steps > 0 and self._steps - record.tried_at < _MEMORY_STEPS
+        return name in self._known and is_fresh
 
     @property
     def _allowance(self) -> float:
