@@ -142,7 +142,7 @@ def test_a_stand_in_that_surely_loses_gives_way_to_plain_decoding() -> None:
 def test_plain_decoding_that_was_measured_in_a_busy_moment_is_measured_again() -> None:
     rates = {"double": 90.0, "double-serial": 60.0, "lookup": 80.0, "ar": 100.0}
     scheduler = Scheduler(NAMES, {"ar": 85.0})
-    _steps_of(scheduler, rates | {"ar": 50.0}, 2)
+    _steps_of(scheduler, rates | {"ar": 50.0}, 4)
     assert _steps_of(scheduler, rates, 25)["ar"] < 2 * TRIAL_STEPS
     assert _steps_of(scheduler, rates, 75)["ar"] > 50 * TURN_STEPS
 
