@@ -144,7 +144,7 @@ def test_plain_decoding_that_was_measured_in_a_busy_moment_is_measured_again() -
     scheduler = Scheduler(NAMES, {"ar": 85.0})
     _steps_of(scheduler, rates | {"ar": 50.0}, 4)
     assert _steps_of(scheduler, rates, 25)["ar"] < 2 * TRIAL_STEPS
-    assert _steps_of(scheduler, rates, 75)["ar"] > 50 * TURN_STEPS
+    assert _steps_of(scheduler, rates, 175)["ar"] > 80 * TURN_STEPS
 
 
 def test_a_change_of_the_text_is_noticed() -> None:
