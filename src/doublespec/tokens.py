@@ -14,7 +14,8 @@ def common_prefix(a: Tokens, b: Tokens) -> int:
     Slices are compared at C speed and the range is halved at a difference, so that the usual
     case, one sequence being a prefix of the other, costs one comparison.
     """
-    a, b = as_list(a), as_list(b)
+    if type(a) is not type(b):
+        a, b = as_list(a), as_list(b)
     low, high = 0, min(len(a), len(b))
     if a[:high] == b[:high]:
         return high

@@ -152,9 +152,8 @@ class RemoteDrafter:
         if order.style.lockstep:
             self._await_forwards()
         if self._done < self._told or not self._ready:
-            self._guarded(self._hear)
+            self._guarded(self._catch_up)
         foreseen = self._tell(tokens, limit, order)
-        self._guarded(self._check_silence)
         forwards, self._forwards = tuple(self._forwards), []
         self._left_at = self._clock()
         return Pending(self._tree.best(limit), foreseen, forwards, self._text_number)
@@ -228,17 +227,18 @@ class RemoteDrafter:
 
     def _send_text(self, limit: int) -> None:
         """What the worker does not know of the text."""
-        if not self._ready or self._order is None:
+        link = self._link
+        if link is None or not self._ready or self._order is None:
             return
         self._told += 1
         number, text = self._told, self._text_number
         if self._known:
             new = tuple(self._text[self._known :])
-            self._send(Settled(number, text, self._known, new, limit, self._heard))
+            link.send(Settled(number, text, self._known, new, limit, self._heard))
         else:
             whole = array("i", self._text).tobytes()
             request, style = self._order.request, self._order.style
-            self._send(Begin(number, text, whole, limit, self._heard, request, style))
+            link.send(Begin(number, text, whole, limit, self._heard, request, style))
         self._known, self._limit = len(self._text), limit
         if self._answered == number - 1:
             self._told_at, self._silent_calls = self._clock(), 0
@@ -248,6 +248,13 @@ class RemoteDrafter:
             self._link.send(message)
 
     # -- hearing ---------------------------------------------------------------------------------
+
+    def _catch_up(self) -> None:
+        """Takes in what has come; if nothing has, that may have lasted too long."""
+        told = self._answered, self._ready
+        self._hear()
+        if told == (self._answered, self._ready):
+            self._check_silence()
 
     def _hear(self, seconds: float = 0.0) -> None:
         """Takes in what has come; waits that long for it if nothing has."""

@@ -1,6 +1,5 @@
 """What the loops ask of a drafter. A wrong guess costs time, never correctness."""
 
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from doublespec.sampling import Request
@@ -46,8 +45,7 @@ class DraftForward(NamedTuple):  # of which every step makes several: cheap to m
     branches: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Pending:
+class Pending(NamedTuple):
     """What is drafted after a text and not judged yet.
 
     `foreseen` says, where the text has departed from what was drafted, whether the draft had gone

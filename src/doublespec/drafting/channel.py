@@ -16,7 +16,7 @@ from doublespec.drafting.codec import decode, encode, is_superseded
 _HEADER = struct.Struct("<3sBI")
 _MARK = b"dbl"
 _MOST_UNSENT = 8 << 20  # bytes: the other end has long ceased to read
-_CHUNK = 1 << 16
+_CHUNK = 1 << 13
 _CORE_IS_WANTED_SECONDS = 20e-6  # to yield an idle core and have it back takes 1
 _FEWEST_SLEEPS, _MOST_SLEEPS = 64, 4096  # after that; on a busy core a yield takes milliseconds
 
