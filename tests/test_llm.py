@@ -126,6 +126,14 @@ def test_without_a_draft_retrieval_is_used() -> None:
             llm.generate("x", method="double")
 
 
+def test_a_draft_can_be_waited_for_before_the_first_answer() -> None:
+    """As a race does, in which `auto` would begin without it."""
+    with LLM("bundled", "bundled", threads=1, history_bytes=0) as llm:
+        assert not llm.engine.background().is_ready()
+        llm.engine.prepare("auto", wait=True)
+        assert llm.engine.background().is_ready()
+
+
 def test_a_method_that_cannot_run_is_refused_before_anything_is_read() -> None:
     with pytest.raises(ConfigError, match="needs a draft model"):
         LLM("/no/such/folder", method="double@paper")

@@ -96,6 +96,16 @@ def test_it_is_measured_for_each_number_of_rows() -> None:
     assert machine.forward(threads, rows=1) == {USUAL}
 
 
+def test_a_first_prompt_that_finds_nothing_in_caches_decides_nothing() -> None:
+    machine = Machine(one=4e-3, two=7e-3)
+    threads = machine.governed()
+    assert machine.forward(threads, rows=64) == {EVERY}
+    machine.seconds[EVERY] = 3e-3
+    for _ in range(3):
+        machine.forward(threads, rows=64)
+    assert [machine.forward(threads, rows=64) for _ in range(10)] == 10 * [{EVERY}]
+
+
 def test_a_machine_that_changes_is_noticed() -> None:
     machine = Machine(one=3e-3, two=4e-3)
     threads = machine.governed()
