@@ -205,7 +205,7 @@ def _pace(kept: int) -> Pace:
     for _ in range(100):
         pace.drafted(0.002)
         pace.stepped(0.024)
-        pace.judged(kept, min(kept + 1, 10))
+        pace.judged(kept, min(kept + 1, 10), kept + 1)
     return pace
 
 
@@ -221,13 +221,37 @@ def test_a_target_does_not_wait_for_a_draft_that_is_always_wrong_until_it_is_rig
     pace = _pace(0)
     assert pace.worth_waiting_for == 0
     for _ in range(20):
-        pace.judged(4, 5)
+        pace.judged(4, 5, 5)
     assert pace.worth_waiting_for == 3
+
+
+def test_a_target_hardly_waits_for_a_draft_that_is_late_until_it_is_not() -> None:
+    pace = _pace(4)
+    for _ in range(20):  # whose first token never comes in time
+        pace.waited(0.006, 0, 0)
+        pace.judged(0, 0, 1)
+    assert pace.worth_waiting_for == 0
+    assert sum(pace.may_wait(0) for _ in range(80)) == 10
+    for _ in range(20):  # it comes soon
+        pace.waited(0.001, 0, 1)
+        pace.judged(1, 1, 2)
+    assert pace.worth_waiting_for == 3
+    assert all(pace.may_wait(2) for _ in range(80))
+    assert not any(pace.may_wait(3) for _ in range(80))  # has enough
+
+
+def test_a_wait_gains_what_would_not_have_been_kept_without_it() -> None:
+    paces = [_pace(4), _pace(4)]
+    for kept, pace in zip((2, 3), paces, strict=True):
+        for _ in range(50):
+            pace.waited(0.003, 2, 3)
+            pace.judged(kept, 3, kept + 1)
+    assert [pace.worth_waiting_for for pace in paces] == [0, 3]
 
 
 def test_a_draft_that_is_always_wrong_drafts_in_one_of_eight_steps_until_it_is_right() -> None:
     pace = _pace(0)
     assert sum(pace.is_worth_drafting() for _ in range(80)) == 10
     for _ in range(20):
-        pace.judged(4, 5)
+        pace.judged(4, 5, 5)
     assert all(pace.is_worth_drafting() for _ in range(80))

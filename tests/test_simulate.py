@@ -37,6 +37,7 @@ from doublespec.bench.traces import (
 )
 from doublespec.bench.validation import validate
 from doublespec.config import Settings
+from doublespec.drafting.pace import Pace
 from doublespec.errors import ConfigError
 from doublespec.llm import Completion
 from doublespec.models.base import Branch, can_branch
@@ -111,6 +112,16 @@ def test_a_free_draft_that_is_always_wrong_is_not_waited_for() -> None:
     for machine in (MACHINE, quick):
         assert _outcome("psd@free", _trace(agrees=False, length=600), machine).speedup > 0.97
     assert _outcome("psd@free", _uneven(), quick).bubbles < 0.2
+
+
+@pytest.mark.parametrize("name", ["psd@free", "psd"])
+def test_a_free_draft_that_is_always_late_is_hardly_waited_for(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = replace(MACHINE, draft=Curve(((1, 0.0035),)))  # a wait ends after 2.5 ms
+    speed = _outcome(name, _uneven(every=2), slow).speedup
+    monkeypatch.setattr(Pace, "may_wait", lambda pace, shown: shown < pace.wanted)
+    assert speed > 1.05 * _outcome(name, _uneven(every=2), slow).speedup
 
 
 def test_lock_step_depends_on_gamma_and_a_free_draft_does_not() -> None:

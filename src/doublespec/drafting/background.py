@@ -162,11 +162,18 @@ class RemoteDrafter:
         """As `BackgroundDrafter.wait`."""
         if pending.text != self._text_number:  # another text has been followed since
             return pending.tokens[:limit]
-        wanted = min(limit, self.pace.worth_waiting_for)
-        if shown < wanted and self._order is not None and not self._order.style.lockstep:
-            self._await_tokens(wanted, self._clock() + self.pace.longest_wait)
+        if self._is_drafting_on and shown < limit and self.pace.may_wait(shown):
+            before, begun = len(pending.tokens), self._clock()
+            self._await_tokens(min(limit, self.pace.wanted), begun + self.pace.longest_wait)
             self._left_at = self._clock()
+            self.pace.waited(self._left_at - begun, before, len(self._tree.best(limit)))
         return self._tree.best(limit)
+
+    @property
+    def _is_drafting_on(self) -> bool:
+        """Whether the draft is at work, for as long as it is left to."""
+        is_at_work = self._link is not None and self._ready and self._done < self._told
+        return is_at_work and self._order is not None and not self._order.style.lockstep
 
     def rest(self) -> None:
         self._left_at = None
@@ -222,7 +229,7 @@ class RemoteDrafter:
     def _settle(self, new: list[int]) -> bool | None:
         """The text has grown by `new`: what is kept of the draft, and learnt of it."""
         kept, foreseen = self._tree.settle(new)
-        self.pace.judged(kept, kept if foreseen is None else kept + 1)
+        self.pace.judged(kept, kept if foreseen is None else kept + 1, len(new))
         return foreseen
 
     def _send_text(self, limit: int) -> None:

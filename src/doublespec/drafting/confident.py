@@ -4,7 +4,7 @@ import math
 
 from doublespec.drafting.base import Drafter
 from doublespec.drafting.odds import Odds
-from doublespec.drafting.pace import Share
+from doublespec.drafting.pace import Ratio
 from doublespec.models.base import LanguageModel
 from doublespec.sampling import Ranking, Request, choose, rank
 from doublespec.tokens import Tokens, common_prefix
@@ -38,7 +38,7 @@ class ConfidentDrafter:
         self._text: list[int] = []  # that was drafted after last,
         self._rankings: list[Ranking] = []  # the choices made there,
         self._forwards = 0  # and the forwards it took
-        self._first = Share(0.8, 4.0)  # first tokens that hold
+        self._first = Ratio(0.8, 4.0)  # first tokens that hold
         self._steps = 0
         self._settled, self._spent = _PRIOR_STEPS * _PRIOR_RATE, _PRIOR_STEPS
 

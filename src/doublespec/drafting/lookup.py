@@ -5,7 +5,7 @@ from functools import lru_cache
 from typing import Protocol
 
 from doublespec.drafting.base import Completer, Drafter, Guess
-from doublespec.drafting.pace import Share
+from doublespec.drafting.pace import Ratio
 from doublespec.retrieval.base import TokenIndex
 from doublespec.retrieval.expectation import drafted_ahead
 from doublespec.retrieval.layered import LayeredIndex
@@ -44,7 +44,7 @@ class WeighingDrafter(LookupDrafter):
     def __init__(self, index: LayeredIndex, most: int) -> None:
         super().__init__(index, most)
         self._layered = index
-        self._kept = Share(0.8, 4.0)
+        self._kept = Ratio(0.8, 4.0)
         self._length = 0  # of the text that was drafted after last,
         self._tail: Tokens = []  # its last tokens,
         self._drafted: list[int] = []  # and the draft
