@@ -22,6 +22,7 @@ _GRANT = 8  # steps that they may cost besides while plain decoding leads, as it
 _UNKNOWN_LOSS = 0.25  # share of its time that the first trial of a method is likely to cost
 _MEMORY_STEPS = 512  # after which what was measured counts half
 _NEAR_STEPS = 32  # the latest of a method; of the leading one, a trial is compared with them
+_FEW_STEPS = 48  # of a method whose rate is known beforehand, which may have met a busy moment
 _LEAST_STEPS = 64  # of the leading method, after which plain decoding need not be surely faster
 _LONG_STEPS = 32  # of the leading method, compared with what one in hindsight would have settled
 _JUDGED_EVERY = 4  # turns, of which one is compared where the other method has lost so far
@@ -139,9 +140,7 @@ class Scheduler:
     ) -> None:
         assert names
         self._records = {name: _Record() for name in names}
-        self._known = set(expected)
-        for name, rate in expected.items():
-            self._records[name] = _Record(1.0, 1.0 / rate)
+        self._expected = dict(expected)
         self._leader = names[0]
         self._in_hindsight = in_hindsight
         self._led = 0  # turns of the leading method, other than that one
@@ -205,7 +204,9 @@ class Scheduler:
     def explain(self) -> list[Measured]:
         """What has been measured, the fastest first."""
         found = [
-            Measured(name, record.rate or None, record.steps, record.steps / max(self._steps, 1))
+            Measured(
+                name, self._rate(name) or None, record.steps, record.steps / max(self._steps, 1)
+            )
             for name, record in self._records.items()
         ]
         return sorted(found, key=lambda measured: -(measured.tokens_per_second or 0.0))
@@ -240,24 +241,32 @@ class Scheduler:
 
     def _is_faster(self, name: str) -> bool:
         record, leader = self._records[name], self._records[self._leader]
-        if name in self._known:
-            is_slower = leader.steps >= _LEAST_STEPS and record.rate > leader.rate
-            return is_slower or leader.lags_behind(record.rate)
+        if name in self._expected:
+            rate = self._rate(name)
+            is_slower = leader.steps >= _LEAST_STEPS and rate > leader.rate
+            return is_slower or leader.lags_behind(rate)
         was_faster = record.steps >= _LEAST_STEPS and record.rate > leader.rate
-        return record.surely_gains or (self._leader in self._known and was_faster)
+        return record.surely_gains or (self._leader in self._expected and was_faster)
 
     def _lags(self, name: str) -> bool:
         """Whether a method is surely slower than one whose rate is known."""
         record = self._records[name]
-        known = [self._records[other].rate for other in self._known if other != name]
+        known = [self._rate(other) for other in self._expected if other != name]
         return any(record.lags_behind(rate) for rate in known)
+
+    def _rate(self, name: str) -> float:
+        """Tokens per second of a method (0.0: nothing is known). What is measured of a few steps
+        is too low if the machine was busy, as what was expected is if it was busy before."""
+        record = self._records[name]
+        expected = self._expected.get(name, 0.0) if record.steps < _FEW_STEPS else 0.0
+        return max(record.rate, expected)
 
     def _speed(self, name: str) -> float:
         """How many times as fast as the leading method one is, as far as is known."""
         record = self._records[name]
-        if name in self._known:
+        if name in self._expected:
             leading = self._records[self._leader].rate
-            return record.rate / leading if leading else 1.0
+            return self._rate(name) / leading if leading else 1.0
         return 1.0 + record.gained / record.base if record.base else 1.0
 
     def _worth_a_trial(self, names: Sequence[str], best: str) -> str | None:
@@ -272,31 +281,34 @@ class Scheduler:
         return name if can_afford else None
 
     def _is_settled(self, name: str) -> bool:
-        """Whether trials would say nothing new of a method: its rate is known, and not for long."""
+        """Whether trials would say nothing new of a method: its rate is known, not for long, and
+        far lower than the leading method's."""
         record = self._records[name]
         is_fresh = record.steps > 0 and self._steps - record.tried_at < _MEMORY_STEPS
-        return name in self._known and is_fresh
+        return name in self._expected and is_fresh and not self._is_near(name)
 
     @property
     def _allowance(self) -> float:
         """Seconds that trials may cost."""
-        grant = _GRANT / self._steps if self._leader in self._known else 0.0
+        grant = _GRANT / self._steps if self._leader in self._expected else 0.0
         return (_BUDGET + grant) * self._seconds
 
     def _costs_least(self, name: str) -> tuple[bool, bool]:
-        return name in self._known, name == self._in_hindsight
+        return name in self._expected, name == self._in_hindsight
 
     def _likely_loss(self, name: str) -> float:
         """Seconds that a trial is likely to cost."""
         record = self._records[name]
-        is_known = record.steps or record.base or name in self._known
+        is_known = record.steps or record.base or name in self._expected
         share = max(0.0, 1.0 - self._speed(name)) if is_known else _UNKNOWN_LOSS
         return share * self._trial_steps * self._seconds / self._steps
 
     def _promise(self, name: str) -> float:
         record = self._records[name]
-        speed = self._speed(name)
-        is_near = name in self._known and speed > 1.0 - _UNKNOWN_LOSS
-        if not record.steps and (is_near or name not in self._known):
+        if not record.steps and (name not in self._expected or self._is_near(name)):
             return math.inf
-        return max(0.0, speed) * math.sqrt(self._steps - record.tried_at)
+        return max(0.0, self._speed(name)) * math.sqrt(self._steps - record.tried_at)
+
+    def _is_near(self, name: str) -> bool:
+        """Whether a method is about as fast as the leading one, or faster, as far as is known."""
+        return self._speed(name) > 1.0 - _UNKNOWN_LOSS
