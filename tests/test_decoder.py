@@ -16,9 +16,9 @@ from doublespec.models import branches as behind
 from doublespec.models import decoder as decoder_module
 from doublespec.models.base import Branch, can_branch
 from doublespec.models.checkpoints import open_checkpoint
-from doublespec.models.decoder import Decoder
+from doublespec.models.decoder import Decoder, _Rows
 from doublespec.models.memory import FIRST_CAPACITY
-from doublespec.models.shapes import KEY_STEP, STRICT, Shapes
+from doublespec.models.shapes import FASTEST, FEW, KEY_STEP, STRICT, Shapes
 from tests.checkpoints import FAMILIES, write_family
 
 CPU = torch.device("cpu")
@@ -289,11 +289,18 @@ def branching_calls(draw: st.DrawFn) -> list[tuple[list[int], int, list[Branch]]
 
 
 @HEAVY
-@given(requests=branching_calls(), prompt_length=st.sampled_from([1, 40, 10**6]))
+@given(
+    requests=branching_calls(),
+    prompt_length=st.sampled_from([1, 40, 10**6]),
+    shapes=st.sampled_from([FASTEST, FEW]),
+)
 def test_branches_are_texts_of_their_own(
-    fastest: Decoder, requests: list[tuple[list[int], int, list[Branch]]], prompt_length: int
+    fastest: Decoder,
+    requests: list[tuple[list[int], int, list[Branch]]],
+    prompt_length: int,
+    shapes: Shapes,
 ) -> None:
-    used = fastest.fastest()
+    used = fastest.with_shapes(shapes)
     for tokens, last, branches in requests:
         rows, ends = used.branch_logits(tokens, last, branches, min(prompt_length, len(tokens)))
         wanted = fresh(fastest, tokens, 1)
@@ -328,6 +335,25 @@ def test_branches_cost_one_forward_and_only_their_own_rows(
     model.branch_logits(tokens, 1, [Branch(58, (1, 2, 3)), Branch(59, (4,))], 40)
     assert [(block.start, block.stop) for block in forwards] == [(58, 60)]
     assert heads == [3]
+
+
+def test_a_draft_on_a_cpu_computes_few_different_numbers_of_rows(
+    fastest: Decoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each new one costs time and memory."""
+    model = fastest.with_shapes(fastest.shapes)
+    counts: set[int] = set()
+    hidden = model._hidden
+
+    def run(ids: Tensor, rows: _Rows) -> Tensor:
+        counts.add(len(ids))
+        return hidden(ids, rows)
+
+    monkeypatch.setattr(model, "_hidden", run)
+    for length in range(2, 120):
+        tokens = random_text(length, seed=length)
+        model.branch_logits(tokens, 1, [Branch(length - 1, (1,) * (length % 9 + 1))], length - 1)
+    assert counts <= {*FEW.prompt, *FEW.answer}
 
 
 @pytest.mark.parametrize("spare", [0, 1, 2])

@@ -12,6 +12,7 @@ from doublespec.models.decoder import Decoder
 from doublespec.models.shapes import (
     ANSWER_COUNTS,
     FASTEST,
+    FEW,
     FINE_KEY_STEP,
     KEY_STEP,
     PROMPT_COUNTS,
@@ -28,7 +29,7 @@ from doublespec.models.shapes import (
 
 FOUND = Shapes((16, 32, 256), (2, 3, 8, 64), KEY_STEP, alike=True)
 FINE = Shapes((32, 64, 256), (1, 3, 4, 8, 64), FINE_KEY_STEP, alike=True, lone=3)
-ALL_SHAPES = st.sampled_from([FOUND, FINE, STRICT, FASTEST])
+ALL_SHAPES = st.sampled_from([FOUND, FINE, STRICT, FASTEST, FEW])
 
 
 @st.composite
@@ -92,7 +93,7 @@ def test_a_span_attends_among_an_allowed_count_of_rows(
     for block in plan(*request_, shapes):
         counts = shapes.prompt if block.start < request_[2] else shapes.answer
         for span in block.spans:
-            assert span.rows in attending(counts, shapes.key_step or len(counts))
+            assert span.rows in attending(counts, shapes.key_step or counts[-1])
             assert span.rows >= shapes.lone
             assert span.first <= span.start < span.stop <= block.rows
             assert block.rows == 1 or span.stop <= span.first + span.rows <= block.rows

@@ -83,6 +83,7 @@ def attack(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DraftWarning)
         with load() as llm:
+            llm.engine.prepare("auto", wait=True)  # what is loaded once is no growth of memory
             for number in range(count):
                 prompt = list(prompts[number % len(prompts)])
                 params = SamplingParams(

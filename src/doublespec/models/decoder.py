@@ -10,6 +10,7 @@ from functools import partial
 from itertools import chain
 from typing import Self
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -33,6 +34,7 @@ from doublespec.models.memory import FIRST_CAPACITY
 from doublespec.models.quantize import find_products
 from doublespec.models.shapes import (
     FASTEST,
+    FEW,
     FINE_KEY_STEP,
     KEY_STEP,
     STRICT,
@@ -119,7 +121,7 @@ class Decoder:
         capture: Capture | None = None,
     ) -> Self:
         """Reads the weights. `canonical` models compute in canonical shapes, found by a test of
-        this device's kernels; the others in the fastest ones. With `quantize` its layers are
+        this device's kernels; the others in fast ones. With `quantize` its layers are
         rounded as they are read (`quantize.py`). Raises ModelError and ConfigError."""
         config = source.config
         assert config is not None  # of others, `load.py` makes no decoder
@@ -127,7 +129,8 @@ class Decoder:
         weights = read_weights(source, config, device, dtype, product, progress)
         length = min(config.max_length, max_length or config.max_length)
         probe = KernelProbe(config, device, dtype, product)
-        shapes = canonical_shapes(probe, length) if canonical else FASTEST
+        fast = FEW if device.type == "cpu" else FASTEST
+        shapes = canonical_shapes(probe, length) if canonical else fast
         if capture is not None and canonical:
             lengths = key_lengths(length, shapes.key_step or KEY_STEP)
             kernels = chain(probe.products(), probe.attention(lengths))
@@ -311,11 +314,10 @@ class Decoder:
     def _compute(self, block: Block, tokens: Sequence[int], branches: Sequence[Branch]) -> Tensor:
         if self.threads is not None:
             self.threads.begin(block.rows)
-        padding = [tokens[-1]] * (block.rows - len(tokens))
-        more = [token for branch in branches for token in branch.tokens]
-        ids = upload(torch.tensor([*tokens, *padding, *more]), self.device)
+        ids = [*tokens, *(token for branch in branches for token in branch.tokens)]
         rows = self._branching_rows(block, branches) if branches else self._rows(block)
-        return self._hidden(ids, rows)
+        ids += ids[-1:] * (rows.block.rows - len(ids))
+        return self._hidden(upload(torch.tensor(ids), self.device), rows)
 
     def _step(self, bucket: Bucket, inputs: Inputs) -> Tensor:
         """The hidden states of what buffers hold: nothing of it depends on anything else, and
@@ -346,13 +348,17 @@ class Decoder:
         return _Rows(block, cos, sin, masks, self._views(block))
 
     def _branching_rows(self, block: Block, branches: Sequence[Branch]) -> _Rows:
-        """The block's rows, which are not padded, and those of the branches, as one block."""
+        """The block's rows without their padding and those of the branches, padded as one block."""
         standing = behind.positions(block.start, block.stop, branches)
-        rows, keys = len(standing), block.start + len(standing)
-        whole = Block(block.start, keys, rows, (Span(0, rows, keys, 0, rows),))
+        used, keys = len(standing), block.start + len(standing)
+        counts = self.shapes.answer
+        rows = pad(used, counts) if used <= counts[-1] else used
+        whole = Block(block.start, keys, rows, (Span(0, used, keys, 0, rows),))
+        standing += standing[-1:] * (rows - used)
         positions = upload(torch.tensor(standing), self.device)
-        hidden = torch.from_numpy(behind.hidden(block.start, block.stop, branches))
-        mask = self._as_mask(upload(hidden, self.device))
+        hidden = behind.hidden(block.start, block.stop, branches)
+        hidden = np.pad(hidden, ((0, rows - used), (0, 0)), mode="edge")
+        mask = self._as_mask(upload(torch.from_numpy(hidden), self.device))
         cos, sin = self._cos[positions], self._sin[positions]
         return _Rows(whole, cos, sin, (mask,), self._views(whole))
 

@@ -13,7 +13,8 @@ A block that crosses a border of key lengths attends in spans, each over its own
 row counts from the same sets (with rows of its neighbours as padding). A span has `key_step` rows
 at most; what is padding beyond that does not attend. Where prompt and answer rows have the same
 bits too (`alike`), a cached row serves in both roles. `FASTEST` pads nothing: for drafts, whose
-bits change nothing but speed, and as the baseline in benchmarks. Which sets hold on this device is
+bits change nothing but speed, and as the baseline in benchmarks. On a CPU drafts come in `FEW` row
+counts, as each new one costs time and memory. Which sets hold on this device is
 found by a test of its kernels (`models/kernels.py`).
 """
 
@@ -50,6 +51,9 @@ class Shapes:
 
 
 FASTEST = Shapes(tuple(range(1, 257)), tuple(range(1, 257)), key_step=None, alike=True)
+# For each new row count oneDNN makes code of half a megabyte a product, which takes a small draft's
+# first forward twice as long (docs/log.md, 2026-11-26).
+FEW = Shapes(PROMPT_COUNTS, ANSWER_COUNTS, key_step=None, alike=True)
 # Safe on any device whose kernels treat equal shapes equally: one row count per role.
 STRICT = Shapes((256,), (16,), key_step=KEY_STEP, alike=False)
 
