@@ -249,6 +249,15 @@ def test_a_wait_gains_what_would_not_have_been_kept_without_it() -> None:
     assert [pace.worth_waiting_for for pace in paces] == [0, 3]
 
 
+def test_another_text_does_not_judge_what_was_waited_for_in_the_last_one() -> None:
+    pace = _pace(4)
+    for _ in range(20):
+        pace.waited(0.006, 0, 1)
+        pace.begins()
+        pace.judged(0, 0, 1)
+    assert pace.worth_waiting_for == 3
+
+
 def test_a_draft_that_is_always_wrong_drafts_in_one_of_eight_steps_until_it_is_right() -> None:
     pace = _pace(0)
     assert sum(pace.is_worth_drafting() for _ in range(80)) == 10

@@ -206,6 +206,7 @@ class RemoteDrafter:
             if not self._is_resting:
                 self._alternation.owner_loses(self._order, self._text)
             self._tree.clear()
+            self.pace.begins()
             self._text_number += 1
             self._text, self._order, self._known = list(tokens), order, 0
         self._is_resting = False

@@ -59,6 +59,10 @@ class Pace:
         """A step has waited; so many tokens were drafted before and after."""
         self._wait = seconds, before, after
 
+    def begins(self) -> None:
+        """There is another text, which does not judge what was waited for in the last one."""
+        self._wait = None
+
     def judged(self, kept: int, judged: int, settled: int) -> None:
         """The target kept so many of the drafted tokens that it came to judge, and settled so many
         tokens in this step."""
