@@ -17,7 +17,9 @@ _HEADER = struct.Struct("<3sBI")
 _MARK = b"dbl"
 _MOST_UNSENT = 8 << 20  # bytes: the other end has long ceased to read
 _CHUNK = 1 << 13
-_CORE_IS_WANTED_SECONDS = 20e-6  # to yield an idle core and have it back takes 1
+# To yield an idle core and have it back takes 1 microsecond, or 80 where a virtual machine is
+# interrupted for a moment; another process keeps it for a millisecond or more.
+_CORE_IS_WANTED_SECONDS = 200e-6
 _FEWEST_SLEEPS, _MOST_SLEEPS = 64, 4096  # after that; on a busy core a yield takes milliseconds
 
 
