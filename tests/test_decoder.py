@@ -9,6 +9,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn import functional
 from transformers import AutoModelForCausalLM
 
 from doublespec.errors import ModelError
@@ -18,7 +19,7 @@ from doublespec.models.base import Branch, can_branch
 from doublespec.models.checkpoints import open_checkpoint
 from doublespec.models.decoder import Decoder, _Rows
 from doublespec.models.memory import FIRST_CAPACITY
-from doublespec.models.shapes import FASTEST, FEW, KEY_STEP, STRICT, Shapes
+from doublespec.models.shapes import FASTEST, FEW, KEY_STEP, STRICT, Block, Shapes, Span
 from tests.checkpoints import FAMILIES, write_family
 
 CPU = torch.device("cpu")
@@ -214,6 +215,69 @@ def test_growing_the_cache_changes_no_bit(canonical: Decoder) -> None:
     after = model.logits(tokens, 15, 30)
     assert torch.equal(before, after[:5])
     assert torch.equal(after, fresh(model, tokens, 30)[-15:])
+
+
+def test_an_interrupt_while_the_cache_grows_changes_no_bit(
+    canonical: Decoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever part of the new room was being laid out: all of it is left, or nothing."""
+    tokens = random_text(FIRST_CAPACITY + 20)
+    wanted = fresh(canonical, tokens, 30)[-1:]
+    for part in ("_grown", "_rotary_table", "_staircase", "_lay_out"):
+        model = canonical.with_shapes(canonical.shapes)
+        model.logits(tokens[:FIRST_CAPACITY], 1, 30)
+
+        def interrupted(*args: object) -> None:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Decoder, part, interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                model.logits(tokens, 1, 30)
+        short = tokens[: FIRST_CAPACITY - 10]
+        assert torch.equal(model.logits(short, 1, 30), fresh(canonical, short, 30)[-1:])
+        assert torch.equal(model.logits(tokens, 1, 30), wanted)
+
+
+def test_a_cache_with_room_from_the_beginning_does_not_grow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = open_checkpoint(str(write_family(tmp_path, "llama2")))
+    reserve = min(checkpoint.config.max_length, FIRST_CAPACITY + 1) if checkpoint.config else 0
+    assert reserve > FIRST_CAPACITY
+    model = Decoder.load(checkpoint, CPU, torch.float32, reserve=reserve)
+    monkeypatch.delattr(Decoder, "_grown")
+    model.logits(random_text(reserve), 1, 1)
+
+
+def test_attention_takes_what_any_kernel_leaves(
+    canonical: Decoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PyTorch's memory-efficient kernel, of CUDA, leaves the heads of a row side by side."""
+    tokens = random_text(40)
+    wanted = fresh(canonical, tokens, 20)
+    attend = functional.scaled_dot_product_attention
+
+    def apart(*args: Any, **options: Any) -> Tensor:
+        return attend(*args, **options).transpose(1, 2).contiguous().transpose(1, 2)
+
+    monkeypatch.setattr(functional, "scaled_dot_product_attention", apart)
+    assert torch.equal(fresh(canonical, tokens, 20), wanted)
+    model = canonical.with_shapes(canonical.shapes)
+    rows = [model.logits(tokens[:stop], 1, 20) for stop in range(21, 41)]
+    assert torch.equal(torch.cat(rows), wanted[20:])
+
+
+def test_the_mask_of_a_lone_row_begins_where_a_gpu_can_read_it(tmp_path: Path) -> None:
+    """It is no window of the staircase, which begins anywhere: also where a row has one row of
+    queries, of which a copy that is to be contiguous would be the window itself."""
+    checkpoint = open_checkpoint(str(write_family(tmp_path, "llama2")))
+    model = Decoder.load(checkpoint, torch.device("meta"), torch.float32, canonical=False)
+    model = model.with_shapes(Shapes((16,), (1, 2), KEY_STEP, alike=False))
+    assert model.config.num_heads == model.config.num_kv_heads
+    mask = model._mask(Block(5, 6, 1, ()), Span(0, 1, KEY_STEP, 0, 1))
+    assert mask is not None
+    assert not mask._is_view()
 
 
 def test_padded_rows_change_no_real_row(canonical: Decoder) -> None:

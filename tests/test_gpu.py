@@ -1,5 +1,6 @@
 """What only a CUDA device can show: `pytest -m gpu` (docs/gpu.md). A warning is a failure here."""
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -7,9 +8,11 @@ import pytest
 import torch
 
 from doublespec import sampling
+from doublespec.models import graphs
 from doublespec.models.checkpoints import open_checkpoint
 from doublespec.models.decoder import Decoder
 from doublespec.models.graphs import find_capture
+from doublespec.models.memory import FIRST_CAPACITY
 from doublespec.sampling import Request, SamplingParams, choose
 from tests.checkpoints import write_family
 from tests.test_decoder import CROSSING, random_text
@@ -33,8 +36,10 @@ EVERYTHING = SamplingParams(
 @contextmanager
 def no_waiting() -> Iterator[None]:
     """PyTorch raises where the host waits for the device."""
-    torch.cuda.set_sync_debug_mode("error")
     try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Synchronization debug mode is a prototype")
+            torch.cuda.set_sync_debug_mode("error")
         yield
     finally:
         torch.cuda.set_sync_debug_mode("default")
@@ -67,6 +72,29 @@ def test_recorded_steps_have_the_bits_of_computed_ones(pair: tuple[Decoder, Deco
             stop += size
             wanted = plain.logits(text[:stop], size, 200)
             found = recorded.logits(text[:stop], size, 200)
+            if plain.can_branch:
+                torch.testing.assert_close(found, wanted, atol=0.1, rtol=0.1)
+            else:
+                assert torch.equal(found, wanted)
+
+
+def test_recordings_outlive_those_that_are_forgotten(
+    pair: tuple[Decoder, Decoder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The working memory of a product is none of a graph that is gone, and a cache that has grown
+    none of the old one."""
+    monkeypatch.setattr(graphs, "MEETINGS", 1)
+    monkeypatch.setattr(graphs, "MOST_GRAPHS", 3)
+    plain, _ = pair
+    capture = find_capture(DEVICE)
+    parts = plain.config, plain._weights, plain.shapes, plain.max_length
+    recorded = Decoder(*parts, capture)
+    for length in (200, 700, FIRST_CAPACITY - 100, FIRST_CAPACITY + 200):
+        text, stop = random_text(length + 700, seed=length), length
+        for size in 8 * (1, 3, 1, 5, 1, 8, 1, 16, 2, 1):
+            stop += size
+            wanted = plain.logits(text[:stop], size, length)
+            found = recorded.logits(text[:stop], size, length)
             if plain.can_branch:
                 torch.testing.assert_close(found, wanted, atol=0.1, rtol=0.1)
             else:

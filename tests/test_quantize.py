@@ -106,6 +106,21 @@ def test_the_kernels_that_are_tested_are_the_quantised_ones(tmp_path: Path) -> N
     assert max(shapes.answer) > 1
 
 
+def _odd_alone_if_biased(weight: Tensor, bias: Tensor | None) -> Linear:
+    """Another kernel where there is a bias, as cuBLAS has."""
+    return linear(weight) if bias is None else _odd_alone(weight, bias)
+
+
+@pytest.mark.parametrize("family", ["llama2", "llama-biased", "qwen2"])
+def test_products_with_a_bias_are_tested_where_a_model_has_one(family: str, tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(str(write_family(tmp_path, family)))
+    assert checkpoint.config is not None
+    probe = KernelProbe(checkpoint.config, CPU, torch.float32, _odd_alone_if_biased)
+    shapes = find_shapes(probe.products(), probe.attention([32]), probe.vocabulary(), 32)
+    assert (1 in shapes.answer) == (family == "llama2")
+    assert checkpoint.has("model.layers.0.self_attn.q_proj.bias") == (family != "llama2")
+
+
 def test_layers_are_rounded_one_product_at_a_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,12 +9,19 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from doublespec import transfer
 from doublespec.errors import ConfigError, ModelError
 from doublespec.models import load
 from doublespec.models.base import Branch, can_branch
 from doublespec.models.checkpoints import find_folder, open_checkpoint
 from doublespec.models.decoder import Decoder
-from doublespec.models.devices import find_device, find_dtype, usable_cores, use_threads
+from doublespec.models.devices import (
+    available_memory,
+    find_device,
+    find_dtype,
+    usable_cores,
+    use_threads,
+)
 from doublespec.models.layers import attention, linear, rms_norm, swiglu
 from doublespec.models.load import forward_seconds, load_model, undisturbed_seconds
 from doublespec.models.toy import ToyModel
@@ -319,8 +326,34 @@ def test_an_unknown_dtype_is_refused_with_those_known() -> None:
 
 
 def test_devices_and_dtypes_go_by_their_names() -> None:
-    assert find_device("cpu") == CPU
+    assert find_device("cpu") == find_device("cpu:0") == CPU
     assert find_dtype("float16", CPU) == torch.float16
+
+
+def test_a_gpu_has_one_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether a draft shares the target's device is told by their equality."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    assert (
+        find_device(None) == find_device("cuda") == find_device("cuda:1") != find_device("cuda:0")
+    )
+
+
+def test_memory_that_pytorch_holds_unused_is_available(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (100, 1000))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 500)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 470)
+    assert available_memory(torch.device("cuda:0")) == 130
+
+
+def test_what_goes_up_is_dense(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory for a copy has the strides of what is copied, and may not be written twice."""
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)
+    row = torch.tensor([[3, 4]])
+    ready = transfer._ready(row.expand(5, -1), torch.device("cuda"))
+    assert ready.is_contiguous()
+    assert ready.tolist() == 5 * [[3, 4]]
 
 
 @pytest.mark.parametrize(

@@ -22,4 +22,4 @@ def refill(buffer: Tensor, values: Tensor) -> None:
 
 def _ready(values: Tensor, device: torch.device) -> Tensor:
     """In memory that is not given to others before the device has read it."""
-    return values.pin_memory() if device.type == "cuda" else values
+    return values.contiguous().pin_memory() if device.type == "cuda" else values

@@ -164,7 +164,13 @@ def decoder_config(config: PreTrainedConfig) -> DecoderConfig:
         tied=config.tie_word_embeddings,
         max_length=_max_length(config),
         rotary=_rotary(config, head_dim),
+        biased=_is_biased(config),
     )
+
+
+def _is_biased(config: PreTrainedConfig) -> bool:
+    options = (getattr(config, name, False) for name in ("attention_bias", "mlp_bias"))
+    return config.model_type == "qwen2" or any(options)
 
 
 def _max_length(config: PreTrainedConfig) -> int:

@@ -59,6 +59,18 @@ Cache = tuple[Tensor, Tensor]  # keys and values
 
 
 @dataclass(frozen=True, slots=True)
+class _Room:
+    """The cache of all layers, and what is laid out for as many tokens as it holds: exchanged as
+    one, so that an interrupt leaves the old room or the new one."""
+
+    capacity: int
+    cache: Cache
+    rotary: tuple[Tensor, Tensor]  # cosines and sines (capacity and padding, head_dim)
+    staircase: Tensor  # zeros, then minus infinity: masks are windows of it
+    lone_staircase: Tensor  # as many times as a lone row has rows of queries
+
+
+@dataclass(frozen=True, slots=True)
 class _View:
     """What a block needs of one layer's cache."""
 
@@ -97,8 +109,7 @@ class Decoder:
         self.dtype = weights.embedding.dtype
         self._weights = weights
         self._max_length = max_length
-        self._capacity = 0
-        self._cache = self._zeros(0), self._zeros(0)
+        self._room = self._lay_out(0, (self._zeros(0), self._zeros(0)))
         self._seen: tuple[int, list[Cache]] = 0, []  # the first so many places, as last cut
         self._cached: list[int] = []
         self._cached_prompt_length = 0
@@ -116,13 +127,15 @@ class Decoder:
         *,
         canonical: bool = True,
         max_length: int | None = None,
+        reserve: int | None = None,
         quantize: str | None = None,
         progress: Progress | None = None,
         capture: Capture | None = None,
     ) -> Self:
         """Reads the weights. `canonical` models compute in canonical shapes, found by a test of
-        this device's kernels; the others in fast ones. With `quantize` its layers are
-        rounded as they are read (`quantize.py`). Raises ModelError and ConfigError."""
+        this device's kernels; the others in fast ones. Its cache has room for `reserve` tokens from
+        the beginning. With `quantize` its layers are rounded as they are read (`quantize.py`).
+        Raises ModelError and ConfigError."""
         config = source.config
         assert config is not None  # of others, `load.py` makes no decoder
         product = find_products(quantize, device)
@@ -135,7 +148,9 @@ class Decoder:
             lengths = key_lengths(length, shapes.key_step or KEY_STEP)
             kernels = chain(probe.products(), probe.attention(lengths))
             capture = proven(capture, kernels, shapes.answer, device)
-        return cls(config, weights, shapes, length, capture)
+        decoder = cls(config, weights, shapes, length, capture)
+        decoder._reserve(min(reserve or 0, length))
+        return decoder
 
     def with_shapes(self, shapes: Shapes) -> Self:
         """The same weights with a cache of their own, computing in other shapes."""
@@ -161,6 +176,11 @@ class Decoder:
     def row_counts(self) -> tuple[int, ...]:
         """The row counts that blocks of an answer come in."""
         return self.shapes.answer
+
+    @property
+    def records(self) -> bool:
+        """Whether its steps are recorded and replayed."""
+        return self._graphs is not None
 
     @property
     def _group(self) -> int:
@@ -232,19 +252,22 @@ class Decoder:
     def _reserve(self, length: int) -> None:
         """Makes room for `length` tokens. Capacity doubles, so that growing is rare; what was
         never written is zero, so that masked keys add nothing."""
-        if length <= self._capacity:
+        old = self._room
+        if length <= old.capacity:
             return
-        wanted = max(length, min(2 * self._capacity, self._max_length))
+        wanted = max(length, min(2 * old.capacity, self._max_length))
         capacity = -(-wanted // KEY_STEP) * KEY_STEP
         self._check_memory(capacity)
-        self._cache = self._grown(self._cache[0], capacity), self._grown(self._cache[1], capacity)
-        self._capacity = capacity
-        self._cos, self._sin = self._rotary_table(capacity + _PADDING)
-        self._steps = self._staircase(capacity)
-        self._lone_steps = self._steps.expand(self._group * self.shapes.lone, -1)
-        self._seen = 0, []
         if self._graphs is not None:
             self._graphs.clear()
+        self._seen = 0, []
+        grown = self._grown(old.cache[0], capacity), self._grown(old.cache[1], capacity)
+        self._room = self._lay_out(capacity, grown)
+
+    def _lay_out(self, capacity: int, cache: Cache) -> _Room:
+        steps = self._staircase(capacity)
+        lone = steps.expand(self._group * self.shapes.lone, -1)
+        return _Room(capacity, cache, self._rotary_table(capacity + _PADDING), steps, lone)
 
     def _grown(self, old: Tensor, capacity: int) -> Tensor:
         new = self._zeros(capacity)
@@ -292,7 +315,7 @@ class Decoder:
         """Hidden states (rows, D) of a block and of the branches behind it, which hold until the
         next forward; writes their keys and values to the cache."""
         if self._graphs is not None:
-            bucket = self._graphs.find_bucket(block, branches, self._capacity)
+            bucket = self._graphs.find_bucket(block, branches, self._room.capacity)
             if bucket is not None:
                 return self._replay(self._graphs, bucket, block, tokens, branches)
         return self._compute(block, tokens, branches)
@@ -326,7 +349,7 @@ class Decoder:
         attending = bucket.rows if bucket.rows > 1 else self.shapes.lone
         places = torch.arange(bucket.keys, device=self.device)
         hidden = places > positions[:, None] if inputs.hidden is None else inputs.hidden
-        cos, sin = (table.index_select(0, positions) for table in (self._cos, self._sin))
+        cos, sin = (table.index_select(0, positions) for table in self._room.rotary)
         span = Span(0, bucket.rows, bucket.keys, 0, attending)
         block = Block(0, bucket.rows, bucket.rows, (span,))
         mask = self._as_mask(hidden.expand(attending, -1))
@@ -344,7 +367,7 @@ class Decoder:
     def _rows(self, block: Block) -> _Rows:
         stop = block.start + block.rows
         masks = tuple(self._mask(block, span) for span in block.spans)
-        cos, sin = self._cos[block.start : stop], self._sin[block.start : stop]
+        cos, sin = (table[block.start : stop] for table in self._room.rotary)
         return _Rows(block, cos, sin, masks, self._views(block))
 
     def _branching_rows(self, block: Block, branches: Sequence[Branch]) -> _Rows:
@@ -359,7 +382,7 @@ class Decoder:
         hidden = behind.hidden(block.start, block.stop, branches)
         hidden = np.pad(hidden, ((0, rows - used), (0, 0)), mode="edge")
         mask = self._as_mask(upload(torch.from_numpy(hidden), self.device))
-        cos, sin = self._cos[positions], self._sin[positions]
+        cos, sin = (table[positions] for table in self._room.rotary)
         return _Rows(whole, cos, sin, (mask,), self._views(whole))
 
     def _as_mask(self, hidden: Tensor) -> Tensor:
@@ -372,13 +395,15 @@ class Decoder:
         None for a lone row that sees all, if no other row's bits must equal its own."""
         if block.rows == 1 and span.keys == block.stop and not self.shapes.is_canonical():
             return None
-        place = self._capacity + _PADDING - 1 - block.start
+        place = self._room.capacity + _PADDING - 1 - block.start
         if block.rows == 1:
-            mask = self._lone_steps.narrow(1, place, span.keys)
-            return mask if self.device.type == "cpu" else mask.contiguous()  # GPUs want it aligned
+            mask = self._room.lone_staircase.narrow(1, place, span.keys)
+            if self.device.type == "cpu":
+                return mask
+            return mask.clone(memory_format=torch.contiguous_format)  # GPUs want it aligned
         place -= span.first
         order = [*range(place, place - span.rows, -1)] * self._group
-        windows = self._steps.unfold(0, span.keys, 1)
+        windows = self._room.staircase.unfold(0, span.keys, 1)
         return windows.index_select(0, upload(torch.tensor(order), self.device))
 
     def _views(self, block: Block) -> list[_View]:
@@ -388,7 +413,7 @@ class Decoder:
 
     def _whole_views(self, keys: int) -> list[_View]:
         """Views that may write anywhere."""
-        written, read = self._places(0, self._capacity), self._places(0, keys)
+        written, read = self._places(0, self._room.capacity), self._places(0, keys)
         return [_View(slots, [seen]) for slots, seen in zip(written, read, strict=True)]
 
     def _first_places(self, count: int) -> list[Cache]:
@@ -398,7 +423,7 @@ class Decoder:
 
     def _places(self, start: int, count: int) -> list[Cache]:
         """`count` places of each layer's cache, all layers cut at once."""
-        keys, values = (part.narrow(3, start, count).unbind() for part in self._cache)
+        keys, values = (part.narrow(3, start, count).unbind() for part in self._room.cache)
         return list(zip(keys, values, strict=True))
 
     def _layer(self, layer: Layer, view: _View, rows: _Rows, hidden: Tensor) -> Tensor:

@@ -15,16 +15,18 @@ DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch
 def find_device(name: str | None) -> torch.device:
     """The device of that name; by default CUDA if there is one, else the CPU."""
     if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError as error:
         raise ConfigError(f"device must be like 'cpu' or 'cuda:0', got {name!r}") from error
     if device.type not in ("cpu", "cuda"):
         raise ConfigError(f"device must be a CPU or a CUDA device, got {name!r}")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+    if device.type == "cpu":
+        return torch.device("cpu")
+    if (device.index or 0) >= torch.cuda.device_count():
         raise ConfigError(f"{name!r} was asked for, and {torch.cuda.device_count()} are there")
-    return device
+    return device if device.index is not None else torch.device("cuda", torch.cuda.current_device())
 
 
 def find_devices(names: Sequence[str | None]) -> list[torch.device]:
@@ -83,10 +85,19 @@ def use_threads(count: int | None, ranks: int = 1) -> int:
     return wanted
 
 
-def available_memory(device: torch.device) -> int:
-    """Bytes that can still be taken on the device."""
+def prepare_device(device: torch.device) -> None:
+    """Sets what PyTorch keeps for the whole process. On CUDA, attention without cuDNN: it builds a
+    plan, for a good part of a second, for every new number of rows or keys (FunASR issue 3704), and
+    changed greedy texts with few heads in PyTorch 2.13 (issue 193893)."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        torch.backends.cuda.enable_cudnn_sdp(False)
+
+
+def available_memory(device: torch.device) -> int:
+    """Bytes that can still be taken on the device, those included that PyTorch holds unused."""
+    if device.type == "cuda":
+        free = torch.cuda.mem_get_info(device)[0]
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return int(psutil.virtual_memory().available)
 
 

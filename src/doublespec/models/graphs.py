@@ -19,6 +19,7 @@ so (`Graphs`); in canonical shapes the kernels must, too, on data that cancel (`
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from threading import Lock
 from typing import Protocol
 
 import torch
@@ -33,8 +34,9 @@ from doublespec.transfer import refill
 MOST_GRAPHS = 32  # of a decoder, kept at a time
 
 _MOST_ROWS = ANSWER_COUNTS[-1]
-_MEETINGS = 4  # of a bucket, until it is recorded
+MEETINGS = 4  # of a bucket, until it is recorded
 _WARM_UPS = 2  # forwards before a recording, in which libraries make what they keep
+_ONE_AT_A_TIME = Lock()  # recordings of a process: one waits for the device, another must not then
 
 
 class GraphWarning(UserWarning):
@@ -64,11 +66,14 @@ def find_capture(device: torch.device) -> Capture | None:
 
 
 class CudaCapture:
-    """CUDA graphs, which share their memory: no two of them run at a time."""
+    """CUDA graphs, which share their memory, since no two of them run at a time: what the allocator
+    keeps for recordings belongs to a pool and to the stream that they were made on."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._pool = torch.cuda.graph_pool_handle()
+        with torch.cuda.device(device):
+            self._pool = torch.cuda.graph_pool_handle()
+            self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         self._first: Recording | None = None
 
     def __call__(self, step: Callable[[], Tensor]) -> Recording:
@@ -77,18 +82,26 @@ class CudaCapture:
         return self._record(step)
 
     def _record(self, step: Callable[[], Tensor]) -> Recording:
-        with torch.cuda.device(self._device):
-            stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
+        """The working memory of products is made anew for the recording, in the pool: that of a
+        stream is freed with the first of its graphs that goes (PyTorch issue 193402)."""
+        with _ONE_AT_A_TIME, torch.cuda.device(self._device):
+            usual = torch.cuda.current_stream()
+            self._stream.wait_stream(usual)
+            with torch.cuda.stream(self._stream):
                 for _ in range(_WARM_UPS):
                     step()
-            torch.cuda.current_stream().wait_stream(stream)
+            usual.wait_stream(self._stream)
+            torch.cuda.synchronize()
+            torch._C._cuda_clearCublasWorkspaces()
             graph = torch.cuda.CUDAGraph()
             # Other threads, a draft's say, may do as they like meanwhile.
             mode = "thread_local"
-            with torch.cuda.graph(graph, self._pool, stream, capture_error_mode=mode):
-                output = step()
+            try:
+                with torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode=mode):
+                    output = step()
+            finally:
+                torch.cuda.set_stream(usual)  # which a recording that fails does not
+                torch._C._cuda_clearCublasWorkspaces()
         return Recording(graph.replay, output)
 
 
@@ -231,7 +244,7 @@ class Graphs:
     def _meet(self, bucket: Bucket, values: Inputs, step: Step, wanted: Tensor) -> bool:
         """Records the step if it is time; whether the cache is as it must be."""
         self._met[bucket] = self._met.get(bucket, 0) + 1
-        if self._capture is None or self._met[bucket] < _MEETINGS:
+        if self._capture is None or self._met[bucket] < MEETINGS:
             return True
         del self._met[bucket]
         if len(self._kept) == MOST_GRAPHS:

@@ -28,9 +28,12 @@ class KernelProbe:
     product: MakeLinear = linear
 
     def products(self) -> Iterator[Kernel]:
-        """What every row goes through by itself: products and the norm."""
+        """What every row goes through by itself: products and the norm. With a bias a product may
+        be another kernel, so both kinds are tested where some have one."""
         for out_size, in_size in sorted(set(self.config.layer_sizes())):
             yield self._linear(out_size, in_size, self.product)
+            if self.config.biased:
+                yield self._linear(out_size, in_size, self.product, biased=True)
         yield self._norm()
 
     def attention(self, key_lengths: list[int]) -> Iterator[Kernel]:
@@ -59,12 +62,14 @@ class KernelProbe:
             for kernel in kernels:
                 yield from (partial(kernel, standing(rows)) for rows in sorted(counts))
 
-    def _linear(self, out_size: int, in_size: int, make: MakeLinear) -> Kernel:
+    def _linear(
+        self, out_size: int, in_size: int, make: MakeLinear, *, biased: bool = False
+    ) -> Kernel:
         half, order = in_size // 2, self._order(in_size // 2 * 2)
         block = self._random(min(out_size, 128), half)
         weight = torch.cat((block, -block), dim=1)[:, order]
         whole = weight.repeat(-(-out_size // len(block)), 1)[:out_size].contiguous()
-        product = make(whole, None)
+        product = make(whole, torch.zeros_like(whole[:, 0]) if biased else None)
         rows = self._random(KERNEL_ROWS, half)
         rows = torch.cat((rows, rows), dim=1)[:, order]
         return lambda index: product(rows[index])

@@ -168,7 +168,7 @@ def attention(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) 
     heads, rows, dim = query.shape
     folded = query.reshape(1, keys.shape[1], -1, dim)
     mixed = F.scaled_dot_product_attention(folded, keys, values, attn_mask=mask)
-    return mixed.view(heads, rows, dim)
+    return mixed.reshape(heads, rows, dim)  # some kernels leave the rows of a head apart
 
 
 def lone_attention(

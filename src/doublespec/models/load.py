@@ -13,8 +13,8 @@ from torch import Tensor
 from doublespec.errors import ModelError
 from doublespec.models.base import LanguageModel, LoadedModel
 from doublespec.models.decoder import Decoder
-from doublespec.models.devices import usable_cores
-from doublespec.models.graphs import find_capture
+from doublespec.models.devices import prepare_device, usable_cores
+from doublespec.models.graphs import MEETINGS, find_capture
 from doublespec.models.kernels import KernelProbe
 from doublespec.models.layers import Progress
 from doublespec.models.memory import check_memory
@@ -94,6 +94,7 @@ def load_model(
     ModelError and ConfigError: before anything is read where its weights and a cache for `reserve`
     tokens (None: for the first ones) do not fit, beside a `draft` if one will be."""
     check_memory(source, device, dtype, quantize, reserve, draft, graphs=graphs)
+    prepare_device(device)
     if isinstance(source, Checkpoint) and source.config is None:
         if quantize is not None:
             raise ModelError(
@@ -111,6 +112,7 @@ def load_model(
         dtype,
         canonical=canonical,
         max_length=max_length,
+        reserve=None if device.type == "cpu" else reserve,  # to grow takes both caches at once
         quantize=quantize,
         progress=progress,
         capture=find_capture(device) if graphs else None,
@@ -196,6 +198,9 @@ def without_slow_counts(model: Decoder) -> Decoder:
 def measure_cost(model: LanguageModel, rows: int = 16) -> ForwardCost:
     """The cost of a forward here and now; never used where it could change a token. Forwards over
     one row and over several are measured in turns, so that a disturbance falls on both."""
+    if isinstance(model, Decoder) and model.records:
+        for count in (1, rows):  # not a forward that is computed, then one that is replayed
+            forward_seconds(model, count, repeats=MEETINGS)
     few: list[float] = []
     many: list[float] = []
     begun = perf_counter()

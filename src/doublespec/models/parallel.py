@@ -22,7 +22,7 @@ from torch import Tensor
 
 from doublespec.errors import ModelError
 from doublespec.models.decoder import Decoder, canonical_shapes
-from doublespec.models.devices import available_memory, gigabytes
+from doublespec.models.devices import available_memory, gigabytes, prepare_device
 from doublespec.models.kernels import KernelProbe
 from doublespec.models.layers import (
     Linear,
@@ -209,6 +209,7 @@ class _Plan:
 
     def read(self, rank: int, device: torch.device, progress: Progress | None = None) -> "_Part":
         """Reads a rank's part."""
+        prepare_device(device)
         config = self.config.divided(self.count)
         share = Share(self.source, rank, self.count)
         product = find_products(self.quantize, device)

@@ -32,6 +32,7 @@ class DecoderConfig:
     tied: bool  # the vocabulary's product is with the embedding
     max_length: int
     rotary: Rotary
+    biased: bool = False  # products may have a bias
 
     @property
     def query_size(self) -> int:
