@@ -12,6 +12,7 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import psutil
 import pytest
@@ -19,7 +20,7 @@ import pytest
 from doublespec.decoding import Step, decode_parallel
 from doublespec.drafting.background import DraftWarning, Patience, RemoteDrafter, StyledDrafter
 from doublespec.drafting.base import NoDrafter
-from doublespec.drafting.links import InlineLink
+from doublespec.drafting.links import InlineLink, ThreadLink
 from doublespec.drafting.messages import FromDraft
 from doublespec.drafting.model import ModelDrafter
 from doublespec.models.toy import ToyModel
@@ -130,6 +131,93 @@ def test_a_thread_ends_with_its_drafter() -> None:
     assert _guess(background, TEXT)
     background.close()
     assert (threading.active_count(), psutil.Process().num_fds()) == before
+
+
+def test_a_thread_that_hangs_or_loads_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the answer, when it is given up, nor the end of the program."""
+    let_go = threading.Event()
+    forward = ToyModel.logits
+
+    def hang(model: ToyModel, *arguments: Any) -> Any:
+        if model.forwards == 4:
+            let_go.wait(20)
+        return forward(model, *arguments)
+
+    monkeypatch.setattr(ToyModel, "logits", hang)
+    remote = RemoteDrafter(lambda: ThreadLink(toy), SHORT)
+    background = StyledDrafter(remote, LOCKSTEP)
+    begun = time.monotonic()
+    with pytest.warns(DraftWarning, match="does not answer"):
+        for stop in range(5, 9):
+            background.follow(TEXT[:stop], 8, REQUEST)
+    background.close()
+    loading = threaded(lambda: let_go.wait(20) and toy())
+    loading.remote.launch()
+    loading.close()
+    assert time.monotonic() - begun < 10
+    let_go.set()
+
+
+def test_a_forked_process_does_not_keep_a_thread_from_ending() -> None:
+    """It has a copy of the sockets."""
+    background = threaded()
+    _guess(background, TEXT)
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(writing)
+        os.read(reading, 1)
+        os._exit(0)
+    background.close()
+    assert "doublespec-draft" not in [thread.name for thread in threading.enumerate()]
+    os.close(writing)
+    os.close(reading)
+    assert os.waitpid(pid, 0)[1] == 0
+
+
+def test_a_thread_that_cannot_be_begun_is_a_draft_that_fails(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with pytest.warns(DraftWarning, match="can't start new thread"):
+        assert threaded().follow(TEXT, 8, REQUEST).tokens == []
+
+
+def test_an_interrupt_while_it_closes_leaves_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a draft that is stopped and so does not end by itself; closing it again does nothing."""
+    background = in_process()
+    _guess(background, TEXT)
+    child = _child()
+    child.suspend()
+    wait = subprocess.Popen.wait
+
+    def interrupted(process: Any, timeout: float | None = None) -> int:
+        if timeout is not None:
+            raise KeyboardInterrupt
+        return wait(process)
+
+    monkeypatch.setattr(subprocess.Popen, "wait", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        background.close()
+    assert not child.is_running()
+
+
+def test_a_stream_that_ends_in_a_forked_process_warns_of_nothing() -> None:
+    background = in_process(style=FREE)
+    _guess(background, TEXT)
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        with warnings.catch_warnings(), contextlib.suppress(BaseException):
+            warnings.simplefilter("error")
+            background.rest()
+            code = 0
+        os._exit(code)
+    assert os.waitpid(pid, 0)[1] == 0
+    background.close()
 
 
 def test_a_closed_drafter_starts_again_when_it_is_asked() -> None:

@@ -100,6 +100,45 @@ def test_of_messages_that_repeat_each_other_only_the_last_is_read(ends) -> None:
     assert theirs.receive(1.0) == [second, Ready(), first]
 
 
+def test_an_interrupted_wait_leaves_none_that_never_ends(ends) -> None:
+    """Interrupted while there was no room to send: once all is sent, that there is room is no
+    reason to look."""
+    ours, theirs = ends
+    ours.send(bytes(1_000_000))
+    with pytest.raises(KeyboardInterrupt):
+        ours._poll = Interrupted(ours._poll)
+        ours.receive(1.0)
+    ours._poll = ours._poll.poll_object
+    while ours._unsent:
+        theirs.receive(0.0)
+        ours.receive(0.0)
+    theirs.receive(0.0)
+    ours.receive(0.01)
+    assert ours._poll.poll(0) == []
+
+
+class Interrupted:
+    """What is polled like it, until it waits."""
+
+    def __init__(self, poll_object) -> None:
+        self.poll_object = poll_object
+
+    def modify(self, *arguments) -> None:
+        self.poll_object.modify(*arguments)
+
+    def poll(self, *arguments) -> None:
+        raise KeyboardInterrupt
+
+
+def test_hanging_up_ends_copies_of_the_end_too() -> None:
+    """As a process that was forked in between has one."""
+    ours, theirs = socket.socketpair()
+    with ours.dup(), theirs:
+        Channel(ours).hang_up()
+        with pytest.raises(ChannelLost):
+            Channel(theirs).receive(1.0)
+
+
 @pytest.mark.parametrize(("yield_seconds", "sleeps"), [(1e-6, False), (1e-3, True)])
 def test_a_receiver_stays_awake_for_a_moment_unless_its_core_is_wanted(
     monkeypatch: pytest.MonkeyPatch, yield_seconds: float, sleeps: bool

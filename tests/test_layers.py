@@ -7,6 +7,7 @@ import doublespec
 
 ROOMS = (
     "errors",
+    "mutex",
     "config",
     "tokens",
     "transfer",

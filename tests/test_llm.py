@@ -1,12 +1,18 @@
 """The Python API: text in, text out, stats, cancelling, and the errors a user can cause."""
 
+import gc
+import itertools
 import json
 import subprocess
 import sys
 import threading
+import time
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 import doublespec
 from doublespec import LLM, ConfigError, DoubleError, ModelError, SamplingParams
@@ -102,6 +108,89 @@ def test_answers_in_several_threads_do_not_disturb_each_other(bundled: LLM) -> N
     for thread in threads:
         thread.join()
     assert [found[i] for i in range(3)] == wanted
+
+
+def test_a_stream_that_the_garbage_collector_finds_in_another_answer_holds_up_nothing(
+    bundled: LLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is collected in the middle of a step, where the other answer has the models."""
+    wanted = bundled.generate("def add(a, b):", max_tokens=10, method="ar").tokens
+    forward = bundled.target.logits
+
+    def collecting(*arguments: Any) -> Any:
+        gc.collect()
+        return forward(*arguments)
+
+    def drop_half_way() -> None:
+        stream = bundled.stream("Once upon a time", max_tokens=40, method="lookup")
+        cycle = [stream, iter(stream)]
+        next(cycle[1])
+        cycle.append(cycle)
+
+    gc.disable()
+    try:
+        drop_half_way()
+        monkeypatch.setattr(bundled.target, "logits", collecting)
+        found: list[tuple[int, ...]] = []
+        answer = partial(bundled.generate, "def add(a, b):", max_tokens=10, method="lookup")
+        thread = threading.Thread(target=lambda: found.append(answer().tokens), daemon=True)
+        thread.start()
+        thread.join(60)
+    finally:
+        gc.enable()
+    assert found == [wanted]
+
+
+def test_another_thread_may_cancel_a_stream(bundled: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the middle of a step, which is the last one then; and between steps."""
+    stream = bundled.stream("Once upon a time", max_tokens=400, ignore_eos=True, method="ar")
+    in_step, forward = threading.Event(), bundled.target.logits
+
+    def telling(*arguments: Any) -> Any:
+        in_step.set()
+        time.sleep(0.05)
+        return forward(*arguments)
+
+    monkeypatch.setattr(bundled.target, "logits", telling)
+    thread = threading.Thread(target=stream.finish)
+    thread.start()
+    in_step.wait(60)
+    stream.close()
+    thread.join(60)
+    assert not thread.is_alive()
+    assert len(stream.steps) < 10
+    assert stream.completion.finish_reason is None
+    stream.close()
+    assert list(stream) == []
+
+
+def test_each_llm_uses_its_own_number_of_threads(bundled: LLM) -> None:
+    """Also where their answers take turns."""
+    used: dict[int, set[int]] = {1: set(), 2: set()}
+    with LLM("bundled", method="ar", threads=2, history_bytes=0) as other:
+        streams = []
+        for llm, number in ((bundled, 1), (other, 2)):
+            target = Watched(llm.target, used[number])
+            llm.engine._parts.clear()
+            llm.engine._target, usual = target, llm.engine._target
+            streams.append(llm.stream("Once upon a time", max_tokens=4, method="ar"))
+            llm.engine._target = usual
+        for _ in itertools.zip_longest(*streams):
+            pass
+    bundled.engine._parts.clear()
+    assert used == {1: {1}, 2: {2}}
+
+
+class Watched:
+    """A model that notes how many threads it is computed with."""
+
+    def __init__(self, model: Any, used: set[int]) -> None:
+        self._model, self._used = model, used
+        self.vocab_size, self.max_length = model.vocab_size, model.max_length
+
+    def logits(self, *arguments: Any) -> Any:
+        self._used.add(torch.get_num_threads())
+        return self._model.logits(*arguments)
 
 
 def test_an_answer_ends_at_the_context_limit() -> None:
@@ -202,6 +291,9 @@ def test_a_datastore_helps_and_changes_nothing(bundled: LLM, tmp_path: Path) -> 
         alone = bundled.generate(prompt, max_tokens=60, ignore_eos=True, method="lookup")
         helped = llm.generate(prompt, max_tokens=60, ignore_eos=True, method="lookup")
         assert helped.stats.steps < alone.stats.steps
+        content = store.read_bytes()
+        store.unlink()  # what is open stays open
+        assert llm.generate(prompt, max_tokens=60, ignore_eos=True).tokens == free.tokens
     with pytest.raises(DoubleError, match="answers"):
-        store.write_bytes(store.read_bytes()[:100])
+        store.write_bytes(content[:100])
         LLM("bundled", datastore=store)

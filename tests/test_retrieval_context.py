@@ -1,13 +1,16 @@
 """The indexes over this request's text, against a scan that has no memory."""
 
+import contextlib
 import random
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from doublespec.retrieval import chains
 from doublespec.retrieval.chains import MOST_PLACES, Chains, common_suffix
 from doublespec.retrieval.context import RECENT, ContextIndex, NgramIndex
+from doublespec.retrieval.recent import RecentNgramIndex
 
 Text = list[int]
 
@@ -151,6 +154,63 @@ def test_another_request_is_noticed_though_its_end_is_the_same() -> None:
     match = index.lookup(text, 2)
     assert match is not None
     assert match.tokens == (7000, 1)
+
+
+@pytest.mark.parametrize("part", ["cut", "extend", "earlier"])
+@pytest.mark.parametrize("calls", [1, 7, 60, 400])
+def test_an_interrupt_leaves_no_half_of_a_text(
+    part: str, calls: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever it comes: the next texts are followed as by a fresh index."""
+    first, second = [i * i % 7 for i in range(60)], [i * i % 5 for i in range(50)]
+    index = ContextIndex()
+    index.lookup(first, 8)
+    left = iter(range(calls))
+
+    def interrupted(*arguments: object) -> int:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return hash(*arguments)
+
+    with monkeypatch.context() as patch:
+        if part == "earlier":
+            patch.setattr(Chains, part, interrupted if calls == 1 else Chains.earlier)
+            left = iter(())
+        else:
+            patch.setattr(chains, "hash", interrupted, raising=False)
+        with contextlib.suppress(KeyboardInterrupt):
+            index.lookup(second if part != "cut" else first[:20], 8)
+    for text in (second, first, [*first, 0, 1, 4], first[:30]):
+        assert index.lookup(text, 8) == ContextIndex().lookup(text, 8)
+
+
+@pytest.mark.parametrize("calls", [1, 20, 120])
+def test_an_interrupted_baseline_follows_the_next_text(calls: int) -> None:
+    first, second = [i * i % 7 for i in range(60)], [i * i % 5 for i in range(50)]
+    index = RecentNgramIndex(4, 2)
+    index.lookup(first, 8)
+    left, ngrams = iter(range(calls)), index._ngrams
+
+    def interrupted(stop: int) -> list[tuple[int, ...]]:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return ngrams(stop)
+
+    index._ngrams = interrupted  # type: ignore[method-assign]
+    with contextlib.suppress(KeyboardInterrupt):
+        index.lookup(second, 8)
+    index._ngrams = ngrams  # type: ignore[method-assign]
+    for text in (second, first):
+        assert index.lookup(text, 8) == RecentNgramIndex(4, 2).lookup(text, 8)
+
+
+@pytest.mark.parametrize("index", [NgramIndex(), RecentNgramIndex(8, 2)])
+def test_texts_that_are_gone_take_no_memory(index: NgramIndex | RecentNgramIndex) -> None:
+    chance = random.Random(0)
+    for _ in range(30):
+        index.lookup([chance.randrange(8000) for _ in range(50)], 8)
+    kept = index._first if isinstance(index, NgramIndex) else index._ends
+    assert len(kept) <= 50 * 7
 
 
 def test_a_change_far_back_is_noticed_within_a_few_lookups() -> None:

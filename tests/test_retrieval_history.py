@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from doublespec.errors import DatastoreError
+from doublespec.retrieval import shared
 from doublespec.retrieval.history import Entry, History
 
 Text = list[int]
@@ -80,6 +81,27 @@ def test_the_oldest_texts_go_first_and_the_bytes_are_bounded() -> None:
     kept = {entry.tokens[0] // 1000 for entry in history.entries()}
     assert kept == set(range(min(kept), 300))
     assert 20 < len(kept) < 200
+
+
+def test_a_half_whose_emptying_was_interrupted_is_used_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What is added next is found, and so is all that follows."""
+    history, text = History(1 << 16), [i * i % 97 for i in range(200)]
+    room = history._texts.halves[0].capacity
+    for number in range(2 * room // 200):
+        history.add([(i * i + number) % 991 for i in range(200)])
+
+    def interrupted(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(shared, "array", interrupted)
+        for _ in range(room):
+            history.add(text)
+    for _ in range(50):
+        history.add(text)
+        assert history.index().lookup(text[:50], 8) is not None
 
 
 def test_a_text_too_large_for_the_bytes_is_not_kept() -> None:

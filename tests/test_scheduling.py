@@ -158,6 +158,22 @@ def test_one_busy_moment_of_plain_decoding_decides_little() -> None:
     assert sum(found) / len(found) > 104.0
 
 
+def test_a_pause_of_the_machine_is_no_trial_that_failed() -> None:
+    """One step of a trial takes ten minutes: others are still tried, and the best one leads."""
+    rates = dict.fromkeys(NAMES, 100.0) | {"double": 300.0}
+    scheduler = Scheduler(NAMES, {"ar": 100.0})
+    _run(scheduler, rates, 300)
+    turn = scheduler.choose()
+    while not turn.on_trial:
+        for place in range(turn.steps):
+            scheduler.learn(turn, place, 3, 0.01)
+        turn = scheduler.choose()
+    for place in range(turn.steps):
+        scheduler.learn(turn, place, 3, 600.0 if place == 0 else 0.03)
+    rates["double-serial"] = 900.0
+    assert _run(scheduler, rates, 1500) > 600
+
+
 def test_a_change_of_the_text_is_noticed() -> None:
     scheduler = Scheduler(NAMES, {"ar": 100.0})
     _run(scheduler, {"double": 300, "double-serial": 200, "lookup": 120, "ar": 100}, 100)

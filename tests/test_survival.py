@@ -3,6 +3,8 @@
 import itertools
 import os
 import signal
+import subprocess
+import sys
 import time
 import warnings
 from collections.abc import Iterator
@@ -109,6 +111,24 @@ def test_an_llm_in_a_forked_process_answers_too(llm: LLM) -> None:
     assert os.waitpid(pid, 0)[1] == 0
     assert child.is_running()
     assert llm.chat(_messages()).tokens == wanted
+
+
+FORK = """
+import os, sys
+from doublespec import LLM
+with LLM("bundled", method="lookup", threads=2, history_bytes=0) as llm:
+    wanted = llm.generate("Once upon a time", max_tokens=8).tokens
+    pid = os.fork()
+    found = llm.generate("Once upon a time", max_tokens=8).tokens
+    if pid == 0:
+        os._exit(0 if found == wanted else 2)
+    sys.exit(os.waitpid(pid, 0)[1] or found != wanted)
+"""
+
+
+def test_a_process_that_was_forked_after_products_in_several_threads_answers() -> None:
+    """Threads of a product do not come along; who waits for them waits for ever."""
+    assert subprocess.run([sys.executable, "-c", FORK], timeout=120, check=False).returncode == 0
 
 
 def test_attacks_change_nothing_and_closing_leaves_nothing(llm: LLM) -> None:

@@ -238,6 +238,32 @@ def test_a_model_whose_bits_depend_on_the_number_keeps_it() -> None:
     assert "bits depend on the number" in threads.explain()
 
 
+def test_an_interrupted_proof_proves_nothing() -> None:
+    """Computations are made one after the other, and those behind an interrupt are lost."""
+    machine, is_first = Machine(), True
+
+    def computations() -> Iterator[Callable[[], Tensor]]:
+        yield lambda: torch.ones(3)
+        if is_first:
+            raise KeyboardInterrupt
+        yield lambda: torch.tensor([1.0, float(machine.threads)])
+
+    threads = Threads(
+        USUAL,
+        EVERY,
+        computations(),
+        lambda rows: machine.seconds[USUAL],
+        LAYERS,
+        clock=lambda: machine.now,
+        set_threads=machine.set_threads,
+    )
+    with pytest.raises(KeyboardInterrupt):
+        threads.prove()
+    is_first = False
+    assert {frozenset(machine.forward(threads)) for _ in range(50)} == {frozenset({USUAL})}
+    assert not threads.may_change
+
+
 def test_nothing_is_used_that_is_not_proven_yet() -> None:
     """The machine is busy while the model is loaded: the proof goes on when it is not."""
     machine = Machine()

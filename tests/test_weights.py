@@ -308,6 +308,17 @@ def test_a_draft_with_a_common_vocabulary_branches_if_it_could_before(tmp_path: 
     assert torch.equal(ends, torch.cat(alone))
 
 
+def test_ids_that_only_the_target_has_are_another_token_to_the_draft() -> None:
+    """As the target's padded vocabulary has some, which a prompt may hold."""
+    draft = ToyModel(40)
+    common = CommonVocabulary(draft, 48)
+    assert torch.equal(common.logits([1, 45, 3], 2, 1), draft.logits([1, 0, 3], 2, 1))
+    rows, ends = common.branch_logits([1, 45, 3], 1, [Branch(2, (47, 5))], 1)
+    wanted = draft.branch_logits([1, 0, 3], 1, [Branch(2, (0, 5))], 1)
+    assert torch.equal(rows, wanted[0])
+    assert torch.equal(ends, wanted[1])
+
+
 # -- devices ---------------------------------------------------------------------------------------
 
 

@@ -3,7 +3,6 @@
 Builds the parts that methods are made of, each when it is first needed, and closes them.
 """
 
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from time import perf_counter
@@ -41,6 +40,7 @@ from doublespec.models.decoder import Decoder
 from doublespec.models.devices import find_device, find_devices, usable_cores, use_threads
 from doublespec.models.load import ForwardCost
 from doublespec.models.threads import Threads
+from doublespec.mutex import Mutex
 from doublespec.retrieval.history import History
 from doublespec.sampling import Request
 from doublespec.scheduling import Measured, Scheduler
@@ -88,7 +88,7 @@ class Engine:
         if recipe is not None and self.history is not None:
             recipe = replace(recipe, history=self.history.descriptor)
         self._recipe = recipe
-        self._lock = threading.Lock()
+        self._mutex = Mutex()
         self._draft_model: LanguageModel | None = None
         self._parts: dict[_Choice, _Parts] = {}
         self._background: RemoteDrafter | None = None
@@ -100,9 +100,11 @@ class Engine:
         Raises ConfigError if the method cannot run here."""
         name, preset = split_name(check_method(method, has_draft=self._recipe is not None))
         choice = self._choice(PRESETS[preset] if preset else Preset())
-        with self._lock:
-            parts = self._parts.setdefault(choice, _Parts(self, self._target, choice))
-        use_threads(self._settings.threads)
+        with self._mutex.lock:
+            if choice not in self._parts:
+                self._parts[choice] = _Parts(self, self._target, choice)
+            parts = self._parts[choice]
+        self._mutex.catch_up()
         if self.history is None:
             return self._locked(METHODS[name](parts, prompt, request, stop))
         request = replace(request, tenant=self.history.number_of(tenant))
@@ -111,7 +113,7 @@ class Engine:
 
     def explain(self) -> Explanation:
         """What was measured here, and what `auto` has made of it."""
-        with self._lock:
+        with self._mutex.lock:
             parts = self._parts.get(self._choice(Preset()))
             pace = self._background.pace if self._background else Pace()
         return Explanation(
@@ -147,7 +149,7 @@ class Engine:
 
     def wait_for_draft(self) -> bool:
         """Waits until the draft beside the target is loaded; whether it is."""
-        with self._lock:
+        with self._mutex.lock:
             return self.background().wait_until_ready()
 
     def _candidates(self) -> list[str]:
@@ -162,9 +164,10 @@ class Engine:
 
     def close(self) -> None:
         """Ends background drafters; what is asked for later starts them again."""
-        with self._lock:
+        with self._mutex.lock:
             if self._background is not None:
                 self._background.close()
+        self._mutex.catch_up()
 
     def retrieval(self, settings: RetrievalSettings) -> Retrieval:
         """Retrieval on the target's side."""
@@ -221,14 +224,15 @@ class Engine:
     def _locked(self, steps: Steps) -> Steps:
         try:
             while True:
-                with self._lock:
+                with self._mutex.lock:
+                    use_threads(self._settings.threads)
                     step = next(steps, None)
+                self._mutex.catch_up()
                 if step is None:
                     return
                 yield step
         finally:
-            with self._lock:
-                steps.close()
+            self._mutex.tidy(steps.close)
 
 
 def _kept(steps: Steps, history: History, prompt: Tokens, tenant: str) -> Steps:

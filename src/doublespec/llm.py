@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from importlib import resources
 from pathlib import Path
+from threading import Lock
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -280,10 +281,12 @@ class Stream:
         self._events = steps
         self._text = text
         self._request = request
+        self._turn = Lock()
+        self._is_cancelled = False
         self.steps: list[Step] = []
 
     def __iter__(self) -> Iterator[str]:
-        for step in self._events:
+        while (step := self._next()) is not None:
             self.steps.append(step)
             piece = self._text.push(step.new)
             if step.finish is not None:
@@ -298,8 +301,24 @@ class Stream:
         return self.completion
 
     def close(self) -> None:
-        """Cancels the answer: nothing of it goes on running."""
-        self._events.close()
+        """Cancels the answer, from any thread: nothing of it goes on running, but for a step that
+        another thread is in the middle of."""
+        self._is_cancelled = True
+        if self._turn.acquire(blocking=False):
+            try:
+                self._events.close()
+            finally:
+                self._turn.release()
+
+    def _next(self) -> Step | None:
+        """The next step, if there is one."""
+        if self._is_cancelled:
+            return None
+        with self._turn:
+            step = next(self._events, None)
+        if self._is_cancelled:  # meanwhile
+            self.close()
+        return step
 
     @property
     def completion(self) -> Completion:

@@ -20,6 +20,7 @@ SETTLING_STEPS = 2  # after a change: not measured, since the draft has to take 
 _BUDGET = 0.01  # share of the time that trials may cost
 _GRANT = 8  # steps that they may cost besides while plain decoding leads, as it may do early
 _UNKNOWN_LOSS = 0.25  # share of its time that the first trial of a method is likely to cost
+_LONGEST_STEP = 16  # times as long as the mean of all, and no longer counts a step
 _MEMORY_STEPS = 512  # after which what was measured counts half
 _NEAR_STEPS = 32  # the latest of a method; of the leading one, a trial is compared with them
 _FEW_STEPS = 48  # of a method whose rate is known beforehand, which may have met a busy moment
@@ -172,6 +173,8 @@ class Scheduler:
     def learn(self, turn: Turn, place: int, tokens: int, seconds: float) -> None:
         """Step number `place` of a turn has settled so many tokens in so many seconds."""
         record, near = self._records[turn.name], self._records[self._leader].near_rate
+        if self._steps >= TURN_STEPS:  # a longer one was stopped, or its machine was
+            seconds = min(seconds, _LONGEST_STEP * self._seconds / self._steps)
         self._steps += 1
         self._seconds += seconds
         record.tried_at = self._steps

@@ -160,6 +160,7 @@ class RemoteDrafter:
 
     def wait(self, pending: Pending, shown: int, limit: int) -> list[int]:
         """As `BackgroundDrafter.wait`."""
+        self._drop_if_forked()
         if pending.text != self._text_number:  # another text has been followed since
             return pending.tokens[:limit]
         if self._is_drafting_on and shown < limit and self.pace.may_wait(shown):
@@ -176,6 +177,7 @@ class RemoteDrafter:
         return is_at_work and self._order is not None and not self._order.style.lockstep
 
     def rest(self) -> None:
+        self._drop_if_forked()
         self._left_at = None
         self._alternation.end()
         self._is_resting = True

@@ -4,6 +4,7 @@ A frame is a mark, the message's kind, the length and the message (`codec.py`). 
 finds no mark where a frame must begin (bytes were lost to an interrupt, say) gives the channel up.
 """
 
+import contextlib
 import os
 import select
 import socket
@@ -64,14 +65,22 @@ class Channel:
             return messages
         if self._may_look():
             messages = self._look(self._awake_seconds if seconds is None else seconds)
-        while not messages and (seconds is None or seconds > 0):
-            ready = self._wait(seconds)
-            messages = self._read()
-            if not ready:
+        stop = None if seconds is None else perf_counter() + seconds
+        while not messages:
+            left = None if stop is None else stop - perf_counter()
+            if left is not None and left <= 0:
                 break
+            self._wait(left)
+            messages = self._read()
         return messages
 
     def close(self) -> None:
+        self._socket.close()
+
+    def hang_up(self) -> None:
+        """Closes for all that have a copy of this end, in other processes, too."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
 
     def _may_look(self) -> bool:
@@ -96,13 +105,11 @@ class Channel:
         self._next_sleeps = 0
         return messages
 
-    def _wait(self, seconds: float | None) -> bool:
-        if self._unsent:
-            self._poll.modify(self._socket, select.POLLIN | select.POLLOUT)
-        ready = self._poll.poll(None if seconds is None else 1e3 * seconds)
-        if self._unsent:
-            self._poll.modify(self._socket, select.POLLIN)
-        return bool(ready)
+    def _wait(self, seconds: float | None) -> None:
+        """Until there is something to read, or room to send."""
+        room = select.POLLOUT if self._unsent else 0
+        self._poll.modify(self._socket, select.POLLIN | room)
+        self._poll.poll(None if seconds is None else 1e3 * seconds)
 
     def _flush(self) -> None:
         try:

@@ -32,7 +32,7 @@ _CHILD = (
     f"from {__name__} import main; main({{}})"
 )
 
-_open_links: "weakref.WeakSet[ProcessLink]" = weakref.WeakSet()
+_open_links: "weakref.WeakSet[ProcessLink | ThreadLink]" = weakref.WeakSet()
 
 
 class ProcessLink:
@@ -67,15 +67,18 @@ class ProcessLink:
 def _end(channel: Channel, child: "subprocess.Popen[bytes]", parent: int) -> None:
     """Ends a child: it goes by itself when its socket closes, and is killed if it does not. A
     process that was forked from the parent only closes its copy of the socket."""
-    channel.close()
     if os.getpid() != parent:
+        channel.close()
         child.returncode = 0  # it is not ours to wait for
         return
     try:
+        channel.hang_up()
         child.wait(_CLOSE_SECONDS)
-    except subprocess.TimeoutExpired:
+    except BaseException as error:  # time is over, or an interrupt, after which nobody asks again
         child.kill()
         child.wait()
+        if not isinstance(error, subprocess.TimeoutExpired):
+            raise
 
 
 def _close_copies() -> None:
@@ -116,12 +119,19 @@ class ThreadLink:
 
     def __init__(self, make: Recipe) -> None:
         ours, theirs = socket.socketpair()
-        self._channel = Channel(ours)
+        self._channel, self._far_end = Channel(ours), Channel(theirs)
+        self._owner = os.getpid()
         self._thread = threading.Thread(
-            target=_serve_and_close, args=(Channel(theirs), make), name="doublespec-draft"
+            target=_serve_and_close, args=(self._far_end, make), name="doublespec-draft"
         )
         self._thread.daemon = True
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            self._channel.close()
+            self._far_end.close()
+            raise ChannelLost(str(error)) from error
+        _open_links.add(self)
 
     def send(self, message: ToDraft) -> None:
         self._channel.send(message)
@@ -130,9 +140,15 @@ class ThreadLink:
         return self._channel.receive(seconds)
 
     def close(self) -> None:
-        self._channel.close()
+        """The thread ends when it next looks at its messages, which nobody waits for longer than
+        for a process."""
+        if os.getpid() != self._owner:  # forked from it: without the thread, with both sockets
+            self._channel.close()
+            self._far_end.close()
+            return
+        self._channel.hang_up()
         if self._thread is not threading.current_thread():
-            self._thread.join()
+            self._thread.join(_CLOSE_SECONDS)
 
 
 def _serve_and_close(channel: Channel, make: Recipe) -> None:

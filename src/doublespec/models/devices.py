@@ -1,14 +1,19 @@
 """Where a model runs and in which precision: what the machine offers, by its own account."""
 
+import contextlib
+import ctypes
 import os
 import platform
 from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
 
 import psutil
 import torch
 
 from doublespec.errors import ConfigError
 
+_HARD = 2  # omp_pause_hard (OpenMP 5.0, section 3.2.44)
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
 
@@ -91,6 +96,28 @@ def prepare_device(device: torch.device) -> None:
     changed greedy texts with few heads in PyTorch 2.13 (issue 193893)."""
     if device.type == "cuda":
         torch.backends.cuda.enable_cudnn_sdp(False)
+
+
+@cache
+def _openmp() -> ctypes.CDLL | None:
+    """GCC's OpenMP, which PyTorch's products on the CPU run in, where it is loaded."""
+    with contextlib.suppress(OSError), Path("/proc/self/maps").open(encoding="utf-8") as maps:
+        for line in maps:
+            if "/libgomp" in line:
+                return ctypes.CDLL(line.split(maxsplit=5)[-1].rstrip())
+    return None
+
+
+def _end_threads() -> None:
+    """Before a fork: threads of a product are not there in the child, which would wait for them.
+    Those of the thread that forks end, and are begun again when they are needed."""
+    pause = getattr(_openmp(), "omp_pause_resource_all", None)
+    if pause is not None:
+        pause(_HARD)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_end_threads)
 
 
 def available_memory(device: torch.device) -> int:

@@ -200,8 +200,19 @@ class Threads:
         elif not found:
             self._is_same, self._unproven = False, None
         else:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """To the next computation. One whose making is interrupted is the last that can be had, so
+        that nothing is proven."""
+        is_whole = False
+        try:
             self._unproven = next(self._proof, None)
-            self._is_same = True if self._unproven is None else None
+            is_whole = True
+        finally:
+            if not is_whole:
+                self._is_same, self._unproven = False, None
+        self._is_same = True if self._unproven is None else None
 
     def _agree(self, compute: Compute) -> bool | None:
         """Whether both numbers give the same bits; None if all cores took far too long."""

@@ -25,11 +25,13 @@ def check_same_vocabulary(target: Mapping[str, int], draft: Mapping[str, int]) -
 
 
 class CommonVocabulary:
-    """A draft model that sees only the token ids that the target has too."""
+    """A draft model that chooses only among the token ids that the target has too. Ids of the
+    target that it does not know are another token to it: what follows is guessed worse."""
 
     def __init__(self, model: LanguageModel, size: int) -> None:
         self._model = model
         self._size = min(size, model.vocab_size)
+        self._knows_all = model.vocab_size >= size
 
     @property
     def vocab_size(self) -> int:
@@ -40,7 +42,7 @@ class CommonVocabulary:
         return self._model.max_length
 
     def logits(self, tokens: Tokens, last: int, prompt_length: int) -> Tensor:
-        return self._model.logits(tokens, last, prompt_length)[:, : self._size]
+        return self._model.logits(self._known(tokens), last, prompt_length)[:, : self._size]
 
     @property
     def can_branch(self) -> bool:
@@ -50,5 +52,11 @@ class CommonVocabulary:
         self, tokens: Tokens, last: int, branches: Sequence[Branch], prompt_length: int
     ) -> tuple[Tensor, Tensor]:
         assert can_branch(self._model)
-        rows, ends = self._model.branch_logits(tokens, last, branches, prompt_length)
+        known = [Branch(b.start, tuple(self._known(b.tokens))) for b in branches]
+        rows, ends = self._model.branch_logits(self._known(tokens), last, known, prompt_length)
         return rows[:, : self._size], ends[:, : self._size]
+
+    def _known(self, tokens: Tokens) -> Tokens:
+        if self._knows_all:
+            return tokens
+        return [token if token < self._size else 0 for token in tokens]

@@ -33,13 +33,22 @@ class RequestText:
         known = len(self.chains.tokens)
         agreed = self._agreed(text)
         if not agreed == known == len(text):
-            self.chains.cut(agreed)
-            self.chains.extend(text[agreed:])
-            start, places = (known, self.places) if agreed == known else (0, NOWHERE)
-            last = max(0, len(text) - 1)
-            self.places_of_rest = self._places(start, places, last)
-            self.places = self._places(last, self.places_of_rest, len(text))
+            try:
+                self._become(text, agreed)
+            except BaseException:  # an interrupt, anywhere: half of the chains are of neither text
+                self.chains, self.places = Chains(), NOWHERE
+                raise
         return text
+
+    def _become(self, text: list[int], agreed: int) -> None:
+        """Follow a text of which so many tokens are known."""
+        known = len(self.chains.tokens)
+        self.chains.cut(agreed)
+        self.chains.extend(text[agreed:])
+        start, places = (known, self.places) if agreed == known else (0, NOWHERE)
+        last = max(0, len(text) - 1)
+        self.places_of_rest = self._places(start, places, last)
+        self.places = self._places(last, self.places_of_rest, len(text))
 
     def _places(self, start: int, places: Places, stop: int) -> Places:
         """The places of the first `stop` tokens, from those of the first `start` if they go on
@@ -138,14 +147,23 @@ class NgramIndex:
         return None
 
     def _follow(self, tokens: list[int]) -> None:
-        """Take over `tokens`. Entries of text that is gone stay: each is proved when it is used."""
-        del self._tokens[common_prefix(self._tokens, tokens) :]
-        for token in tokens[len(self._tokens) :]:
+        """Take over `tokens`; entries of text that is gone are forgotten. (After an interrupt some
+        may stay: each is proved when it is used.)"""
+        keep = common_prefix(self._tokens, tokens)
+        for stop in range(len(self._tokens), keep, -1):
+            for ngram in self._ngrams(stop):
+                if self._first.get(ngram) == stop:
+                    del self._first[ngram]
+            del self._tokens[-1]
+        for token in tokens[keep:]:
             self._tokens.append(token)
-            for size in self._sizes:
-                ngram = tuple(self._tokens[-size:])
+            for ngram in self._ngrams(len(self._tokens)):
                 if self._end_of(ngram) is None:
                     self._first[ngram] = len(self._tokens)
+
+    def _ngrams(self, stop: int) -> list[tuple[int, ...]]:
+        """The n-grams that end at `stop`, which may be cut short by the text's beginning."""
+        return [tuple(self._tokens[max(0, stop - size) : stop]) for size in self._sizes]
 
     def _end_of(self, ngram: tuple[int, ...]) -> int | None:
         """Where the first match of `ngram` ends, if the text there still says so."""

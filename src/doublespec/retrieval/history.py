@@ -2,12 +2,13 @@
 
 import json
 import os
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from doublespec.errors import DatastoreError
+from doublespec.mutex import Mutex
 from doublespec.retrieval.base import Match
 from doublespec.retrieval.files import replacing
 from doublespec.retrieval.shared import MOST_DEPTH, SharedTexts
@@ -31,7 +32,7 @@ class History:
 
     def __init__(self, most_bytes: int = 64 << 20) -> None:
         self._texts = SharedTexts(most_bytes)
-        self._lock = threading.Lock()
+        self._mutex = Mutex()
         self._writer = os.getpid()  # a process forked from it adds nothing and names nobody
         self._numbers = {"": 0}  # of tenants
         self._next = 1
@@ -43,17 +44,16 @@ class History:
 
     def number_of(self, tenant: str) -> int:
         """What a tenant is called in the memory. A number is never given twice."""
-        with self._lock:
-            return self._number(tenant)
+        with self._mutex.lock:
+            number = self._number(tenant)
+        self._mutex.catch_up()
+        return number
 
     def add(self, tokens: Tokens, tenant: str = "") -> None:
         """Keep a text for the lookups of `tenant`. One larger than half the bytes is not kept."""
         if not tokens or os.getpid() != self._writer:
             return
-        with self._lock:
-            if self._texts.add(list(tokens), self._number(tenant)):
-                kept = {0, *(owner for owner, _ in self._texts.texts())}
-                self._numbers = {name: n for name, n in self._numbers.items() if n in kept}
+        self._mutex.tidy(partial(self._add, list(tokens), tenant))
 
     def index(self, tenant: str = "") -> "TenantIndex":
         """The texts of one tenant, those that are still to come included."""
@@ -65,9 +65,10 @@ class History:
 
     def entries(self) -> Iterator[Entry]:
         """All texts in the order in which they came."""
-        with self._lock:
+        with self._mutex.lock:
             names = {number: name for name, number in self._numbers.items()}
             texts = list(self._texts.texts())
+        self._mutex.catch_up()
         for number, tokens in texts:
             yield Entry(names[number], tokens)
 
@@ -83,6 +84,11 @@ class History:
         not as `save` writes it or another tokenizer's."""
         for entry in _read(path, vocabulary):
             self.add(entry.tokens, entry.tenant)
+
+    def _add(self, tokens: list[int], tenant: str) -> None:
+        if self._texts.add(tokens, self._number(tenant)):
+            kept = {0, *(owner for owner, _ in self._texts.texts())}
+            self._numbers = {name: n for name, n in self._numbers.items() if n in kept}
 
     def _number(self, tenant: str) -> int:
         if tenant not in self._numbers and os.getpid() != self._writer:

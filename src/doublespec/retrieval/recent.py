@@ -25,10 +25,18 @@ class RecentNgramIndex:
 
     def _follow(self, tokens: list[int]) -> None:
         """Take over `tokens`; n-grams of text that is gone are forgotten."""
-        keep = common_prefix(self._tokens, tokens)
+        try:
+            self._become(tokens, common_prefix(self._tokens, tokens))
+        except BaseException:  # an interrupt, anywhere: some n-grams are of neither text
+            self._tokens, self._ends = [], {}
+            raise
+
+    def _become(self, tokens: list[int], keep: int) -> None:
         for stop in range(len(self._tokens), keep, -1):
             for ngram in self._ngrams(stop):
                 self._ends[ngram].pop()
+                if not self._ends[ngram]:
+                    del self._ends[ngram]
         self._tokens[keep:] = tokens[keep:]
         for stop in range(keep + 1, len(tokens) + 1):
             for ngram in self._ngrams(stop):

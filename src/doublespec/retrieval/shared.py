@@ -56,7 +56,7 @@ class SharedTexts:
             return False
         full = not younger.has_room(tokens)
         if full:
-            older.empty(younger.generation + 2)
+            older.empty((younger.generation | 1) + 1)
             younger = older
         younger.append(tokens, owner)
         return full
@@ -184,7 +184,8 @@ def _chain(before: "memoryview[int]", place: int) -> Iterator[int]:
 
 
 def _generation(half: Half) -> int:
-    return half.generation
+    """By which halves are ordered: one whose emptying was interrupted first, to be emptied."""
+    return -1 if half.generation % 2 else half.generation
 
 
 def _depth(match: Match) -> int:
