@@ -248,7 +248,7 @@ def test_row_counts_over_which_more_rows_are_faster_are_left_out(
         pytest.skip("the kernels of this machine agree for few row counts only")
     left_out = {counts[place] for place in slow}
     monkeypatch.setattr(
-        load, "forward_seconds", lambda model, rows, repeats: 2.0 if rows in left_out else 1.0
+        load.Stopwatch, "seconds", lambda watch, rows: 2.0 if rows in left_out else 1.0
     )
     found = load.without_slow_counts(model)
     assert found.shapes.answer == tuple(rows for rows in counts if rows not in left_out)
@@ -260,5 +260,5 @@ def test_row_counts_over_which_more_rows_are_faster_are_left_out(
 def test_row_counts_that_take_equally_long_are_kept(
     bundled: LLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(load, "forward_seconds", lambda model, rows, repeats: 1.0)
+    monkeypatch.setattr(load.Stopwatch, "seconds", lambda watch, rows: 1.0)
     assert load.without_slow_counts(bundled.target) is bundled.target

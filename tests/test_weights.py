@@ -1,8 +1,10 @@
 """Checkpoints: what is read, and one sentence for whatever can be wrong with one."""
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -438,9 +440,29 @@ def test_unscaled_rotary_frequencies_are_powers_of_theta(folder: Path) -> None:
 def test_what_disturbs_a_measurement_for_a_moment_is_left_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    times = iter([0.004, 0.001, 0.003, *[0.002] * 100])
-    monkeypatch.setattr(load, "forward_seconds", lambda model: next(times))
+    """The shortest of medians of five; the first forward is of none."""
+    medians = [0.004, 0.001, 0.003, *[0.002] * 100]
+    times = iter([0.01, *(time for found in medians for time in (9.0, found, found, 0.0, found))])
+    monkeypatch.setattr(load.Stopwatch, "seconds", lambda watch, rows: next(times))
     assert undisturbed_seconds(ToyModel()) == 0.001
+
+
+@pytest.mark.parametrize(("pause", "most"), [(0.0, 100), (0.03, 8)])
+def test_slow_models_are_measured_in_few_forwards(
+    pause: float, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(load, "_COST_SECONDS", 0.05)
+
+    class Slow(ToyModel):
+        def logits(self, *arguments: Any) -> torch.Tensor:
+            time.sleep(pause)
+            return super().logits(*arguments)
+
+    for measure in (load.measure_cost, undisturbed_seconds):
+        model = Slow()
+        measure(model)
+        assert model.forwards <= most
+        assert (model.forwards > 8) == (pause == 0.0)
 
 
 def test_forward_seconds_are_measured_on_new_rows(folder: Path) -> None:

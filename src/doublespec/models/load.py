@@ -26,6 +26,7 @@ from doublespec.models.weights import Checkpoint, Source
 
 _FEWEST_ROUNDS, _MOST_ROUNDS = 2, 8  # of measuring forwards,
 _COST_SECONDS = 0.3  # and for how long
+_QUICK_SECONDS = 0.02  # forwards that take longer are measured once a round
 _FEW_COUNTS = 4  # the smallest row counts, which are compared with each other
 _COUNTS_SECONDS = 0.1  # for how long
 _FASTER = 0.9  # of the time of fewer rows, which makes these useless
@@ -180,12 +181,13 @@ def without_slow_counts(model: Decoder) -> Decoder:
     few = model.shapes.answer[:_FEW_COUNTS]
     if model.device.type != "cpu" or len(few) < 2:
         return model
-    seconds, begun, rounds = dict.fromkeys(few, math.inf), perf_counter(), 0
+    watch, begun, rounds = Stopwatch(model), perf_counter(), 0
+    seconds = dict.fromkeys(few, math.inf)
     while rounds < _FEWEST_ROUNDS or (
         rounds < _MOST_ROUNDS and perf_counter() - begun < _COUNTS_SECONDS
     ):
         for rows in few:
-            seconds[rows] = min(seconds[rows], forward_seconds(model, rows, repeats=1))
+            seconds[rows] = min(seconds[rows], watch.seconds(rows))
         rounds += 1
     slow = {n for n in few for more in few if more > n and seconds[more] < _FASTER * seconds[n]}
     if not slow:
@@ -198,17 +200,19 @@ def without_slow_counts(model: Decoder) -> Decoder:
 def measure_cost(model: LanguageModel, rows: int = 16) -> ForwardCost:
     """The cost of a forward here and now; never used where it could change a token. Forwards over
     one row and over several are measured in turns, so that a disturbance falls on both."""
-    if isinstance(model, Decoder) and model.records:
-        for count in (1, rows):  # not a forward that is computed, then one that is replayed
-            forward_seconds(model, count, repeats=MEETINGS)
+    watch = Stopwatch(model)
+    # The first forwards do more than those that follow; where steps are recorded, several do.
+    first = MEETINGS if isinstance(model, Decoder) and model.records else 1
+    longest = max([watch.seconds(count) for _ in range(first) for count in (1, rows)][-2:])
+    times = 4 if longest < _QUICK_SECONDS else 1
     few: list[float] = []
     many: list[float] = []
     begun = perf_counter()
-    while len(few) < _FEWEST_ROUNDS or (
-        len(few) < _MOST_ROUNDS and perf_counter() - begun < _COST_SECONDS
+    while len(few) < _FEWEST_ROUNDS * times or (
+        len(few) < _MOST_ROUNDS * times and perf_counter() - begun < _COST_SECONDS
     ):
-        few.append(forward_seconds(model, repeats=4))
-        many.append(forward_seconds(model, rows, repeats=2))
+        few += [watch.seconds(1) for _ in range(times)]
+        many += [watch.seconds(rows) for _ in range(-(-times // 2))]
     one, several = median(few), median(many)
     return ForwardCost(one, min(max((several / one - 1) / (rows - 1), 0.0), 1.0))
 
@@ -216,13 +220,40 @@ def measure_cost(model: LanguageModel, rows: int = 16) -> ForwardCost:
 def undisturbed_seconds(model: LanguageModel) -> float:
     """The shortest of a few medians over one row: what a forward takes while nothing else runs,
     also where something does for a moment (a draft in its process that is just ending)."""
+    watch = Stopwatch(model)
+    times = 5 if watch.seconds(1) < _QUICK_SECONDS else 1
     found: list[float] = []
     begun = perf_counter()
     while len(found) < _FEWEST_ROUNDS or (
         len(found) < _MOST_ROUNDS and perf_counter() - begun < _DRAFT_SECONDS
     ):
-        found.append(forward_seconds(model))
+        found.append(median(watch.seconds(1) for _ in range(times)))
     return min(found)
+
+
+class Stopwatch:
+    """Times forwards over new rows after the same text, which is read once."""
+
+    def __init__(self, model: LanguageModel, context: int = 64) -> None:
+        self._model = model
+        most = max(1, model.max_length // 2)
+        self._prompt = [1 + i % 7 for i in range(max(1, min(context, model.max_length - most)))]
+        self._most = most
+        self._attempt = 0
+        self._forward([])
+
+    def seconds(self, rows: int) -> float:
+        """Of one forward over so many rows, or fewer where the model's context is short."""
+        self._attempt += 1
+        new = [1 + (self._attempt + i) % 11 for i in range(min(rows, self._most))]
+        begun = perf_counter()
+        self._forward(new)
+        return perf_counter() - begun
+
+    def _forward(self, new: list[int]) -> None:
+        last = max(1, len(new))
+        rows = self._model.logits([*self._prompt, *new], last, len(self._prompt))
+        rows[-1, 0].item()  # waits for the device
 
 
 def forward_seconds(
@@ -230,13 +261,6 @@ def forward_seconds(
 ) -> float:
     """The median time of a forward over `rows` new rows after `context` tokens, or fewer of both
     where the model's context is short."""
-    rows = min(rows, max(1, model.max_length // 2))
-    context = max(1, min(context, model.max_length - rows))
-    prompt = [1 + i % 7 for i in range(context)]
-    times = []
-    for attempt in range(repeats + 1):
-        new = [1 + (attempt + i) % 11 for i in range(rows)]
-        begun = perf_counter()
-        model.logits([*prompt, *new], rows, context)[-1, 0].item()  # waits for the device
-        times.append(perf_counter() - begun)
-    return median(times[1:])  # the first one reads the prompt, too
+    watch = Stopwatch(model, context)
+    watch.seconds(rows)
+    return median(watch.seconds(rows) for _ in range(repeats))
