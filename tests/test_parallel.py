@@ -236,6 +236,7 @@ def test_ranks_that_do_not_fit_are_refused(folder: Path, monkeypatch: pytest.Mon
 
 def test_devices_that_cannot_share_a_model_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     assert find_devices(["cuda:0", "cuda:1"]) == [torch.device("cuda:0"), torch.device("cuda:1")]
     with pytest.raises(ConfigError, match="all GPUs or all the CPU, got cpu,cuda:1"):
         find_devices(["cpu", "cuda:1"])

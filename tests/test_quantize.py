@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -104,6 +105,34 @@ def test_the_kernels_that_are_tested_are_the_quantised_ones(tmp_path: Path) -> N
     shapes = find_shapes(probe.products(), probe.attention([32]), probe.vocabulary(), 32)
     assert 1 not in shapes.answer
     assert max(shapes.answer) > 1
+
+
+def test_a_vocabulary_is_tested_by_its_own_weights_in_float32(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another order of summation is found, and no other table of its size is made."""
+    config = open_checkpoint(str(write_family(tmp_path, "llama2"))).config
+    assert config is not None
+    size = config.vocab_size, config.hidden_size
+    weight = torch.randn(size, generator=torch.Generator().manual_seed(0))
+    same, backwards = linear(weight), linear(weight.flip(1))
+
+    def odd_alone(x: Tensor) -> Tensor:
+        return same(x) if len(x) > 1 else backwards(x.flip(1))
+
+    make = KernelProbe._linear
+
+    def noted(probe: KernelProbe, *sizes: Any, **options: Any) -> Any:
+        assert sizes[:2] != size
+        return make(probe, *sizes, **options)
+
+    monkeypatch.setattr(KernelProbe, "_linear", noted)
+    for head, is_found in ((odd_alone, True), (same, False)):
+        probe = KernelProbe(config, CPU, torch.float32, linear, head)
+        shapes = find_shapes(probe.products(), probe.attention([32]), probe.vocabulary(), 32)
+        assert (1 not in shapes.answer) == is_found
+    with pytest.raises(AssertionError):
+        next(KernelProbe(config, CPU, torch.bfloat16, linear, same).vocabulary())
 
 
 def _odd_alone_if_biased(weight: Tensor, bias: Tensor | None) -> Linear:

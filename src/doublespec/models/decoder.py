@@ -23,6 +23,7 @@ from doublespec.models.graphs import Bucket, Capture, Graphs, Inputs, fill, prov
 from doublespec.models.kernels import KernelProbe
 from doublespec.models.layers import (
     Layer,
+    MakeLinear,
     Progress,
     Weights,
     attention,
@@ -141,7 +142,7 @@ class Decoder:
         product = find_products(quantize, device)
         weights = read_weights(source, config, device, dtype, product, progress)
         length = min(config.max_length, max_length or config.max_length)
-        probe = KernelProbe(config, device, dtype, product)
+        probe = KernelProbe(config, device, dtype, product, weights.vocabulary)
         fast = FEW if device.type == "cpu" else FASTEST
         shapes = canonical_shapes(probe, length) if canonical else fast
         if capture is not None and canonical:
@@ -163,6 +164,11 @@ class Decoder:
     def choose_threads(self, threads: Threads) -> None:
         """From now on `threads` sets their number, block by block."""
         self.threads = threads
+
+    def kernels(self, product: MakeLinear) -> KernelProbe:
+        """Those of its forward, on data of their own; `product` makes the products of layers."""
+        head = self._weights.vocabulary
+        return KernelProbe(self.config, self.device, self.dtype, product, head)
 
     @property
     def vocab_size(self) -> int:

@@ -15,7 +15,6 @@ from doublespec.models.base import LanguageModel, LoadedModel
 from doublespec.models.decoder import Decoder
 from doublespec.models.devices import prepare_device, usable_cores
 from doublespec.models.graphs import MEETINGS, find_capture
-from doublespec.models.kernels import KernelProbe
 from doublespec.models.layers import Progress
 from doublespec.models.memory import check_memory
 from doublespec.models.parallel import ParallelDecoder
@@ -161,7 +160,7 @@ def _proof(model: Decoder, quantize: str | None, cost: ForwardCost) -> Iterator[
     product = find_products(quantize, model.device)
     lengths = key_lengths(model.max_length, model.shapes.key_step)
     chosen = {*lengths[:: -(-len(lengths) // _PROOF_KEYS)], lengths[-1]}
-    probe = KernelProbe(model.config, model.device, model.dtype, product)
+    probe = model.kernels(product)
     yield from probe.computations(model.shapes, sorted(chosen))
     for number, (context, rows) in enumerate(_PROOF_TEXTS):
         is_short = context + rows <= model.max_length and cost.of(context) <= _PROOF_SECONDS

@@ -217,7 +217,8 @@ class _Plan:
             share, config, device, self.dtype, product, progress, has_vocabulary=rank == 0
         )
         length = min(config.max_length, self.max_length or config.max_length)
-        shapes = canonical_shapes(KernelProbe(config, device, self.dtype, product), length)
+        probe = KernelProbe(config, device, self.dtype, product, weights.vocabulary)
+        shapes = canonical_shapes(probe, length)
         return _Part(config, weights, shapes, length)
 
     def check_memory(self, rank: int, device: torch.device) -> None:
