@@ -218,6 +218,22 @@ def test_a_sweep_over_c_keeps_the_target_and_changes_the_draft() -> None:
         sweep_questions(question, "moon", ())
 
 
+def test_a_sweep_over_c_with_a_profile_changes_the_draft_beside_the_target(tmp_path: Path) -> None:
+    """It used to scale the draft alone, which no parallel method runs on, and to lose the padding
+    of its rows."""
+    (tmp_path / "p.json").write_text(json.dumps(_profile()))
+    profiled = read_machine(tmp_path / "p.json")
+    slow, fast = sweep_questions(Question(("psd",), profiled, None), "c", (2, 8))
+    assert slow.machine.target == fast.machine.target == profiled.target
+    assert slow.machine.draft_beside is not None
+    assert fast.machine.draft_beside is not None
+    for rows in (1, 3, 8):  # three rows are padded to eight
+        assert slow.machine.draft(rows) == pytest.approx(profiled.draft(rows) / 2)
+        beside = slow.machine.draft_beside(rows) / fast.machine.draft_beside(rows)
+        assert beside == pytest.approx(4)
+    assert slow.machine.branch_seconds == pytest.approx(4 * fast.machine.branch_seconds)
+
+
 def test_the_recommendation_depends_on_the_text_and_the_draft() -> None:
     copied, _ = recommend({"a": [_copied(200)]}, Question((), replace(MACHINE, devices=1), None))
     fresh, _ = recommend({"a": [_trace(True, 200)]}, Question((), MACHINE, None))
@@ -391,6 +407,19 @@ def test_the_command_is_deterministic_to_the_byte(tmp_path: Path) -> None:
     assert list(report["results"]) == names
     assert report["results"]["best"]["mean"]["speedup"] > 1
     assert report["results"]["double@paper"]["t"]["mean_accepted_length"] > 1
+
+
+def test_the_overhead_that_a_profile_measured_counts(tmp_path: Path) -> None:
+    """It used to be replaced by the flag's default, 0."""
+    write_traces(tmp_path / "t.jsonl", [_trace(length=20)])
+    (tmp_path / "p.json").write_text(json.dumps({**_profile(), "step_seconds": 0.050}))
+    given = ("--traces", str(tmp_path / "t.jsonl"), "--profile", str(tmp_path / "p.json"))
+    for flags, seconds in (((), 0.050), (("--overhead-ms", "0"), 0.0)):
+        run = run_command("simulate", *given, "--methods", "ar", "--json", "-", *flags)
+        report = json.loads(run.stdout)
+        assert report["provenance"]["machine"]["overhead_seconds"] == seconds
+        speedup = report["results"]["ar"]["mean"]["speedup"]
+        assert speedup == pytest.approx(0.004 / (0.004 + seconds))
 
 
 def test_the_number_of_processes_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,11 @@ class Curve:
 
     def __call__(self, rows: int) -> float:
         return self._table[rows] if rows < len(self._table) else self._at(rows)
+
+    def scaled(self, factor: float) -> "Curve":
+        """The same curve with every time multiplied by a factor."""
+        points = tuple((rows, factor * seconds) for rows, seconds in self.points)
+        return Curve(points, self.padded)
 
     def _at(self, rows: int) -> float:
         if len(self.points) == 1 or rows <= self.points[0][0]:
@@ -67,6 +72,17 @@ class Machine:
     def ratio(self) -> float:
         """c = t_T / t_D, both over one row: the ceiling of PSD."""
         return self.target(1) / self.draft(1)
+
+    def with_ratio(self, ratio: float) -> "Machine":
+        """The same target with a draft of that c, faster or slower in all that its forwards do:
+        alone, beside the target, and with corrections in advance."""
+        factor = self.ratio / ratio
+        return replace(
+            self,
+            draft=self.draft.scaled(factor),
+            draft_beside=self.draft_beside and self.draft_beside.scaled(factor),
+            branch_seconds=factor * self.branch_seconds,
+        )
 
     @property
     def row_cost(self) -> float:

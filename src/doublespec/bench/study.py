@@ -12,7 +12,7 @@ from multiprocessing import get_context
 
 import torch
 
-from doublespec.bench.machine import Curve, Machine
+from doublespec.bench.machine import Machine
 from doublespec.bench.replay import Replay
 from doublespec.bench.simulate import Outcome, Plan, mean_speedup, plans, simulate
 from doublespec.bench.traces import Trace, with_agreement
@@ -120,11 +120,7 @@ def _at(question: Question, axis: str, value: float) -> Question:
         return replace(question, gamma=int(value))
     if axis == "run-length":
         return replace(question, run_length=int(value))
-    machine = question.machine
-    points = tuple(
-        (rows, seconds * machine.ratio / value) for rows, seconds in machine.draft.points
-    )
-    return replace(question, machine=replace(machine, draft=Curve(points)))
+    return replace(question, machine=question.machine.with_ratio(value))
 
 
 # -- processes -----------------------------------------------------------------------------------

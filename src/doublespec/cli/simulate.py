@@ -54,7 +54,10 @@ def simulate(
     target_ms: Annotated[str, typer.Option(help="24, or by rows: 1:24,8:24.5,32:30.")] = "24",
     draft_ms: Annotated[str, typer.Option(help="2.4, or by rows.")] = "2.4",
     pipe_ms: Annotated[float, typer.Option(help="A draft's messages, a step.")] = 0.0,
-    overhead_ms: Annotated[float, typer.Option(help="Outside the models, a step.")] = 0.0,
+    overhead_ms: Annotated[
+        float | None,
+        typer.Option(help="Outside the models, a step. [default: the profile's; without one, 0]"),
+    ] = None,
     devices: Annotated[int, typer.Option(help="1: draft and target share a device.")] = 2,
     gamma: Annotated[
         int | None,
@@ -120,19 +123,21 @@ def _machine(
     target_ms: str,
     draft_ms: str,
     pipe_ms: float,
-    overhead_ms: float,
+    overhead_ms: float | None,
     devices: int,
 ) -> Machine:
     if devices not in (1, 2):
         raise ConfigError(f"devices must be 1 or 2, got {devices}")
-    if min(pipe_ms, overhead_ms) < 0:
+    if min(pipe_ms, overhead_ms or 0.0) < 0:
         raise ConfigError("pipe-ms and overhead-ms must not be negative")
     if profile is not None:
         machine = read_machine(profile)
     else:
         target, draft = parse_curve(target_ms, "target-ms"), parse_curve(draft_ms, "draft-ms")
         machine = Machine(target, draft, target(1), pipe_ms / 1e3)
-    return replace(machine, overhead_seconds=overhead_ms / 1e3, devices=devices)
+    if overhead_ms is not None:
+        machine = replace(machine, overhead_seconds=overhead_ms / 1e3)
+    return replace(machine, devices=devices)
 
 
 def _compare(files: Files, question: Question, console: Console) -> dict[str, Any]:
