@@ -1,5 +1,6 @@
 """The simulator: the same loops on replayed answers, and figures that can be worked out by hand."""
 
+import gzip
 import json
 import subprocess
 import sys
@@ -245,7 +246,26 @@ def test_traces_survive_writing_and_reading(tmp_path: Path) -> None:
     for name in ("t.jsonl", "t.jsonl.gz"):
         write_traces(tmp_path / name, [_trace(), _copied()])
         assert read_traces(tmp_path / name, 5000) == [_trace(), _copied()]
-    assert list(trace_files([tmp_path])) == ["t"]
+        assert trace_files([tmp_path / name]) == {"t": tmp_path / name}
+
+
+def test_two_trace_files_of_one_name_are_told_apart_by_the_user(tmp_path: Path) -> None:
+    """The second used to take the place of the first."""
+    for name in ("a/x.jsonl", "b/x.jsonl", "c/x.jsonl", "c/x.jsonl.gz"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write_traces(tmp_path / name, [_trace()])
+    for paths in ([tmp_path / "a", tmp_path / "b"], [tmp_path / "c"]):
+        with pytest.raises(ConfigError, match=r"two trace files have the name 'x': .*; leave one"):
+            trace_files(paths)
+    once = trace_files([tmp_path / "a", tmp_path / "b" / ".." / "a" / "x.jsonl"])
+    assert once == {"x": tmp_path / "a" / "x.jsonl"}
+
+
+@pytest.mark.parametrize("damage", [b"", b"\xff" * 20, b"\x01"])  # cut short, or not deflated
+def test_a_damaged_trace_file_is_one_sentence(tmp_path: Path, damage: bytes) -> None:
+    (tmp_path / "t.jsonl.gz").write_bytes(gzip.compress(b"", mtime=0)[:10] + damage)
+    with pytest.raises(ConfigError, match="cannot read the trace file"):
+        read_traces(tmp_path / "t.jsonl.gz", 5000)
 
 
 @pytest.mark.parametrize(
