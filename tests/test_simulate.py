@@ -461,18 +461,47 @@ def test_the_number_of_processes_changes_nothing(monkeypatch: pytest.MonkeyPatch
         (("--json", "/no/such/folder/x.json"), "there is no folder /no/such/folder"),
         (("--agreement", "2"), "agreement must be from 0 to 1"),
         (("--target-ms", "fast"), "target-ms must be milliseconds"),
+        (("--target-ms", "nan"), "target-ms must be milliseconds"),
+        (("--draft-ms", "1:2,8:inf"), "draft-ms must be milliseconds"),
+        (("--pipe-ms", "nan"), "pipe-ms must be milliseconds from 0 up, got nan"),
+        (("--overhead-ms", "inf"), "overhead-ms must be milliseconds from 0 up, got inf"),
+        (("--overhead-ms", "-1"), "overhead-ms must be milliseconds from 0 up, got -1"),
         (("--validate", "runs.jsonl"), "--validate needs the --profile"),
+        (("--profile", "p.json", "--pipe-ms", "0"), "--profile, which has these times, makes no"),
+        (("--recommend", "--sweep", "c"), "give --sweep or --recommend, and not both"),
+        (("--recommend", "--methods", "sd"), "--recommend makes no use of --methods"),
+        (("--validate", "r", "--run-length", "9"), "--validate makes no use of --run-length"),
+        (("--values", "2,4"), "a simulation without --sweep makes no use of --values"),
+        (("--html", "x.html"), "a simulation without --sweep makes no use of --html"),
+        (("--sweep", "c", "--html", "-", "--json", "-"), "two reports cannot both be written"),
+        (("--sweep", "c", "--values", "-2"), "values of c must be numbers above 0, got -2"),
+        (("--sweep", "c", "--values", "0"), "values of c must be numbers above 0, got 0"),
+        (("--sweep", "c", "--values", "nan"), "values of c must be numbers above 0, got nan"),
+        (("--sweep", "agreement", "--values", "7"), "values of agreement must be from 0 to 1"),
+        (("--sweep", "gamma", "--values", "2.5"), "gamma must be whole numbers from 1 up, got 2.5"),
+        (("--sweep", "run-length", "--values", "0"), "run-length must be whole numbers from 1 up"),
         (("--vocab-size", "50"), "line 1: token 1119 is beyond the vocabulary"),
     ],
 )
 def test_a_mistake_is_one_sentence(
-    tmp_path: Path, arguments: tuple[str, str], message: str
+    tmp_path: Path, arguments: tuple[str, ...], message: str
 ) -> None:
     write_traces(tmp_path / "t.jsonl", [_trace()])
     run = run_command("simulate", "--traces", str(tmp_path / "t.jsonl"), *arguments)
     assert run.returncode == 2
     assert message in run.stderr
     assert len(run.stderr.strip().splitlines()) == 1
+
+
+def test_a_page_of_curves_goes_to_stdout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It used to be written to a file with the name -."""
+    monkeypatch.chdir(tmp_path)
+    write_traces(tmp_path / "t.jsonl", [_trace(length=20)])
+    given = ("--traces", "t.jsonl", "--methods", "sd", "--sweep", "c", "--values", "2,4")
+    run = run_command("simulate", *given, "--html", "-")
+    assert run.stdout.startswith("<!")
+    assert "speed-up" in run.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["t.jsonl"]
 
 
 def test_a_branch_is_replayed_where_it_is_the_true_text() -> None:

@@ -1,6 +1,7 @@
 """A machine in numbers: how long forwards take by row count, and what a step takes then."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -135,16 +136,13 @@ def parse_curve(text: str, name: str) -> Curve:
         points = points or [(1, float(text))]
     except ValueError:
         points = []
-    rows = [point[0] for point in points]
-    if not points or rows != sorted(set(rows)) or min(rows) < 1 or min(points, key=_y)[1] <= 0:
+    rows, times = [point[0] for point in points], [point[1] for point in points]
+    is_time = all(0 < milliseconds < math.inf for milliseconds in times)
+    if not points or rows != sorted(set(rows)) or min(rows) < 1 or not is_time:
         raise ConfigError(
             f"{name} must be milliseconds like 24, or by rows like 1:24,8:24.5,32:30, got {text!r}"
         )
     return Curve(tuple((row, milliseconds / 1e3) for row, milliseconds in points))
-
-
-def _y(point: tuple[int, float]) -> float:
-    return point[1]
 
 
 def _curve(times: Mapping[str, Mapping[str, float]]) -> Curve:

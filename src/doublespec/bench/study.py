@@ -4,6 +4,7 @@ The results do not depend on how many processes there are.
 """
 
 import gc
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
@@ -81,9 +82,12 @@ def ask_all(
 
 
 def sweep_questions(question: Question, axis: str, values: Sequence[float]) -> list[Question]:
-    """The question at each value of an axis; raises ConfigError on an unknown one."""
+    """The question at each value of an axis; raises ConfigError on an unknown one, or a value that
+    it cannot have."""
     if axis not in SWEEPS:
         raise ConfigError(f"sweep must be one of {', '.join(SWEEPS)}, got {axis!r}")
+    for value in values:
+        _check_value(axis, value)
     return [_at(question, axis, value) for value in values or SWEEPS[axis]]
 
 
@@ -111,6 +115,17 @@ class _Job:
 
 def _plans(question: Question, name: str) -> list[Plan]:
     return plans(name, question.machine, question.gamma, question.run_length, question.guess_tokens)
+
+
+def _check_value(axis: str, value: float) -> None:
+    if axis == "c":
+        expected, is_fine = "numbers above 0", 0 < value < math.inf
+    elif axis == "agreement":
+        expected, is_fine = "from 0 to 1", 0 <= value <= 1
+    else:
+        expected, is_fine = "whole numbers from 1 up", value >= 1 and value.is_integer()
+    if not is_fine:
+        raise ConfigError(f"values of {axis} must be {expected}, got {value:g}")
 
 
 def _at(question: Question, axis: str, value: float) -> Question:

@@ -84,7 +84,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object for 
 JsonFile = Annotated[
     Path | None, typer.Option("--json", help="Write the report to this file; - is stdout.")
 ]
-HtmlFile = Annotated[Path | None, typer.Option("--html", help="Write a page to look at.")]
+HtmlFile = Annotated[
+    Path | None, typer.Option("--html", help="Write a page to look at; - is stdout.")
+]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite files that are there.")]
 
 terminal = Console()
@@ -157,9 +159,9 @@ def progress_bar() -> Progress:
     )
 
 
-def people(json_path: Path | None) -> Console:
-    """Where tables for people go: beside the JSON, not into it."""
-    return errors if str(json_path) == "-" else terminal
+def people(*outputs: Path | None) -> Console:
+    """Where tables for people go: beside an output that is stdout, not into it."""
+    return errors if Path("-") in outputs else terminal
 
 
 def check_pictures(*paths: Path | None) -> None:
