@@ -56,7 +56,12 @@ def test_doctor_measures_tests_and_saves(tmp_path: Path, monkeypatch: pytest.Mon
     report = json.loads(run.stdout)
     assert run.returncode == 0
     assert report["exact"] is True
-    assert json.loads(path.read_text())["target"]["seconds"]["16"] > 0
+    saved = json.loads(path.read_text())
+    assert saved["target"]["seconds"]["16"] > 0
+    assert report["c"] == saved["target"]["seconds"]["1"] / saved["draft"]["seconds"]["1"]
+    beside = saved["beside"]["draft"]["seconds"]["1"] / saved["draft"]["seconds"]["1"]
+    assert report["slower_beside"]["draft"] == beside
+    assert "gamma" not in report
     again = run_command("doctor", "--save", str(path))
     assert again.returncode == 2
     assert "--force" in again.stderr

@@ -26,7 +26,7 @@ from doublespec.bench.profile import (
 )
 from doublespec.bench.race import Run
 from doublespec.bench.replay import Replay
-from doublespec.bench.simulate import Outcome, answers, plans, simulate
+from doublespec.bench.simulate import Outcome, answers, plans, simulate, uses_gamma
 from doublespec.bench.study import Question, ask, recommend, sweep_questions
 from doublespec.bench.traces import (
     Trace,
@@ -134,6 +134,20 @@ def test_lock_step_depends_on_gamma_and_a_free_draft_does_not() -> None:
         assert _outcome("psd@free", _uneven(), gamma=gamma).speedup > 0.85 * fitting
 
 
+def test_gamma_is_said_where_it_counts_and_nowhere_else() -> None:
+    one_device = replace(MACHINE, devices=1)
+    for name in ("sd", "double-serial", "psd@lock-step", "double@paper", "auto@paper"):
+        assert [plan.gamma for plan in plans(name, MACHINE, gamma=3)] == [3]
+    for name in ("ar", "lookup@paper", "psd", "double@forks", "auto", "best"):
+        assert [plan.gamma for plan in plans(name, MACHINE, gamma=3)] == [None]
+    assert uses_gamma("auto", one_device)  # which has a serial draft there
+    assert uses_gamma("best", one_device)
+    question = Question(("psd", "best"), MACHINE, None)
+    with pytest.raises(ConfigError, match="gamma counts for none of these methods"):
+        sweep_questions(question, "gamma", (2, 4))
+    assert len(sweep_questions(replace(question, names=("psd", "sd")), "gamma", (2, 4))) == 2
+
+
 def test_lock_step_waits_for_a_draft_whose_rows_are_dear() -> None:
     """A draft forward that judges a retrieved run of ten takes as long as two of the target's."""
     steep = replace(MACHINE, draft=Curve(((1, 0.002), (11, 0.020))))
@@ -237,9 +251,10 @@ def test_a_sweep_over_c_with_a_profile_changes_the_draft_beside_the_target(tmp_p
 
 def test_the_recommendation_depends_on_the_text_and_the_draft() -> None:
     copied, _ = recommend({"a": [_copied(200)]}, Question((), replace(MACHINE, devices=1), None))
-    fresh, _ = recommend({"a": [_trace(True, 200)]}, Question((), MACHINE, None))
+    fresh, outcomes = recommend({"a": [_trace(True, 200)]}, Question((), MACHINE, None))
     assert copied == "lookup"
     assert fresh in ("psd", "double")
+    assert outcomes["a"].gamma is None  # it would not count
 
 
 def test_traces_survive_writing_and_reading(tmp_path: Path) -> None:

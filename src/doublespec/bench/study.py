@@ -15,7 +15,7 @@ import torch
 
 from doublespec.bench.machine import Machine
 from doublespec.bench.replay import Replay
-from doublespec.bench.simulate import Outcome, Plan, mean_speedup, plans, simulate
+from doublespec.bench.simulate import Outcome, Plan, mean_speedup, plans, simulate, uses_gamma
 from doublespec.bench.traces import Trace, with_agreement
 from doublespec.errors import ConfigError
 from doublespec.methods import DRAFTLESS
@@ -82,26 +82,28 @@ def ask_all(
 
 
 def sweep_questions(question: Question, axis: str, values: Sequence[float]) -> list[Question]:
-    """The question at each value of an axis; raises ConfigError on an unknown one, or a value that
-    it cannot have."""
+    """The question at each value of an axis; raises ConfigError on an unknown one, a value that
+    it cannot have, or where it counts for no method."""
     if axis not in SWEEPS:
         raise ConfigError(f"sweep must be one of {', '.join(SWEEPS)}, got {axis!r}")
     for value in values:
         _check_value(axis, value)
+    counts = [uses_gamma(name, question.machine) for name in question.names]
+    if axis == "gamma" and not any(counts):
+        raise ConfigError(
+            "gamma counts for none of these methods; sweep it with sd, double-serial or a draft in "
+            f"lock-step (psd@lock-step, double@paper), got {', '.join(question.names)}"
+        )
     return [_at(question, axis, value) for value in values or SWEEPS[axis]]
 
 
 def recommend(
     files: Files, question: Question, progress: Progress | None = None
 ) -> tuple[str, Outcomes]:
-    """The best of the methods and gammas that suit the machine, with its outcomes."""
-    around = max(1, round(question.machine.ratio))
-    gammas = sorted({max(1, around // 2), around, 2 * around})
-    serial = [replace(question, names=_CANDIDATES[:3])]
-    beside = [replace(question, names=_CANDIDATES[3:], gamma=gamma) for gamma in gammas]
-    answers = ask_all(files, serial + beside, progress)
-    pairs = [pair for answer in answers for pair in answer.items()]
-    return max(pairs, key=lambda pair: mean_speedup(pair[1]))
+    """The best of the candidates on the machine, each with its best gamma if one counts, and its
+    outcomes."""
+    answer = ask(files, replace(question, names=_CANDIDATES), progress)
+    return max(answer.items(), key=lambda pair: mean_speedup(pair[1]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +125,7 @@ def _check_value(axis: str, value: float) -> None:
     elif axis == "agreement":
         expected, is_fine = "from 0 to 1", 0 <= value <= 1
     else:
-        expected, is_fine = "whole numbers from 1 up", value >= 1 and value.is_integer()
+        expected, is_fine = "whole numbers from 1 up", value >= 1 and value % 1 == 0
     if not is_fine:
         raise ConfigError(f"values of {axis} must be {expected}, got {value:g}")
 

@@ -34,7 +34,11 @@ Random = Annotated[
 ]
 MethodName = Annotated[str, typer.Option(help="Decoding method; 'auto' chooses one.")]
 Gamma = Annotated[
-    int | None, typer.Option(help="Draft forwards per step. Default: as many as fit in one step.")
+    int | None,
+    typer.Option(
+        help="Draft forwards per step of a serial or lock-step draft; a free one goes on by "
+        "itself. Default: as many as fit in one step, or, with double-serial, as pay."
+    ),
 ]
 Schedule = Annotated[
     str, typer.Option(help="A draft beside the target: free (goes ahead) or lock-step (the paper).")

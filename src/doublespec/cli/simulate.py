@@ -18,6 +18,7 @@ from doublespec.bench.outputs import check_different, check_output, write_output
 from doublespec.bench.provenance import provenance
 from doublespec.bench.race import Run
 from doublespec.bench.runs import read_runs
+from doublespec.bench.simulate import uses_gamma
 from doublespec.bench.study import (
     SWEEPS,
     Files,
@@ -54,35 +55,36 @@ def simulate(
     ] = None,
     target_ms: Annotated[
         str | None,
-        typer.Option(help=f"By rows: 1:24,8:24.5,32:30, or the same. [default: {_TARGET_MS}]"),
+        typer.Option(help=f"24, or by rows: 1:24,8:24.5,32:30. Default: {_TARGET_MS}."),
     ] = None,
     draft_ms: Annotated[
-        str | None, typer.Option(help=f"Like --target-ms. [default: {_DRAFT_MS}]")
+        str | None, typer.Option(help=f"2.4, or by rows. Default: {_DRAFT_MS}.")
     ] = None,
     pipe_ms: Annotated[
-        float | None, typer.Option(help="A draft's messages, a step. [default: 0]")
+        float | None, typer.Option(help="A draft's messages, a step. Default: 0.")
     ] = None,
     overhead_ms: Annotated[
         float | None,
-        typer.Option(help="Outside the models, a step. [default: the profile's; without one, 0]"),
+        typer.Option(help="Outside the models, a step. Default: the profile's; without one, 0."),
     ] = None,
     devices: Annotated[int, typer.Option(help="1: draft and target share a device.")] = 2,
     gamma: Annotated[
         int | None,
-        typer.Option(help="Draft forwards per step. Default: c; 3, 5 or 8 for serial drafts."),
+        typer.Option(
+            help="Draft forwards per step of a serial or lock-step draft; a free one goes on by "
+            "itself. Default: c; for sd the best of 3, 5, 8; double-serial decides by itself."
+        ),
     ] = None,
     run_length: Annotated[int | None, typer.Option(help="Longest retrieved run.")] = None,
     limit: Annotated[
         int | None,
-        typer.Option(help=f"Answers of each file. [default: {_LIMIT}; to validate, all]"),
+        typer.Option(help=f"Answers of each file. Default: {_LIMIT}; to validate, all."),
     ] = None,
     vocab_size: Annotated[int, typer.Option(help="Of the model the traces come from.")] = 1 << 18,
     seed: options.Seed = 0,
     sweep: Annotated[str, typer.Option(help=f"Draw curves over {', '.join(SWEEPS)}.")] = "",
     values: Annotated[str, typer.Option(help="Comma-separated values of the sweep.")] = "",
-    advise: Annotated[
-        bool, typer.Option("--recommend", help="Name the best method and gamma.")
-    ] = False,
+    advise: Annotated[bool, typer.Option("--recommend", help="Name the best method.")] = False,
     runs: Annotated[
         Path | None,
         typer.Option("--validate", help="Compare with the runs that `bench --resume` kept here."),
@@ -190,14 +192,13 @@ def _advise(files: Files, question: Question, console: Console) -> dict[str, Any
     with _bar("simulating") as progress:
         name, outcomes = recommend(files, question, progress)
     row, gamma = means(outcomes.values()), next(iter(outcomes.values())).gamma
-    settings = "" if name == "lookup" or gamma is None else f" with gamma {gamma}"
+    settings = "" if gamma is None else f" with gamma {gamma}"
     console.print(
         f"recommended: {name}{settings}, {row['speedup']:.2f} times plain decoding, "
         f"{row['mean_accepted_length']:.2f} tokens a step",
         style="bold",
     )
-    advice = {"method": name, "gamma": None if name == "lookup" else gamma}
-    return {"recommended": advice, "results": _results({name: outcomes})}
+    return {"recommended": {"method": name, "gamma": gamma}, "results": _results({name: outcomes})}
 
 
 def _sweep(
@@ -217,6 +218,9 @@ def _sweep(
         for name in question.names
     }
     table = Table(axis, *question.names, title="speed-up over plain decoding, mean of files")
+    flat = [name for name in question.names if not uses_gamma(name, question.machine)]
+    if axis == "gamma" and flat:
+        table.caption = f"gamma does not count for {', '.join(flat)}."
     for i, value in enumerate(values):
         table.add_row(f"{value:g}", *(f"{curves[name][i]:.2f}" for name in question.names))
     console.print(table)
@@ -269,8 +273,9 @@ def _table(found: Mapping[str, Outcomes], machine: Machine) -> Table:
         "ceiling",
         title="speed-up over plain decoding, in virtual time",
         caption=f"c = {machine.ratio:.1f}, the ceiling of PSD; the ceiling of a draft whose "
-        "forwards settle more than one token is c times that. M: mean accepted length (tokens a "
-        "step). bubbles: steps without a drafted token to judge. foreseen: the draft's mistakes "
+        "forwards settle more than one token is c times that. gamma: draft forwards a "
+        "step, - where none is set. M: mean accepted length (tokens a step). bubbles: steps "
+        "without a drafted token to judge. foreseen: the draft's mistakes "
         "whose correction it had gone on from.",
     )
     for name, outcomes in found.items():
@@ -278,7 +283,7 @@ def _table(found: Mapping[str, Outcomes], machine: Machine) -> Table:
         drafts = name.partition("@")[0] not in ("ar", "lookup")
         table.add_row(
             name,
-            str(next(iter(outcomes.values())).gamma or "-") if drafts else "-",
+            str(next(iter(outcomes.values())).gamma or "-"),
             *(f"{outcome.speedup:.2f}" for outcome in outcomes.values()),
             f"{row['speedup']:.2f}",
             f"{row['mean_accepted_length']:.2f}",
