@@ -82,6 +82,7 @@ def test_the_overhead_of_the_engine_is_measured() -> None:
         (("generate", "x", "--temperature", "-3"), "temperature must be"),
         (("generate", "x", "--method", "magic"), "method must be one of"),
         (("generate", "x", "--method", "sd", "--draft", "none"), "needs a draft model"),
+        (("demo", "--rounds", "0"), "rounds must be a whole number from 1 up, got 0"),
         (("lossless", "--temperatures", "warm"), "temperatures must be like"),
         (("doctor", "--save", "/no/such/folder/p.json"), "there is no folder"),
         (("generate", "x", "--target-device", "cpu,cpu,cpu"), "divided evenly among 3 target"),

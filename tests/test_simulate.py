@@ -143,7 +143,7 @@ def test_gamma_is_said_where_it_counts_and_nowhere_else() -> None:
     assert uses_gamma("auto", one_device)  # which has a serial draft there
     assert uses_gamma("best", one_device)
     question = Question(("psd", "best"), MACHINE, None)
-    with pytest.raises(ConfigError, match="gamma counts for none of these methods"):
+    with pytest.raises(ConfigError, match="and for none of psd, best"):
         sweep_questions(question, "gamma", (2, 4))
     assert len(sweep_questions(replace(question, names=("psd", "sd")), "gamma", (2, 4))) == 2
 
@@ -484,6 +484,7 @@ def test_the_number_of_processes_changes_nothing(monkeypatch: pytest.MonkeyPatch
         (("--validate", "runs.jsonl"), "--validate needs the --profile"),
         (("--profile", "p.json", "--pipe-ms", "0"), "--profile, which has these times, makes no"),
         (("--recommend", "--sweep", "c"), "give --sweep or --recommend, and not both"),
+        (("--gamma", "5", "--methods", "psd,best"), "and for none of psd, best"),
         (("--recommend", "--methods", "sd"), "--recommend makes no use of --methods"),
         (("--validate", "r", "--run-length", "9"), "--validate makes no use of --run-length"),
         (("--values", "2,4"), "a simulation without --sweep makes no use of --values"),

@@ -88,13 +88,18 @@ def sweep_questions(question: Question, axis: str, values: Sequence[float]) -> l
         raise ConfigError(f"sweep must be one of {', '.join(SWEEPS)}, got {axis!r}")
     for value in values:
         _check_value(axis, value)
-    counts = [uses_gamma(name, question.machine) for name in question.names]
-    if axis == "gamma" and not any(counts):
-        raise ConfigError(
-            "gamma counts for none of these methods; sweep it with sd, double-serial or a draft in "
-            f"lock-step (psd@lock-step, double@paper), got {', '.join(question.names)}"
-        )
+    if axis == "gamma":
+        check_gamma(question)
     return [_at(question, axis, value) for value in values or SWEEPS[axis]]
+
+
+def check_gamma(question: Question) -> None:
+    """Raises ConfigError if gamma counts for none of the methods."""
+    if not any(uses_gamma(name, question.machine) for name in question.names):
+        raise ConfigError(
+            "gamma counts for sd, double-serial and a draft in lock-step (psd@lock-step, "
+            f"double@paper), and for none of {', '.join(question.names)}"
+        )
 
 
 def recommend(

@@ -97,7 +97,13 @@ def bench(
         float | None,
         typer.Option(help="In a replay: share of places where the draft is right."),
     ] = None,
-    limit: Annotated[int | None, typer.Option(help="Prompts, spread over categories.")] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            help="Questions, spread over categories; each turn of one is a prompt. In a replay: "
+            "answers, spread over files."
+        ),
+    ] = None,
     repeat: Annotated[int, typer.Option(help="Rounds.")] = 2,
     max_tokens: options.MaxTokens = 256,
     max_length: options.MaxLength = None,

@@ -27,6 +27,7 @@ from doublespec.bench.study import (
     Question,
     ask,
     ask_all,
+    check_gamma,
     means,
     recommend,
     sweep_questions,
@@ -117,6 +118,8 @@ def simulate(
         _positive("gamma", gamma),
     )
     question = replace(question, run_length=_positive("run-length", run_length))
+    if gamma is not None and runs is None and not advise:
+        check_gamma(question)
     console = options.people(json_path, html)
     found = trace_files(traces)
     most = _positive("limit", limit) or (None if runs is not None else _LIMIT)
