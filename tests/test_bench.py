@@ -23,7 +23,7 @@ from doublespec.bench.race import BASELINE, Race, Run
 from doublespec.bench.record import record_traces
 from doublespec.bench.report import bench_page, sweep_page
 from doublespec.bench.results import faults, results
-from doublespec.bench.runs import RunLog
+from doublespec.bench.runs import RunLog, read_runs
 from doublespec.cli import app
 from doublespec.cli.bench_table import table
 from doublespec.decoding import Step, decode_serial
@@ -163,6 +163,22 @@ def test_runs_are_kept_and_resumed_and_a_torn_line_is_dropped(tmp_path: Path) ->
         RunLog(path, {"seed": 2})
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"prompt": [1], "answer": [2]}\n', "is no file of runs; give one that"),
+        ("[1]\n[2]\n", "is no file of runs; give one that"),
+        ("words\n", "is no file of runs; give one that"),
+        ("", "holds no runs; measure them with"),
+        ('{"benchmark": {}}\n', "holds no runs; measure them with"),
+    ],
+)
+def test_what_holds_no_runs_is_not_validated(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "runs.jsonl").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        read_runs(tmp_path / "runs.jsonl")
+
+
 def _report(runs: list[Run]) -> dict[str, object]:
     origin = {
         "cpu": "a CPU", "device": "cpu", "cores": 2, "threads": 1, "dtype": "bfloat16",
@@ -185,6 +201,10 @@ def test_the_document_holds_figures_faults_and_failures() -> None:
     for part in ("4 prompts of suite", "a fault", "it broke", "stopped before its end", "torch 2"):
         assert part in text
     assert text == as_markdown(_report(_runs()))
+    assert "a CPU, cpu, 2 cores" in text
+    report = _report(_runs())
+    report["provenance"]["device"] = "a CPU"
+    assert "\na CPU, 2 cores" in as_markdown(report)
 
 
 def test_pages_are_self_contained_and_the_same_each_time() -> None:
@@ -223,6 +243,12 @@ def test_prompts_in_both_schemas_and_a_wrong_line(tmp_path: Path) -> None:
     path.write_text('{"turns": ["z"]}\n{"turns": []}\n')
     with pytest.raises(ConfigError, match=r"p\.jsonl, line 2: turns must be"):
         read_questions([str(path)], None)
+
+
+def test_a_prompt_may_hold_line_ends_that_are_not_those_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "p.jsonl").write_text('{"turns": ["one\u2028two\x85three"]}\n', encoding="utf-8")
+    (question,) = read_questions([str(tmp_path / "p.jsonl")], None)
+    assert question.turns == ("one\u2028two\x85three",)
 
 
 def test_the_suite_is_balanced_and_a_limit_takes_from_every_category() -> None:

@@ -110,6 +110,14 @@ def test_the_command_prints_the_object_of_the_issue(tmp_path: Path) -> None:
     assert by_name["context"]["tokens_per_step"] >= by_name["scan"]["tokens_per_step"] > 1
 
 
+def test_the_cost_of_a_store_is_measured_on_the_shortest_text(tmp_path: Path) -> None:
+    folder = write_traces(tmp_path, [Trace([1, 2], [3, 4])])
+    stored(tmp_path / "a.store", [NEW])
+    given = ["--traces", str(folder), "--datastore", str(tmp_path / "a.store"), "--json"]
+    run = CliRunner().invoke(app, ["bench-retrieval", *given])
+    assert json.loads(run.stdout)["cost"]["datastore a.store"]["tokens"] == len(NEW)
+
+
 def test_the_command_says_how_many_answers_it_left_out(tmp_path: Path) -> None:
     folder = write_traces(tmp_path, [Trace([1, 2, 3], NEW), Trace([4], list(range(50)))])
     stored(tmp_path / "a.store", [NEW])
@@ -132,7 +140,17 @@ def test_what_is_no_trace_is_refused(tmp_path: Path, content: str, message: str)
 
 
 def test_a_folder_without_traces_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no traces"):
+    with pytest.raises(ConfigError, match=r"holds no \.jsonl"):
+        read_traces(tmp_path, None, None)
+
+
+def test_two_files_of_one_name_and_damaged_ones_are_refused(tmp_path: Path) -> None:
+    bad = write_traces(tmp_path, [Trace([1], NEW)]) / "bad.jsonl.gz"
+    bad.write_bytes(gzip.compress(b"", mtime=0)[:10] + b"\xff" * 20)
+    with pytest.raises(ConfigError, match=r"cannot read the trace file .*bad"):
+        read_traces(tmp_path, None, None)
+    bad.rename(tmp_path / "made.jsonl")
+    with pytest.raises(ConfigError, match="two trace files have the name 'made'"):
         read_traces(tmp_path, None, None)
 
 

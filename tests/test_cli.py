@@ -56,7 +56,12 @@ def test_doctor_measures_tests_and_saves(tmp_path: Path, monkeypatch: pytest.Mon
     report = json.loads(run.stdout)
     assert run.returncode == 0
     assert report["exact"] is True
-    assert json.loads(path.read_text())["target"]["seconds"]["16"] > 0
+    saved = json.loads(path.read_text())
+    assert saved["target"]["seconds"]["16"] > 0
+    assert report["c"] == saved["target"]["seconds"]["1"] / saved["draft"]["seconds"]["1"]
+    beside = saved["beside"]["draft"]["seconds"]["1"] / saved["draft"]["seconds"]["1"]
+    assert report["slower_beside"]["draft"] == beside
+    assert "gamma" not in report
     again = run_command("doctor", "--save", str(path))
     assert again.returncode == 2
     assert "--force" in again.stderr
@@ -77,6 +82,7 @@ def test_the_overhead_of_the_engine_is_measured() -> None:
         (("generate", "x", "--temperature", "-3"), "temperature must be"),
         (("generate", "x", "--method", "magic"), "method must be one of"),
         (("generate", "x", "--method", "sd", "--draft", "none"), "needs a draft model"),
+        (("demo", "--rounds", "0"), "rounds must be a whole number from 1 up, got 0"),
         (("lossless", "--temperatures", "warm"), "temperatures must be like"),
         (("doctor", "--save", "/no/such/folder/p.json"), "there is no folder"),
         (("generate", "x", "--target-device", "cpu,cpu,cpu"), "divided evenly among 3 target"),

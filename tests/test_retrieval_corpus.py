@@ -79,6 +79,7 @@ def test_records_give_the_named_field_also_compressed(tmp_path: Path) -> None:
         ("a.jsonl", b"[1]\n", "no text in field"),
         ("a.jsonl", b"\xff\n", "not UTF-8"),
         ("a.txt.gz", b"not gzip", "cannot read"),
+        ("a.txt.gz", gzip.compress(b"", mtime=0)[:10] + b"\xff" * 20, "cannot read"),
         ("a.txt.gz", gzip.compress(b"cut short " * 99, mtime=0)[:-12], "cannot read"),
     ],
 )

@@ -1,5 +1,6 @@
 """The simulator: the same loops on replayed answers, and figures that can be worked out by hand."""
 
+import gzip
 import json
 import subprocess
 import sys
@@ -25,7 +26,7 @@ from doublespec.bench.profile import (
 )
 from doublespec.bench.race import Run
 from doublespec.bench.replay import Replay
-from doublespec.bench.simulate import Outcome, answers, plans, simulate
+from doublespec.bench.simulate import Outcome, answers, plans, simulate, uses_gamma
 from doublespec.bench.study import Question, ask, recommend, sweep_questions
 from doublespec.bench.traces import (
     Trace,
@@ -133,6 +134,20 @@ def test_lock_step_depends_on_gamma_and_a_free_draft_does_not() -> None:
         assert _outcome("psd@free", _uneven(), gamma=gamma).speedup > 0.85 * fitting
 
 
+def test_gamma_is_said_where_it_counts_and_nowhere_else() -> None:
+    one_device = replace(MACHINE, devices=1)
+    for name in ("sd", "double-serial", "psd@lock-step", "double@paper", "auto@paper"):
+        assert [plan.gamma for plan in plans(name, MACHINE, gamma=3)] == [3]
+    for name in ("ar", "lookup@paper", "psd", "double@forks", "auto", "best"):
+        assert [plan.gamma for plan in plans(name, MACHINE, gamma=3)] == [None]
+    assert uses_gamma("auto", one_device)  # which has a serial draft there
+    assert uses_gamma("best", one_device)
+    question = Question(("psd", "best"), MACHINE, None)
+    with pytest.raises(ConfigError, match="and for none of psd, best"):
+        sweep_questions(question, "gamma", (2, 4))
+    assert len(sweep_questions(replace(question, names=("psd", "sd")), "gamma", (2, 4))) == 2
+
+
 def test_lock_step_waits_for_a_draft_whose_rows_are_dear() -> None:
     """A draft forward that judges a retrieved run of ten takes as long as two of the target's."""
     steep = replace(MACHINE, draft=Curve(((1, 0.002), (11, 0.020))))
@@ -218,18 +233,54 @@ def test_a_sweep_over_c_keeps_the_target_and_changes_the_draft() -> None:
         sweep_questions(question, "moon", ())
 
 
+def test_a_sweep_over_c_with_a_profile_changes_the_draft_beside_the_target(tmp_path: Path) -> None:
+    """It used to scale the draft alone, which no parallel method runs on, and to lose the padding
+    of its rows."""
+    (tmp_path / "p.json").write_text(json.dumps(_profile()))
+    profiled = read_machine(tmp_path / "p.json")
+    slow, fast = sweep_questions(Question(("psd",), profiled, None), "c", (2, 8))
+    assert slow.machine.target == fast.machine.target == profiled.target
+    assert slow.machine.draft_beside is not None
+    assert fast.machine.draft_beside is not None
+    for rows in (1, 3, 8):  # three rows are padded to eight
+        assert slow.machine.draft(rows) == pytest.approx(profiled.draft(rows) / 2)
+        beside = slow.machine.draft_beside(rows) / fast.machine.draft_beside(rows)
+        assert beside == pytest.approx(4)
+    assert slow.machine.branch_seconds == pytest.approx(4 * fast.machine.branch_seconds)
+
+
 def test_the_recommendation_depends_on_the_text_and_the_draft() -> None:
     copied, _ = recommend({"a": [_copied(200)]}, Question((), replace(MACHINE, devices=1), None))
-    fresh, _ = recommend({"a": [_trace(True, 200)]}, Question((), MACHINE, None))
+    fresh, outcomes = recommend({"a": [_trace(True, 200)]}, Question((), MACHINE, None))
     assert copied == "lookup"
     assert fresh in ("psd", "double")
+    assert outcomes["a"].gamma is None  # it would not count
 
 
 def test_traces_survive_writing_and_reading(tmp_path: Path) -> None:
     for name in ("t.jsonl", "t.jsonl.gz"):
         write_traces(tmp_path / name, [_trace(), _copied()])
         assert read_traces(tmp_path / name, 5000) == [_trace(), _copied()]
-    assert list(trace_files([tmp_path])) == ["t"]
+        assert trace_files([tmp_path / name]) == {"t": tmp_path / name}
+
+
+def test_two_trace_files_of_one_name_are_told_apart_by_the_user(tmp_path: Path) -> None:
+    """The second used to take the place of the first."""
+    for name in ("a/x.jsonl", "b/x.jsonl", "c/x.jsonl", "c/x.jsonl.gz"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write_traces(tmp_path / name, [_trace()])
+    for paths in ([tmp_path / "a", tmp_path / "b"], [tmp_path / "c"]):
+        with pytest.raises(ConfigError, match=r"two trace files have the name 'x': .*; leave one"):
+            trace_files(paths)
+    once = trace_files([tmp_path / "a", tmp_path / "b" / ".." / "a" / "x.jsonl"])
+    assert once == {"x": tmp_path / "a" / "x.jsonl"}
+
+
+@pytest.mark.parametrize("damage", [b"", b"\xff" * 20, b"\x01"])  # cut short, or not deflated
+def test_a_damaged_trace_file_is_one_sentence(tmp_path: Path, damage: bytes) -> None:
+    (tmp_path / "t.jsonl.gz").write_bytes(gzip.compress(b"", mtime=0)[:10] + damage)
+    with pytest.raises(ConfigError, match="cannot read the trace file"):
+        read_traces(tmp_path / "t.jsonl.gz", 5000)
 
 
 @pytest.mark.parametrize(
@@ -393,6 +444,19 @@ def test_the_command_is_deterministic_to_the_byte(tmp_path: Path) -> None:
     assert report["results"]["double@paper"]["t"]["mean_accepted_length"] > 1
 
 
+def test_the_overhead_that_a_profile_measured_counts(tmp_path: Path) -> None:
+    """It used to be replaced by the flag's default, 0."""
+    write_traces(tmp_path / "t.jsonl", [_trace(length=20)])
+    (tmp_path / "p.json").write_text(json.dumps({**_profile(), "step_seconds": 0.050}))
+    given = ("--traces", str(tmp_path / "t.jsonl"), "--profile", str(tmp_path / "p.json"))
+    for flags, seconds in (((), 0.050), (("--overhead-ms", "0"), 0.0)):
+        run = run_command("simulate", *given, "--methods", "ar", "--json", "-", *flags)
+        report = json.loads(run.stdout)
+        assert report["provenance"]["machine"]["overhead_seconds"] == seconds
+        speedup = report["results"]["ar"]["mean"]["speedup"]
+        assert speedup == pytest.approx(0.004 / (0.004 + seconds))
+
+
 def test_the_number_of_processes_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     files = {"new": [_trace(False, 40)] * 3, "copied": [_copied(60)] * 2}
     question = Question(("sd", "double@paper", "best", "auto"), MACHINE, 0.8)
@@ -412,18 +476,48 @@ def test_the_number_of_processes_changes_nothing(monkeypatch: pytest.MonkeyPatch
         (("--json", "/no/such/folder/x.json"), "there is no folder /no/such/folder"),
         (("--agreement", "2"), "agreement must be from 0 to 1"),
         (("--target-ms", "fast"), "target-ms must be milliseconds"),
+        (("--target-ms", "nan"), "target-ms must be milliseconds"),
+        (("--draft-ms", "1:2,8:inf"), "draft-ms must be milliseconds"),
+        (("--pipe-ms", "nan"), "pipe-ms must be milliseconds from 0 up, got nan"),
+        (("--overhead-ms", "inf"), "overhead-ms must be milliseconds from 0 up, got inf"),
+        (("--overhead-ms", "-1"), "overhead-ms must be milliseconds from 0 up, got -1"),
         (("--validate", "runs.jsonl"), "--validate needs the --profile"),
+        (("--profile", "p.json", "--pipe-ms", "0"), "--profile, which has these times, makes no"),
+        (("--recommend", "--sweep", "c"), "give --sweep or --recommend, and not both"),
+        (("--gamma", "5", "--methods", "psd,best"), "and for none of psd, best"),
+        (("--recommend", "--methods", "sd"), "--recommend makes no use of --methods"),
+        (("--validate", "r", "--run-length", "9"), "--validate makes no use of --run-length"),
+        (("--values", "2,4"), "a simulation without --sweep makes no use of --values"),
+        (("--html", "x.html"), "a simulation without --sweep makes no use of --html"),
+        (("--sweep", "c", "--html", "-", "--json", "-"), "two reports cannot both be written"),
+        (("--sweep", "c", "--values", "-2"), "values of c must be numbers above 0, got -2"),
+        (("--sweep", "c", "--values", "0"), "values of c must be numbers above 0, got 0"),
+        (("--sweep", "c", "--values", "nan"), "values of c must be numbers above 0, got nan"),
+        (("--sweep", "agreement", "--values", "7"), "values of agreement must be from 0 to 1"),
+        (("--sweep", "gamma", "--values", "2.5"), "gamma must be whole numbers from 1 up, got 2.5"),
+        (("--sweep", "run-length", "--values", "0"), "run-length must be whole numbers from 1 up"),
         (("--vocab-size", "50"), "line 1: token 1119 is beyond the vocabulary"),
     ],
 )
 def test_a_mistake_is_one_sentence(
-    tmp_path: Path, arguments: tuple[str, str], message: str
+    tmp_path: Path, arguments: tuple[str, ...], message: str
 ) -> None:
     write_traces(tmp_path / "t.jsonl", [_trace()])
     run = run_command("simulate", "--traces", str(tmp_path / "t.jsonl"), *arguments)
     assert run.returncode == 2
     assert message in run.stderr
     assert len(run.stderr.strip().splitlines()) == 1
+
+
+def test_a_page_of_curves_goes_to_stdout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It used to be written to a file with the name -."""
+    monkeypatch.chdir(tmp_path)
+    write_traces(tmp_path / "t.jsonl", [_trace(length=20)])
+    given = ("--traces", "t.jsonl", "--methods", "sd", "--sweep", "c", "--values", "2,4")
+    run = run_command("simulate", *given, "--html", "-")
+    assert run.stdout.startswith("<!")
+    assert "speed-up" in run.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["t.jsonl"]
 
 
 def test_a_branch_is_replayed_where_it_is_the_true_text() -> None:

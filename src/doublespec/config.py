@@ -70,14 +70,15 @@ class Settings:
     """How an LLM runs. What is None is found by the program: see docs/architecture.md.
 
     `schedule` is how a draft works beside the target: "free" (it drafts ahead and never waits) or
-    "lock-step" (`gamma` forwards a step, and each waits for the other, as in the paper). `forks`
-    are the corrections that a free draft goes on from in advance. A draft that has said nothing
-    for `draft_timeout` seconds, or is not loaded after twenty times that, is given up and begun
-    again. `quantize` rounds the target's layers to 8 bits while they are read: answers are then
-    exactly those of the quantised target, not of the one on disk. `history_bytes` of memory hold
-    earlier answers (0: none), with `history_prompts` their prompts, too. A `target_device` of
-    several, such as "cuda:0,cuda:1", divides the target among them; answers are exact for that many
-    ranks, since another number of them sums in another order.
+    "lock-step" (`gamma` forwards a step, and each waits for the other, as in the paper). `gamma`
+    counts there and for a draft before the target; a free draft goes on by itself. `forks` are the
+    corrections that a free draft goes on from in advance. A draft that has said nothing for
+    `draft_timeout` seconds, or is not loaded after twenty times that, is given up and begun again.
+    `quantize` rounds the target's layers to 8 bits while they are read: answers are then exactly
+    those of the quantised target, not of the one on disk. `history_bytes` of memory hold earlier
+    answers (0: none), with `history_prompts` their prompts, too. A `target_device` of several, such
+    as "cuda:0,cuda:1", divides the target among them; answers are exact for that many ranks, since
+    another number of them sums in another order.
     """
 
     method: str = "auto"

@@ -1,7 +1,8 @@
 """The promise while the draft's process is killed or stopped: real processes, real signals.
 
-`ChaosRun` answers prompts with the methods that draft in a process, while somebody kills or stops
-that process at random moments, and compares every answer with plain decoding.
+`attack` answers prompts with the methods that draft in a process, while a thread kills or stops
+that process at random moments, and compares every answer with plain decoding. `Census` counts what
+is left behind, `memory_growth` says by how much the program has grown.
 """
 
 import random

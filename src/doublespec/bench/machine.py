@@ -1,8 +1,9 @@
 """A machine in numbers: how long forwards take by row count, and what a step takes then."""
 
 import json
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,11 @@ class Curve:
 
     def __call__(self, rows: int) -> float:
         return self._table[rows] if rows < len(self._table) else self._at(rows)
+
+    def scaled(self, factor: float) -> "Curve":
+        """The same curve with every time multiplied by a factor."""
+        points = tuple((rows, factor * seconds) for rows, seconds in self.points)
+        return Curve(points, self.padded)
 
     def _at(self, rows: int) -> float:
         if len(self.points) == 1 or rows <= self.points[0][0]:
@@ -67,6 +73,17 @@ class Machine:
     def ratio(self) -> float:
         """c = t_T / t_D, both over one row: the ceiling of PSD."""
         return self.target(1) / self.draft(1)
+
+    def with_ratio(self, ratio: float) -> "Machine":
+        """The same target with a draft of that c, faster or slower in all that its forwards do:
+        alone, beside the target, and with corrections in advance."""
+        factor = self.ratio / ratio
+        return replace(
+            self,
+            draft=self.draft.scaled(factor),
+            draft_beside=self.draft_beside and self.draft_beside.scaled(factor),
+            branch_seconds=factor * self.branch_seconds,
+        )
 
     @property
     def row_cost(self) -> float:
@@ -119,16 +136,13 @@ def parse_curve(text: str, name: str) -> Curve:
         points = points or [(1, float(text))]
     except ValueError:
         points = []
-    rows = [point[0] for point in points]
-    if not points or rows != sorted(set(rows)) or min(rows) < 1 or min(points, key=_y)[1] <= 0:
+    rows, times = [point[0] for point in points], [point[1] for point in points]
+    is_time = all(0 < milliseconds < math.inf for milliseconds in times)
+    if not points or rows != sorted(set(rows)) or min(rows) < 1 or not is_time:
         raise ConfigError(
             f"{name} must be milliseconds like 24, or by rows like 1:24,8:24.5,32:30, got {text!r}"
         )
     return Curve(tuple((row, milliseconds / 1e3) for row, milliseconds in points))
-
-
-def _y(point: tuple[int, float]) -> float:
-    return point[1]
 
 
 def _curve(times: Mapping[str, Mapping[str, float]]) -> Curve:

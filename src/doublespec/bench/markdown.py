@@ -12,7 +12,7 @@ Written by a command, not to be edited:
 
     {command}
 
-{cpu}, {device}, {cores} cores, {threads} threads, {precision}; revision {revision}; {versions};
+{machine}, {cores} cores, {threads} threads, {precision}; revision {revision}; {versions};
 {prompts} prompts, {rounds} interleaved rounds, at most {max_tokens} tokens,
 temperature {temperature}.
 
@@ -41,6 +41,7 @@ def as_markdown(report: Mapping[str, Any]) -> str:
     quantised = f" with {origin['quantize']} layers" if origin.get("quantize") else ""
     begin = _BEGIN.format(
         **{**origin, "versions": versions},
+        machine=", ".join(dict.fromkeys((origin["cpu"], origin["device"]))),
         precision=f"{origin['dtype']}{quantised}",
         max_tokens=params["max_tokens"],
         temperature=params["temperature"],

@@ -1,6 +1,7 @@
 """Files that a command writes at its end: checked at its beginning, written whole or not at all."""
 
 import os
+import sys
 from pathlib import Path
 
 from doublespec.errors import ConfigError
@@ -28,6 +29,22 @@ def check_output(path: Path | None, *, force: bool) -> None:
     """`check_file` for an output that may be stdout, named "-"."""
     if path is None or str(path) != "-":
         check_file(path, force=force)
+
+
+def check_different(*paths: Path | None) -> None:
+    """Raises ConfigError if two of these outputs are the same."""
+    given = [path for path in paths if path is not None]
+    twice = next((path for path in given if given.count(path) > 1), None)
+    if twice is not None:
+        raise ConfigError(f"two reports cannot both be written to {twice}; give another name")
+
+
+def write_output(path: Path, text: str) -> None:
+    """`replace_file` for an output that may be stdout, named "-"."""
+    if str(path) == "-":
+        sys.stdout.write(text)
+    else:
+        replace_file(path, text.encode())
 
 
 def replace_file(path: Path, data: bytes) -> None:

@@ -76,7 +76,7 @@ def _read(name: str) -> list[Question]:
         ]
     path = _download(name) if name.startswith(_HUB) else Path(name)
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")  # a text may hold other line ends
     except OSError as error:
         raise ConfigError(f"cannot read the prompt file {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:

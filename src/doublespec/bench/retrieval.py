@@ -6,6 +6,7 @@ answer agrees with, and one token more.
 
 import gzip
 import json
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -18,6 +19,7 @@ import torch
 from transformers.generation.candidate_generator import PromptLookupCandidateGenerator
 
 from doublespec.bench.stored import is_stored
+from doublespec.bench.traces import trace_files
 from doublespec.errors import ConfigError
 from doublespec.retrieval.base import Match, TokenIndex
 from doublespec.retrieval.context import NgramIndex, context_sources
@@ -46,16 +48,14 @@ class Worth:
     rows_per_token: float
 
 
-def read_traces(folder: Path, limit: int | None, encode: Encode | None) -> dict[str, list[Trace]]:
-    """The first answers of each file: `prompt` and `answer` as token ids, or, where there is
-    something to encode them with, `prompt` and `completion` as text. Raises ConfigError."""
-    found: dict[str, list[Trace]] = {}
-    for path in sorted([*folder.glob("*.jsonl.gz"), *folder.glob("*.jsonl")]):
-        traces = [_trace(path, record, encode) for record in islice(_records(path), limit)]
-        found[path.name.removesuffix(".gz").removesuffix(".jsonl")] = traces
-    if not found:
-        raise ConfigError(f"there are no traces (*.jsonl, *.jsonl.gz) in {folder}")
-    return found
+def read_traces(path: Path, limit: int | None, encode: Encode | None) -> dict[str, list[Trace]]:
+    """The first answers of a file, or of each one in a folder: `prompt` and `answer` as token ids,
+    or, where there is something to encode them with, `prompt` and `completion` as text. Raises
+    ConfigError."""
+    return {
+        name: [_trace(file, record, encode) for record in islice(_records(file), limit)]
+        for name, file in trace_files([path]).items()
+    }
 
 
 def peers(traces: Sequence[Trace], datastores: Sequence[Datastore]) -> dict[str, Indexes]:
@@ -210,12 +210,19 @@ def _always(index: TokenIndex, most: int = LONGEST_RUN) -> Indexes:
 
 
 def _records(path: Path) -> Iterator[Any]:
-    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                yield json.loads(line)
-            except ValueError as error:
-                raise ConfigError(f"{path} is not JSON in line {number}") from error
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                yield _record(line, f"{path} is not JSON in line {number}")
+    except (OSError, EOFError, zlib.error) as error:
+        raise ConfigError(f"cannot read the trace file {path}: {error}") from error
+
+
+def _record(line: bytes, complaint: str) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError as error:
+        raise ConfigError(complaint) from error
 
 
 def _trace(path: Path, record: Any, encode: Encode | None) -> Trace:

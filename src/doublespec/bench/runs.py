@@ -45,10 +45,25 @@ class RunLog:
 
 
 def read_runs(path: Path) -> list[Run]:
-    """The runs of whatever benchmark a file holds. Raises ConfigError."""
+    """The runs of whatever benchmark a file holds. Raises ConfigError where there are none."""
     if not path.exists():
         raise ConfigError(f"there is no file {path}; `doublespec bench --resume` writes one")
-    return _runs(path, _lines(path))
+    lines = _lines(path)
+    if lines and not _is_header(lines[0]):
+        raise ConfigError(
+            f"{path} is no file of runs; give one that `doublespec bench --resume` kept"
+        )
+    if len(lines) < 2:
+        raise ConfigError(f"{path} holds no runs; measure them with `doublespec bench --resume`")
+    return _runs(path, lines)
+
+
+def _is_header(line: str) -> bool:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return False
+    return isinstance(record, dict) and "benchmark" in record
 
 
 def _runs(path: Path, lines: list[str]) -> list[Run]:

@@ -34,7 +34,15 @@ from doublespec.drafting.odds import Odds
 from doublespec.drafting.retrieved import Retrieval
 from doublespec.drafting.worker import Draft, Worker
 from doublespec.errors import ConfigError
-from doublespec.methods import HINDSIGHT, METHODS, DraftKind, candidates, split_name
+from doublespec.methods import (
+    BESIDE,
+    HINDSIGHT,
+    METHODS,
+    SERIAL_DRAFT,
+    DraftKind,
+    candidates,
+    split_name,
+)
 from doublespec.models.base import LanguageModel
 from doublespec.sampling import Request, SamplingParams
 from doublespec.scheduling import Scheduler
@@ -48,8 +56,8 @@ SERIAL_GAMMAS = (3, 5, 8)  # what is tried for a draft that the target waits for
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A method with its settings: what one simulation runs. `gamma` None: a serial draft makes as
-    many forwards as are worth their time."""
+    """A method with its settings: what one simulation runs. `gamma` None: it does not count, or a
+    serial draft makes as many forwards as are worth their time."""
 
     method: str
     gamma: int | None
@@ -80,6 +88,15 @@ class Outcome:
     steps: int
 
 
+def uses_gamma(name: str, machine: Machine) -> bool:
+    """Whether a number of draft forwards a step changes what a method does: before the target and
+    in lock-step, while a free draft goes on by itself. Raises ConfigError on unknown names."""
+    method, preset = _split(name, machine)
+    lockstep = preset is not None and PRESETS[preset].schedule == "lock-step"
+    chosen = _candidates(machine) if method == "auto" else [method]
+    return any(m in SERIAL_DRAFT or (lockstep and m in BESIDE) for m in chosen)
+
+
 def plans(
     name: str,
     machine: Machine,
@@ -95,8 +112,10 @@ def plans(
     retrieval = chosen.retrieval or ours
     if run_length is not None:
         retrieval = replace(retrieval, tokens=run_length)
-    if gamma is not None:
-        gammas: Sequence[int | None] = (gamma,)
+    if not uses_gamma(name, machine):
+        gammas: Sequence[int | None] = (None,)
+    elif gamma is not None:
+        gammas = (gamma,)
     elif method == "sd":
         gammas = SERIAL_GAMMAS
     elif method in ("double-serial", "auto") and retrieval.ngram is None:
@@ -137,16 +156,21 @@ def _split(name: str, machine: Machine) -> tuple[str, str | None]:
         ) from error
 
 
+def _candidates(machine: Machine) -> list[str]:
+    """What `auto` chooses from."""
+    beside = machine.devices > 1
+    return candidates(has_draft=True, beside=beside, same_device=not beside)
+
+
 def _answers(plan: Plan, machine: Machine, traces: Sequence[Replay]) -> list["_Parts"]:
     target, draft = Retrieval(plan.retrieval), Retrieval(plan.retrieval)
-    names = candidates(has_draft=True, beside=machine.devices > 1, same_device=machine.devices == 1)
     gamma = plan.gamma or max(1, round(machine.ratio))
     kept = _Kept(
         {behind: target.lookup() for behind in (None, "serial", "beside")},
         draft.lookup(),
         target.choice(gamma, gamma / machine.ratio),
         Odds(),
-        Scheduler(names, {"ar": 1.0 / machine.target(1)}, HINDSIGHT),
+        Scheduler(_candidates(machine), {"ar": 1.0 / machine.target(1)}, HINDSIGHT),
         Hindsight(
             HINDSIGHT, target.lookup(), plan.guess_tokens, lambda shown: machine.target(shown + 1)
         ),

@@ -4,6 +4,7 @@ The results do not depend on how many processes there are.
 """
 
 import gc
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
@@ -12,9 +13,9 @@ from multiprocessing import get_context
 
 import torch
 
-from doublespec.bench.machine import Curve, Machine
+from doublespec.bench.machine import Machine
 from doublespec.bench.replay import Replay
-from doublespec.bench.simulate import Outcome, Plan, mean_speedup, plans, simulate
+from doublespec.bench.simulate import Outcome, Plan, mean_speedup, plans, simulate, uses_gamma
 from doublespec.bench.traces import Trace, with_agreement
 from doublespec.errors import ConfigError
 from doublespec.methods import DRAFTLESS
@@ -81,23 +82,33 @@ def ask_all(
 
 
 def sweep_questions(question: Question, axis: str, values: Sequence[float]) -> list[Question]:
-    """The question at each value of an axis; raises ConfigError on an unknown one."""
+    """The question at each value of an axis; raises ConfigError on an unknown one, a value that
+    it cannot have, or where it counts for no method."""
     if axis not in SWEEPS:
         raise ConfigError(f"sweep must be one of {', '.join(SWEEPS)}, got {axis!r}")
+    for value in values:
+        _check_value(axis, value)
+    if axis == "gamma":
+        check_gamma(question)
     return [_at(question, axis, value) for value in values or SWEEPS[axis]]
+
+
+def check_gamma(question: Question) -> None:
+    """Raises ConfigError if gamma counts for none of the methods."""
+    if not any(uses_gamma(name, question.machine) for name in question.names):
+        raise ConfigError(
+            "gamma counts for sd, double-serial and a draft in lock-step (psd@lock-step, "
+            f"double@paper), and for none of {', '.join(question.names)}"
+        )
 
 
 def recommend(
     files: Files, question: Question, progress: Progress | None = None
 ) -> tuple[str, Outcomes]:
-    """The best of the methods and gammas that suit the machine, with its outcomes."""
-    around = max(1, round(question.machine.ratio))
-    gammas = sorted({max(1, around // 2), around, 2 * around})
-    serial = [replace(question, names=_CANDIDATES[:3])]
-    beside = [replace(question, names=_CANDIDATES[3:], gamma=gamma) for gamma in gammas]
-    answers = ask_all(files, serial + beside, progress)
-    pairs = [pair for answer in answers for pair in answer.items()]
-    return max(pairs, key=lambda pair: mean_speedup(pair[1]))
+    """The best of the candidates on the machine, each with its best gamma if one counts, and its
+    outcomes."""
+    answer = ask(files, replace(question, names=_CANDIDATES), progress)
+    return max(answer.items(), key=lambda pair: mean_speedup(pair[1]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +124,17 @@ def _plans(question: Question, name: str) -> list[Plan]:
     return plans(name, question.machine, question.gamma, question.run_length, question.guess_tokens)
 
 
+def _check_value(axis: str, value: float) -> None:
+    if axis == "c":
+        expected, is_fine = "numbers above 0", 0 < value < math.inf
+    elif axis == "agreement":
+        expected, is_fine = "from 0 to 1", 0 <= value <= 1
+    else:
+        expected, is_fine = "whole numbers from 1 up", value >= 1 and value % 1 == 0
+    if not is_fine:
+        raise ConfigError(f"values of {axis} must be {expected}, got {value:g}")
+
+
 def _at(question: Question, axis: str, value: float) -> Question:
     if axis == "agreement":
         return replace(question, agreement=value)
@@ -120,11 +142,7 @@ def _at(question: Question, axis: str, value: float) -> Question:
         return replace(question, gamma=int(value))
     if axis == "run-length":
         return replace(question, run_length=int(value))
-    machine = question.machine
-    points = tuple(
-        (rows, seconds * machine.ratio / value) for rows, seconds in machine.draft.points
-    )
-    return replace(question, machine=replace(machine, draft=Curve(points)))
+    return replace(question, machine=question.machine.with_ratio(value))
 
 
 # -- processes -----------------------------------------------------------------------------------

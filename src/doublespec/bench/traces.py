@@ -8,6 +8,7 @@ in a row. Names end in .jsonl or .jsonl.gz.
 import gzip
 import json
 import random
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -30,14 +31,19 @@ class Trace:
 
 def trace_files(paths: Iterable[Path]) -> dict[str, Path]:
     """The trace files by name (without endings); a folder stands for those in it. Raises
-    ConfigError where there are none."""
+    ConfigError where there are none, or two of one name."""
     found: dict[str, Path] = {}
     for path in paths:
         if not path.exists():
             raise ConfigError(f"there is no trace file or folder {path}")
         inside = [p for ending in ("jsonl", "jsonl.gz") for p in path.glob(f"*.{ending}")]
         for file in sorted(inside) if path.is_dir() else [path]:
-            found[file.name.removesuffix(".gz").removesuffix(".jsonl")] = file
+            name = file.name.removesuffix(".gz").removesuffix(".jsonl")
+            if found.setdefault(name, file).resolve() != file.resolve():
+                raise ConfigError(
+                    f"two trace files have the name {name!r}: {found[name]} and {file}; leave one "
+                    "out, or give it another name"
+                )
         if path.is_dir() and not inside:
             raise ConfigError(f"the folder {path} holds no .jsonl or .jsonl.gz file")
     return found
@@ -49,7 +55,7 @@ def read_traces(path: Path, vocab_size: int, limit: int | None = None) -> list[T
         with _open(path) as lines:
             numbered = enumerate(islice(lines, limit), start=1)
             traces = [_parse(line, vocab_size, f"{path}, line {n}") for n, line in numbered]
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read the trace file {path}: {error}") from error
     if not traces:
         raise ConfigError(f"the trace file {path} is empty")

@@ -1,7 +1,6 @@
 """`doublespec bench`: methods and peers on the same prompts, measured so that it cannot flatter."""
 
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from zlib import crc32
 import typer
 
 from doublespec.bench.markdown import as_markdown
-from doublespec.bench.outputs import check_file, check_output, replace_file
+from doublespec.bench.outputs import check_different, check_file, check_output, write_output
 from doublespec.bench.peers import OWN_PLAIN, PEERS, check_peers, make_peers
 from doublespec.bench.provenance import model_provenance, provenance
 from doublespec.bench.questions import (
@@ -67,9 +66,7 @@ class _Outputs:
 
     def check(self, *, force: bool) -> None:
         """Raises ConfigError if one of them could not be written, or two are the same."""
-        twice = next((path for path in self.paths if self.paths.count(path) > 1), None)
-        if twice is not None:
-            raise ConfigError(f"two reports cannot both be written to {twice}; give another name")
+        check_different(*self.paths)
         check_file(self.record, force=force)
         for path in self.paths:
             check_output(path, force=force)
@@ -100,7 +97,13 @@ def bench(
         float | None,
         typer.Option(help="In a replay: share of places where the draft is right."),
     ] = None,
-    limit: Annotated[int | None, typer.Option(help="Prompts, spread over categories.")] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            help="Questions, spread over categories; each turn of one is a prompt. In a replay: "
+            "answers, spread over files."
+        ),
+    ] = None,
     repeat: Annotated[int, typer.Option(help="Rounds.")] = 2,
     max_tokens: options.MaxTokens = 256,
     max_length: options.MaxLength = None,
@@ -287,18 +290,11 @@ def _show(report: Report, race: Race, items: Sequence[Item], outputs: _Outputs) 
     for fault in report["faults"]:
         errors.print(f"NOT TO BE BELIEVED: {fault}", style="bold red", highlight=False)
     if outputs.json is not None:
-        _write(outputs.json, json.dumps(report, ensure_ascii=False, indent=1) + "\n")
+        write_output(outputs.json, json.dumps(report, ensure_ascii=False, indent=1) + "\n")
     if outputs.markdown is not None:
-        _write(outputs.markdown, as_markdown(report))
+        write_output(outputs.markdown, as_markdown(report))
     if outputs.html is not None:
         from doublespec.bench.report import bench_page  # needs the extra `bench`
 
         runs = labelled(race.by_method(), REPLAYED if "replay" in report["provenance"] else "")
-        _write(outputs.html, bench_page(report, runs, items))
-
-
-def _write(path: Path, text: str) -> None:
-    if str(path) == "-":
-        sys.stdout.write(text)
-    else:
-        replace_file(path, text.encode())
+        write_output(outputs.html, bench_page(report, runs, items))

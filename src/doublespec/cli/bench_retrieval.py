@@ -27,7 +27,8 @@ Figures = dict[str, dict[str, Worth]]  # file -> index -> worth
 
 def bench_retrieval(
     traces: Annotated[
-        Path | None, typer.Option(help="Folder of answers: .jsonl, .jsonl.gz. Default: cost alone.")
+        Path | None,
+        typer.Option(help="Answers, .jsonl or .jsonl.gz, or a folder. Default: cost alone."),
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Answers of each file.")] = 60,
     datastore: Annotated[
@@ -99,7 +100,7 @@ def _cost(files: dict[str, list[Trace]], stores: list[Datastore]) -> dict[str, A
         costs[f"all of the context, {size:,} tokens"] = asdict(
             index_cost(layered, longest[:size], 500)
         )
-    ends = [longest[stop - 64 : stop] for stop in range(64, len(longest), 20)]
+    ends = [longest[stop - 64 : stop] for stop in range(64, len(longest), 20)] or [longest]
     for store in stores:
         costs[f"datastore {store.path.name}"] = asdict(store_cost(store, ends))
     return costs

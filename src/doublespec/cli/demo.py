@@ -15,6 +15,7 @@ from doublespec.bench.prompts import DEMO_PROMPTS, DemoPrompt
 from doublespec.bench.race import BASELINE, Figures, Race, Run
 from doublespec.cli import options
 from doublespec.cli.options import errors, terminal
+from doublespec.errors import ConfigError
 from doublespec.llm import BUNDLED
 from doublespec.sampling import SamplingParams
 
@@ -37,6 +38,8 @@ def demo(
     as_json: options.AsJson = False,
 ) -> None:
     """Race the methods on the bundled models, offline; ends with a table."""
+    if rounds < 1:
+        raise ConfigError(f"rounds must be a whole number from 1 up, got {rounds}")
     params = SamplingParams(temperature=temperature, seed=seed, max_tokens=max_tokens)
     with options.loaded(BUNDLED, BUNDLED, threads=threads, history_bytes=0) as llm:
         asked = [[{"role": "user", "content": prompt.text}] for prompt in DEMO_PROMPTS]

@@ -64,7 +64,8 @@ def doctor(
     force: options.Force = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Measure forwards, test bit-exactness, recommend a method; exit code 1 if bits differ."""
+    """Measure forwards, alone and beside each other, and test bit-exactness; exit code 1 if bits
+    differ."""
     check_file(save, force=force)
     if context < 1:
         raise ConfigError(f"context must be a whole number from 1 up, got {context}")
@@ -85,13 +86,12 @@ def doctor(
         while len(rounds) < _MOST_ROUNDS and perf_counter() - begun < _LONG_SECONDS:
             rounds.append(_measure(llm, context))
         profile = merged(rounds)
-        advice = _recommend(llm, profile)
         if save is not None:
             save_profile(profile, save)
         if as_json:
-            options.print_json(_as_json(llm, profile, found, advice))
+            options.print_json(_as_json(llm, profile, found))
         else:
-            _print(llm, profile, found, advice)
+            _print(llm, profile, found)
     if _broken(llm, found):
         raise typer.Exit(1)
 
@@ -137,14 +137,18 @@ def _forwards_beside(times: PairTimes) -> int:
     return max(1, round(times.target.seconds[1] / times.draft.seconds[1]))
 
 
-def _recommend(llm: LLM, profile: Profile) -> tuple[str, int | None]:
-    """The method and gamma that suit the measured times."""
-    if profile.ratio is None:
-        return llm.method, None
-    return llm.method, max(1, round(profile.ratio))
+def _slower_beside(profile: Profile) -> dict[str, float] | None:
+    """How many times as long a forward over one row takes while the other model works; None
+    without a draft."""
+    if profile.draft is None or profile.beside is None:
+        return None
+    return {
+        "target": profile.beside.target.seconds[1] / profile.target.seconds[1],
+        "draft": profile.beside.draft.seconds[1] / profile.draft.seconds[1],
+    }
 
 
-def _print(llm: LLM, profile: Profile, found: list[Trial], advice: tuple[str, int | None]) -> None:
+def _print(llm: LLM, profile: Profile, found: list[Trial]) -> None:
     for device in all_devices():
         chosen = str(find_dtype(None, device)).removeprefix("torch.")
         terminal.print(f"device {device}: {describe(device)}, dtype by default {chosen}")
@@ -185,9 +189,18 @@ def _print(llm: LLM, profile: Profile, found: list[Trial], advice: tuple[str, in
         terminal.print(f"bit-exact: all {len(found)} random texts, however split and cached")
     if any(trial.differs_at is not None for trial in found if trial.name == OTHER_THREADS):
         terminal.print("bits depend on the number of CPU threads here: keep --threads the same")
-    method, gamma = advice
-    ratio = "" if profile.ratio is None else f" (c = {profile.ratio:.1f}, gamma {gamma})"
-    terminal.print(f"recommended method: {method}{ratio}", style="bold")
+    beside = _slower_beside(profile)
+    if profile.ratio is not None and beside is not None:
+        terminal.print(
+            f"c = {profile.ratio:.1f}: in a forward of the target the draft makes "
+            f"{profile.ratio:.1f} of its own; while both work, the target's takes "
+            f"{beside['target']:.1f} and the draft's {beside['draft']:.1f} times as long as alone"
+        )
+    terminal.print(
+        f"method: {llm.method}, the default; which one is the fastest depends on the text, too, "
+        "and auto finds it out while it runs",
+        style="bold",
+    )
 
 
 def _broken(llm: LLM, found: list[Trial]) -> list[Trial]:
@@ -198,9 +211,7 @@ def _broken(llm: LLM, found: list[Trial]) -> list[Trial]:
     return [trial for trial in failed if changes or trial.name != OTHER_THREADS]
 
 
-def _as_json(
-    llm: LLM, profile: Profile, found: list[Trial], advice: tuple[str, int | None]
-) -> dict[str, object]:
+def _as_json(llm: LLM, profile: Profile, found: list[Trial]) -> dict[str, object]:
     return {
         "device": describe(llm.target.device),
         "ranks": len(llm.settings.target_devices),
@@ -211,6 +222,7 @@ def _as_json(
         "threads": llm.engine.explain_threads(),
         "exact": not _broken(llm, found),
         "trials": len(found),
-        "method": advice[0],
-        "gamma": advice[1],
+        "method": llm.method,
+        "c": profile.ratio,
+        "slower_beside": _slower_beside(profile),
     }

@@ -34,7 +34,11 @@ Random = Annotated[
 ]
 MethodName = Annotated[str, typer.Option(help="Decoding method; 'auto' chooses one.")]
 Gamma = Annotated[
-    int | None, typer.Option(help="Draft forwards per step. Default: as many as fit in one step.")
+    int | None,
+    typer.Option(
+        help="Draft forwards per step of a serial or lock-step draft; a free one goes on by "
+        "itself. Default: as many as fit in one step, or, with double-serial, as pay."
+    ),
 ]
 Schedule = Annotated[
     str, typer.Option(help="A draft beside the target: free (goes ahead) or lock-step (the paper).")
@@ -84,7 +88,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object for 
 JsonFile = Annotated[
     Path | None, typer.Option("--json", help="Write the report to this file; - is stdout.")
 ]
-HtmlFile = Annotated[Path | None, typer.Option("--html", help="Write a page to look at.")]
+HtmlFile = Annotated[
+    Path | None, typer.Option("--html", help="Write a page to look at; - is stdout.")
+]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite files that are there.")]
 
 terminal = Console()
@@ -157,9 +163,9 @@ def progress_bar() -> Progress:
     )
 
 
-def people(json_path: Path | None) -> Console:
-    """Where tables for people go: beside the JSON, not into it."""
-    return errors if str(json_path) == "-" else terminal
+def people(*outputs: Path | None) -> Console:
+    """Where tables for people go: beside an output that is stdout, not into it."""
+    return errors if Path("-") in outputs else terminal
 
 
 def check_pictures(*paths: Path | None) -> None:

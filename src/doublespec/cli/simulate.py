@@ -1,7 +1,7 @@
 """`doublespec simulate`: what to expect on a machine that is not there, from real answers."""
 
 import json
-import sys
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -14,10 +14,11 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from doublespec.bench.machine import Machine, parse_curve, read_machine
-from doublespec.bench.outputs import check_output, replace_file
+from doublespec.bench.outputs import check_different, check_output, write_output
 from doublespec.bench.provenance import provenance
 from doublespec.bench.race import Run
 from doublespec.bench.runs import read_runs
+from doublespec.bench.simulate import uses_gamma
 from doublespec.bench.study import (
     SWEEPS,
     Files,
@@ -26,6 +27,7 @@ from doublespec.bench.study import (
     Question,
     ask,
     ask_all,
+    check_gamma,
     means,
     recommend,
     sweep_questions,
@@ -36,6 +38,7 @@ from doublespec.cli import options
 from doublespec.errors import ConfigError
 
 _LIMIT = 60
+_TARGET_MS, _DRAFT_MS = "24", "2.4"
 _METHODS = "lookup@pld,sd,psd@lock-step,double@paper,best"
 
 
@@ -51,27 +54,38 @@ def simulate(
     profile: Annotated[
         Path | None, typer.Option(help="Forward times, written by `doublespec doctor --save`.")
     ] = None,
-    target_ms: Annotated[str, typer.Option(help="24, or by rows: 1:24,8:24.5,32:30.")] = "24",
-    draft_ms: Annotated[str, typer.Option(help="2.4, or by rows.")] = "2.4",
-    pipe_ms: Annotated[float, typer.Option(help="A draft's messages, a step.")] = 0.0,
-    overhead_ms: Annotated[float, typer.Option(help="Outside the models, a step.")] = 0.0,
+    target_ms: Annotated[
+        str | None,
+        typer.Option(help=f"24, or by rows: 1:24,8:24.5,32:30. Default: {_TARGET_MS}."),
+    ] = None,
+    draft_ms: Annotated[
+        str | None, typer.Option(help=f"2.4, or by rows. Default: {_DRAFT_MS}.")
+    ] = None,
+    pipe_ms: Annotated[
+        float | None, typer.Option(help="A draft's messages, a step. Default: 0.")
+    ] = None,
+    overhead_ms: Annotated[
+        float | None,
+        typer.Option(help="Outside the models, a step. Default: the profile's; without one, 0."),
+    ] = None,
     devices: Annotated[int, typer.Option(help="1: draft and target share a device.")] = 2,
     gamma: Annotated[
         int | None,
-        typer.Option(help="Draft forwards per step. Default: c; 3, 5 or 8 for serial drafts."),
+        typer.Option(
+            help="Draft forwards per step of a serial or lock-step draft; a free one goes on by "
+            "itself. Default: c; for sd the best of 3, 5, 8; double-serial decides by itself."
+        ),
     ] = None,
     run_length: Annotated[int | None, typer.Option(help="Longest retrieved run.")] = None,
     limit: Annotated[
         int | None,
-        typer.Option(help=f"Answers of each file. [default: {_LIMIT}; to validate, all]"),
+        typer.Option(help=f"Answers of each file. Default: {_LIMIT}; to validate, all."),
     ] = None,
     vocab_size: Annotated[int, typer.Option(help="Of the model the traces come from.")] = 1 << 18,
     seed: options.Seed = 0,
     sweep: Annotated[str, typer.Option(help=f"Draw curves over {', '.join(SWEEPS)}.")] = "",
     values: Annotated[str, typer.Option(help="Comma-separated values of the sweep.")] = "",
-    advise: Annotated[
-        bool, typer.Option("--recommend", help="Name the best method and gamma.")
-    ] = False,
+    advise: Annotated[bool, typer.Option("--recommend", help="Name the best method.")] = False,
     runs: Annotated[
         Path | None,
         typer.Option("--validate", help="Compare with the runs that `bench --resume` kept here."),
@@ -81,11 +95,16 @@ def simulate(
     force: options.Force = False,
 ) -> None:
     """Run the methods on replayed answers in virtual time: no model, no GPU, no clock."""
+    check_different(json_path, html)
     for path in (json_path, html):
         check_output(path, force=force)
     options.check_pictures(html)
-    if html is not None and not sweep:
-        raise ConfigError("--html draws the curves of a --sweep; name what to sweep")
+    _check_task(sweep=sweep, recommend=advise, validate=runs)
+    _check_unused("--recommend" if advise else "", methods=methods)
+    _check_unused(
+        "--validate" if runs else "", methods=methods, agreement=agreement, run_length=run_length
+    )
+    _check_unused("" if sweep else "a simulation without --sweep", values=values, html=html)
     if runs is not None and profile is None:
         raise ConfigError("--validate needs the --profile of the machine that the runs are from")
     machine = _machine(profile, target_ms, draft_ms, pipe_ms, overhead_ms, devices)
@@ -99,7 +118,9 @@ def simulate(
         _positive("gamma", gamma),
     )
     question = replace(question, run_length=_positive("run-length", run_length))
-    console = options.people(json_path)
+    if gamma is not None and runs is None and not advise:
+        check_gamma(question)
+    console = options.people(json_path, html)
     found = trace_files(traces)
     most = _positive("limit", limit) or (None if runs is not None else _LIMIT)
     files = {name: read_traces(path, vocab_size, most) for name, path in found.items()}
@@ -115,24 +136,52 @@ def simulate(
         _write_json(json_path, {"provenance": _provenance(files, question), **report})
 
 
+def _check_task(**tasks: object) -> None:
+    """Raises ConfigError where more than one thing is to be done."""
+    given = [f"--{name}" for name, value in tasks.items() if value]
+    if len(given) > 1:
+        raise ConfigError(f"one at a time: give {' or '.join(given)}, and not both")
+
+
+def _check_unused(task: str, **values: object) -> None:
+    """Raises ConfigError if a flag was given that the task, if it is one, makes no use of."""
+    given = [name.replace("_", "-") for name, value in values.items() if value not in (None, "")]
+    if task and given:
+        raise ConfigError(f"{task} makes no use of --{given[0]}; leave it out")
+
+
 def _machine(
     profile: Path | None,
-    target_ms: str,
-    draft_ms: str,
-    pipe_ms: float,
-    overhead_ms: float,
+    target_ms: str | None,
+    draft_ms: str | None,
+    pipe_ms: float | None,
+    overhead_ms: float | None,
     devices: int,
 ) -> Machine:
     if devices not in (1, 2):
         raise ConfigError(f"devices must be 1 or 2, got {devices}")
-    if min(pipe_ms, overhead_ms) < 0:
-        raise ConfigError("pipe-ms and overhead-ms must not be negative")
-    if profile is not None:
-        machine = read_machine(profile)
+    pipe, overhead = _seconds("pipe-ms", pipe_ms), _seconds("overhead-ms", overhead_ms)
+    if profile is None:
+        target = parse_curve(target_ms or _TARGET_MS, "target-ms")
+        draft = parse_curve(draft_ms or _DRAFT_MS, "draft-ms")
+        machine = Machine(target, draft, target(1), pipe or 0.0)
     else:
-        target, draft = parse_curve(target_ms, "target-ms"), parse_curve(draft_ms, "draft-ms")
-        machine = Machine(target, draft, target(1), pipe_ms / 1e3)
-    return replace(machine, overhead_seconds=overhead_ms / 1e3, devices=devices)
+        _check_unused(
+            "--profile, which has these times,",
+            target_ms=target_ms,
+            draft_ms=draft_ms,
+            pipe_ms=pipe_ms,
+        )
+        machine = read_machine(profile)
+    if overhead is not None:
+        machine = replace(machine, overhead_seconds=overhead)
+    return replace(machine, devices=devices)
+
+
+def _seconds(name: str, milliseconds: float | None) -> float | None:
+    if milliseconds is not None and not 0 <= milliseconds < math.inf:
+        raise ConfigError(f"{name} must be milliseconds from 0 up, got {milliseconds}")
+    return None if milliseconds is None else milliseconds / 1e3
 
 
 def _compare(files: Files, question: Question, console: Console) -> dict[str, Any]:
@@ -146,14 +195,13 @@ def _advise(files: Files, question: Question, console: Console) -> dict[str, Any
     with _bar("simulating") as progress:
         name, outcomes = recommend(files, question, progress)
     row, gamma = means(outcomes.values()), next(iter(outcomes.values())).gamma
-    settings = "" if name == "lookup" or gamma is None else f" with gamma {gamma}"
+    settings = "" if gamma is None else f" with gamma {gamma}"
     console.print(
         f"recommended: {name}{settings}, {row['speedup']:.2f} times plain decoding, "
         f"{row['mean_accepted_length']:.2f} tokens a step",
         style="bold",
     )
-    advice = {"method": name, "gamma": None if name == "lookup" else gamma}
-    return {"recommended": advice, "results": _results({name: outcomes})}
+    return {"recommended": {"method": name, "gamma": gamma}, "results": _results({name: outcomes})}
 
 
 def _sweep(
@@ -173,13 +221,16 @@ def _sweep(
         for name in question.names
     }
     table = Table(axis, *question.names, title="speed-up over plain decoding, mean of files")
+    flat = [name for name in question.names if not uses_gamma(name, question.machine)]
+    if axis == "gamma" and flat:
+        table.caption = f"gamma does not count for {', '.join(flat)}."
     for i, value in enumerate(values):
         table.add_row(f"{value:g}", *(f"{curves[name][i]:.2f}" for name in question.names))
     console.print(table)
     if html is not None:
         from doublespec.bench.report import sweep_page  # needs the extra `bench`
 
-        replace_file(html, sweep_page(axis, values, curves).encode())
+        write_output(html, sweep_page(axis, values, curves))
     results = [{axis: v, "results": _results(a)} for v, a in zip(values, answers, strict=True)]
     return {"sweep": axis, "values": values, "curves": curves, "points": results}
 
@@ -225,8 +276,9 @@ def _table(found: Mapping[str, Outcomes], machine: Machine) -> Table:
         "ceiling",
         title="speed-up over plain decoding, in virtual time",
         caption=f"c = {machine.ratio:.1f}, the ceiling of PSD; the ceiling of a draft whose "
-        "forwards settle more than one token is c times that. M: mean accepted length (tokens a "
-        "step). bubbles: steps without a drafted token to judge. foreseen: the draft's mistakes "
+        "forwards settle more than one token is c times that. gamma: draft forwards a "
+        "step, - where none is set. M: mean accepted length (tokens a step). bubbles: steps "
+        "without a drafted token to judge. foreseen: the draft's mistakes "
         "whose correction it had gone on from.",
     )
     for name, outcomes in found.items():
@@ -234,7 +286,7 @@ def _table(found: Mapping[str, Outcomes], machine: Machine) -> Table:
         drafts = name.partition("@")[0] not in ("ar", "lookup")
         table.add_row(
             name,
-            str(next(iter(outcomes.values())).gamma or "-") if drafts else "-",
+            str(next(iter(outcomes.values())).gamma or "-"),
             *(f"{outcome.speedup:.2f}" for outcome in outcomes.values()),
             f"{row['speedup']:.2f}",
             f"{row['mean_accepted_length']:.2f}",
@@ -270,11 +322,7 @@ def _provenance(files: Files, question: Question) -> dict[str, Any]:
 
 
 def _write_json(path: Path, report: Mapping[str, Any]) -> None:
-    text = json.dumps(report, ensure_ascii=False, indent=1) + "\n"
-    if str(path) == "-":
-        sys.stdout.write(text)
-    else:
-        replace_file(path, text.encode())
+    write_output(path, json.dumps(report, ensure_ascii=False, indent=1) + "\n")
 
 
 def _share(name: str, value: float) -> float:

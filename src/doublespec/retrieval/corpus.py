@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Final
@@ -36,7 +37,7 @@ def find_files(patterns: Sequence[str]) -> list[Path]:
 def read_texts(path: Path, record_field: str) -> Iterator[str]:
     """The texts of one file: of .jsonl that field of each line, else the file in pieces.
 
-    Raises DatastoreError for what is not UTF-8 text, not JSON, or has no such field.
+    Raises DatastoreError for what is damaged, not UTF-8 text, not JSON, or has no such field.
     """
     try:
         with _open(path) as file:
@@ -45,7 +46,7 @@ def read_texts(path: Path, record_field: str) -> Iterator[str]:
             )
     except UnicodeDecodeError as error:
         raise DatastoreError(f"{path} is not UTF-8 text") from error
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or error
         raise DatastoreError(f"cannot read {path}: {reason}") from error
 
