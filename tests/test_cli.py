@@ -1,14 +1,17 @@
 """The command line as a user meets it: what it prints, and how it fails."""
 
+import io
 import json
 import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
 from doublespec.bench import profile
+from doublespec.cli import main, options
 from tests.commands import run_command
 
 
@@ -48,6 +51,16 @@ def test_lossless_compares_and_counts() -> None:
     assert report["differences"] == 0
 
 
+def test_lossless_compares_every_method_at_every_temperature_whatever_the_tokens() -> None:
+    """With few tokens it ended before most methods had answered."""
+    options = ("--draft", "none", "--methods", "lookup,auto", "--max-tokens", "4", "--json")
+    run = run_command("lossless", "--tokens", "1", *options)
+    report = json.loads(run.stdout)
+    assert run.returncode == 0
+    assert report["methods"] == {"lookup": 12, "auto": 12}
+    assert report["tokens"] == 24
+
+
 def test_doctor_measures_tests_and_saves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(import_module("doublespec.cli.doctor"), "_MOST_ROUNDS", 1)
     monkeypatch.setattr(profile, "_LONG_SECONDS", 0.0)
@@ -81,6 +94,13 @@ def test_the_overhead_of_the_engine_is_measured() -> None:
         (("doctor", "--save", "/no/such/folder/p.json"), "there is no folder"),
         (("generate", "x", "--target-device", "cpu,cpu,cpu"), "divided evenly among 3 target"),
         (("lossless", "--chaos", "1", "--target-device", "cpu,cpu"), "give it one target device"),
+        (("lossless", "--chaos", "1", "--methods", "sd"), "--chaos does not use --methods"),
+        (("lossless", "--chaos", "1", "--max-tokens", "9"), "--chaos does not use --max-tokens"),
+        (("lossless", "--tokens", "-5"), "tokens must be a whole number from 1 up, got -5"),
+        (("lossless", "--methods", "foo"), "method must be one of"),
+        (("doctor", "--trials", "0"), "trials must be a whole number from 1 up, got 0"),
+        (("generate", "x", "--threads", "100000"), "threads must be a whole number from 1 to 1024"),
+        (("generate", "\udcff"), "the prompt is not Unicode text"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_exit_code_2(
@@ -99,6 +119,39 @@ def test_a_mistake_ends_the_process_with_exit_code_2() -> None:
     assert run.stdout == ""
     assert run.stderr.startswith("error: give a prompt")
     assert len(run.stderr.strip().splitlines()) == 1
+
+
+def test_a_prompt_on_stdin_that_is_not_text_is_refused() -> None:
+    run = run_command("generate", "-", stdin=b"\xff\xfe abc")
+    assert run.returncode == 2
+    assert "the prompt on stdin is not UTF-8 text" in run.stderr
+
+
+@pytest.mark.parametrize("more", [(), ("--json",)])
+def test_output_that_cannot_be_written_is_one_sentence(more: tuple[str, ...]) -> None:
+    """As on a full disk; Python ended with a traceback, or with one more at its end."""
+    with Path("/dev/full").open("w", encoding="utf-8") as full:
+        run = run_command("generate", "x", "--max-tokens", "1", *more, stdout=full)
+    assert run.returncode == 1
+    assert run.stderr.splitlines()[-1].startswith("error: the output cannot be written: No space")
+
+
+def test_a_closed_stdout_is_refused() -> None:
+    with patch.object(sys, "stdout", None), pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2
+
+
+def test_characters_that_stdout_does_not_have_are_replaced(tmp_path: Path) -> None:
+    """For programs they are escaped, which loses nothing."""
+    out = io.TextIOWrapper(io.BytesIO(), encoding="ascii", write_through=True)
+    with patch.object(sys, "argv", ["doublespec", "generate", "--help"]):
+        with patch.object(sys, "stdout", out), pytest.raises(SystemExit):
+            main()
+        with patch.object(sys, "stdout", out):
+            options.print_json({"text": "é"})
+            sys.stdout.write("é\n")
+    assert out.buffer.getvalue().endswith(b'{"text": "\\u00e9"}\n?\n')  # type: ignore[attr-defined]
 
 
 def test_a_prompt_file_that_is_not_text_is_refused(tmp_path: Path) -> None:

@@ -40,6 +40,16 @@ def test_an_empty_prompt_is_refused_where_no_token_begins_texts(tmp_path: Path) 
         codec.encode("")
 
 
+def test_a_prompt_that_is_no_unicode_text_is_refused(codec: TextCodec) -> None:
+    """As bytes that are not UTF-8 come from a shell; the tokenizer raised a TypeError."""
+    for encode in (
+        codec.encode,
+        lambda text: codec.encode_chat([{"role": "user", "content": text}]),
+    ):
+        with pytest.raises(ConfigError, match=r"the prompt is not Unicode text.*'\\udcff'"):
+            encode("abc \udcff")
+
+
 def test_a_conversation_ends_where_the_assistant_answers(codec: TextCodec) -> None:
     special = codec.vocabulary
     tokens = codec.encode_chat([{"role": "user", "content": "the text"}])

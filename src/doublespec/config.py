@@ -12,6 +12,8 @@ SCHEDULES = ("free", "lock-step")
 Quantize = Literal["int8", "fp8"]
 QUANTIZATIONS = ("int8", "fp8")
 DEFAULT_FORKS = 4
+_MOST_THREADS = 1024  # with 100,000 of them PyTorch crashes
+_OPTIONAL = (("gamma", 1, 1 << 31), ("max_length", 2, 1 << 31), ("threads", 1, _MOST_THREADS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,11 +102,11 @@ class Settings:
     history_prompts: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("gamma", "max_length", "threads"):
+        for name, low, high in _OPTIONAL:
             value = getattr(self, name)
             if value is not None:
-                _check(name, value, 2 if name == "max_length" else 1, 1 << 31)
-        _check("draft_threads", self.draft_threads, 1, 1024)
+                _check(name, value, low, high)
+        _check("draft_threads", self.draft_threads, 1, _MOST_THREADS)
         if self.history_bytes != 0:
             _check("history_bytes", self.history_bytes, 1 << 16, 1 << 36)
         _check("guess_tokens", self.guess_tokens, 1, 255)

@@ -26,7 +26,7 @@ from doublespec.retrieval.history import History
 from doublespec.sampling import Request, SamplingParams, TokenLogprobs
 from doublespec.stats import Stats, summarise
 from doublespec.stopping import StopRule
-from doublespec.text import Codec, Message, NumberCodec, TextCodec, TextStream
+from doublespec.text import Codec, Message, NumberCodec, TextCodec, TextStream, check_text
 
 BUNDLED = "bundled"  # the name of the model pair inside the package
 
@@ -227,6 +227,7 @@ class LLM:
     def _stream(
         self, tokens: list[int], params: SamplingParams, method: str | None, tenant: str
     ) -> "Stream":
+        check_text("tenant", tenant)
         request, stop = self.request(tokens, params)
         chosen = self._method if method is None else method
         steps = self.engine.decode(tokens, request, stop, chosen, tenant)

@@ -85,7 +85,8 @@ class TextCodec:
 
     def encode(self, text: str) -> list[int]:
         """The tokens of a prompt, with what the tokenizer puts before it. An empty prompt is the
-        token that begins texts; raises ConfigError if there is none."""
+        token that begins texts; raises ConfigError if there is none, or it is not Unicode text."""
+        check_text("the prompt", text)
         tokens: list[int] = self._tokenizer.encode(text)
         if tokens:
             return tokens
@@ -107,6 +108,7 @@ class TextCodec:
             raise ConfigError(
                 f"the chat template refuses these messages: {reason(error)}"
             ) from error
+        check_text("the prompt", text)
         tokens: list[int] = self._tokenizer.encode(text, add_special_tokens=False)
         return tokens
 
@@ -123,6 +125,19 @@ class TextCodec:
                 value = _read_json(path).get("eos_token_id")
                 found += value if isinstance(value, list) else [value]
         return frozenset(token for token in found if isinstance(token, int))
+
+
+def check_text(what: str, text: object) -> None:
+    """Raises ConfigError unless it is a string that can be written as UTF-8."""
+    if not isinstance(text, str):
+        raise ConfigError(f"{what} must be a string, got {text!r}")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(
+            f"{what} is not Unicode text, it holds {text[error.start]!r}, as of bytes that are "
+            "not UTF-8; give it in UTF-8, and in a UTF-8 locale"
+        ) from error
 
 
 def _read_json(path: Path) -> dict[str, Any]:

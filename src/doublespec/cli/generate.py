@@ -179,4 +179,4 @@ def _read_prompt(prompt: str | None, path: Path | None) -> str:
             raise ConfigError(f"cannot read the prompt file {path}: {error.strerror}") from error
         except UnicodeDecodeError as error:
             raise ConfigError(f"the prompt file {path} is not UTF-8 text") from error
-    return sys.stdin.read() if prompt == "-" else prompt or ""
+    return options.read_stdin() if prompt == "-" else prompt or ""
