@@ -1,5 +1,6 @@
 """Settings: frozen, checked once, never written to. Knows nothing but plain values."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -109,6 +110,10 @@ class Settings:
         _check("draft_threads", self.draft_threads, 1, _MOST_THREADS)
         if self.history_bytes != 0:
             _check("history_bytes", self.history_bytes, 1 << 16, 1 << 36)
+        for name in ("graphs", "history_prompts"):
+            _check_choice(name, getattr(self, name), (False, True))
+        if not isinstance(self.retrieval, RetrievalSettings):
+            raise ConfigError(f"retrieval must be RetrievalSettings, got {self.retrieval!r}")
         _check("guess_tokens", self.guess_tokens, 1, 255)
         _check("forks", self.forks, 0, 64)
         if self.target_device is not None:
@@ -149,9 +154,9 @@ def _check_devices(names: tuple[str | None, ...]) -> None:
         )
 
 
-def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
+def _check_choice(name: str, value: object, known: Sequence[object]) -> None:
     if value not in known:
-        raise ConfigError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+        raise ConfigError(f"{name} must be one of {', '.join(map(str, known))}, got {value!r}")
 
 
 @dataclass(frozen=True, slots=True)
