@@ -4,6 +4,7 @@ import io
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from unittest.mock import patch
@@ -41,6 +42,54 @@ def test_chat_goes_on_until_the_input_ends() -> None:
     run = run_command("chat", "--max-tokens", "8", stdin="Hello!\nThank you.\n")
     assert run.returncode == 0
     assert run.stderr.count("tokens/s") == 2
+
+
+def test_a_conversation_that_has_become_too_long_goes_on_without_its_oldest_turns() -> None:
+    """It ended with an error. A question that is too long by itself is refused, no more."""
+    questions = ["one two " * 80, "three four " * 80, "five " * 400, "six?"]
+    options = ("--draft", "none", "--max-length", "300", "--max-tokens", "8")
+    run = run_command("chat", *options, stdin="\n".join(questions))
+    assert run.returncode == 0
+    assert run.stderr.count("tokens/s") == 3
+    assert run.stderr.count("the context is full: the oldest 2 messages are left out") == 1
+    assert run.stderr.count("and the context holds 300, the answer included") == 1
+
+
+def test_a_conversation_that_cannot_begin_ends_with_a_sentence() -> None:
+    run = run_command("chat", "--draft", "none", "--system", "word " * 3000, stdin="Hello\n")
+    assert run.returncode == 2
+    assert "shorten the prompt" in run.stderr
+
+
+def test_a_method_that_was_asked_for_is_explained_by_its_answer() -> None:
+    """All rows were those of `auto`, with no steps."""
+    options = ("--draft", "none", "--method", "ar", "--max-tokens", "4", "--ignore-eos")
+    run = run_command("generate", "x", "--explain", *options)
+    assert "ar, as was asked for" in run.stderr
+    assert "lookup" not in run.stderr
+    row = next(line for line in run.stderr.splitlines() if "100%" in line)
+    assert row.split()[5] == "4"
+
+
+def test_a_model_is_read_with_one_progress_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each report made another one."""
+    bar = options.progress_bar()
+
+    class Fake:
+        def __init__(self, *_: object, progress: Callable[[str, int, int], None]) -> None:
+            for what, done in (("target", 1), ("target", 2), ("draft", 1)):
+                progress(what, done, 2)
+
+        __enter__, __exit__ = lambda self: self, lambda *_: None
+
+    monkeypatch.setattr(options, "progress_bar", lambda: bar)
+    monkeypatch.setattr(options, "LLM", Fake)
+    with options.loaded("bundled", "none"):
+        pass
+    assert [(task.description, task.completed) for task in bar.tasks] == [
+        ("loading target", 2),
+        ("loading draft", 1),
+    ]
 
 
 def test_lossless_compares_and_counts() -> None:

@@ -175,6 +175,8 @@ def test_a_draft_of_another_vocabulary_is_refused(tmp_path: Path) -> None:
         (lambda llm: LLM("bundled", method=None), "method must be one of"),
         (lambda llm: LLM("bundled", retrieval=5), "retrieval must be RetrievalSettings, got 5"),
         (lambda llm: LLM("bundled", graphs="no"), "graphs must be one of False, True"),
+        (lambda llm: LLM("bundled", max_length=9999), "at most the target's 2048, got 9999"),
+        (lambda llm: llm.generate("x", method="ar@paper"), "plain decoding takes no preset"),
         (lambda llm: LLM("bundled", datastore=5), "datastore must be the path of a file"),
         (lambda llm: LLM("bundled", datastore=[5]), "datastore must be the path of a file"),
         (lambda llm: LLM("bundled", threads=100_000), "threads must be a whole number from 1 to"),

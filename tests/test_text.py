@@ -26,6 +26,21 @@ def test_text_comes_back_from_its_tokens(codec: TextCodec) -> None:
     assert codec.decode(codec.encode(POEM)) == POEM
 
 
+def test_a_text_longer_than_the_model_takes_is_encoded_without_a_warning(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """transformers warned of an indexing error, before we said that the prompt is too long."""
+    folder = write_tokenizer(tmp_path)
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    write_json(folder / "tokenizer_config.json", {**settings, "model_max_length": 4})
+    warned: list[str] = []
+    monkeypatch.setattr("transformers.tokenization_utils_base.logger.warning", warned.append)
+    codec = TextCodec(folder)
+    assert len(codec.encode("the text " * 9)) > 4
+    assert codec.encode_chat([{"role": "user", "content": "the text " * 9}])
+    assert warned == []
+
+
 def test_special_tokens_are_not_shown(codec: TextCodec) -> None:
     assert codec.decode([0, *codec.encode("the"), 5, 1]) == "the"
 

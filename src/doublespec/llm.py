@@ -85,6 +85,8 @@ class LLM:
         self.settings = make_settings(method=method, **settings)
         report = _reporter(progress)
         source = open_source(find_bundled(target, "target"))
+        if source.config is not None:
+            _check_max_length(self.settings.max_length, source.config.max_length)
         devices = find_devices(self.settings.target_devices)
         draft_device = find_device(self.settings.draft_device or str(devices[0]))
         dtype = find_dtype(self.settings.dtype, devices[0])
@@ -109,6 +111,7 @@ class LLM:
             graphs=self.settings.graphs,
             progress=report("target"),
         )
+        _check_max_length(self.settings.max_length, model.max_length)
         cost = measure_cost(model)
         if not are_set:
             cost = choose_threads(model, threads, self.settings.quantize, cost)
@@ -335,6 +338,12 @@ def _open_codec(source: Source) -> Codec:
 def make_settings(**values: Any) -> Settings:
     """Settings from keywords; raises ConfigError on unknown ones."""
     return _make(Settings, values)
+
+
+def _check_max_length(wanted: int | None, longest: int) -> None:
+    """Raises ConfigError where the model's context is shorter than what was asked for."""
+    if wanted is not None and wanted > longest:
+        raise ConfigError(f"max_length must be at most the target's {longest}, got {wanted}")
 
 
 def _paths(paths: object) -> tuple[str | Path, ...]:

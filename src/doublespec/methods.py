@@ -142,6 +142,8 @@ def split_name(name: str) -> tuple[str, str | None]:
         raise ConfigError(f"method must be one of {', '.join(METHODS)}, got {name!r}")
     if preset and preset not in PRESETS:
         raise ConfigError(f"the preset after @ must be one of {', '.join(PRESETS)}, got {name!r}")
+    if preset and method == "ar":
+        raise ConfigError(f"plain decoding takes no preset, got {name!r}; give ar")
     return method, preset or None
 
 

@@ -49,7 +49,12 @@ Schedule = Annotated[
 Forks = Annotated[
     int, typer.Option(help="Corrections that a free draft goes on from in advance; 0: none.")
 ]
-Background = Annotated[str, typer.Option(help="Where a parallel draft runs: process or thread.")]
+Background = Annotated[
+    str,
+    typer.Option(
+        help="Where a draft beside the target runs: process, thread or inline (in turns)."
+    ),
+]
 TargetDevice = Annotated[
     str | None,
     typer.Option(help="Such as cpu or cuda:0; cuda:0,cuda:1 divides the target among both."),
