@@ -11,6 +11,7 @@ from unittest.mock import patch
 
 import pytest
 
+import doublespec
 from doublespec.bench import profile
 from doublespec.cli import main, options
 from tests.commands import run_command
@@ -225,6 +226,15 @@ def test_ctrl_c_while_modules_are_imported_says_nothing(module: str) -> None:
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert (run.returncode, run.stdout, run.stderr) == (130, "", "")
+
+
+def test_the_version_is_said() -> None:
+    run = run_command("--version")
+    assert (run.returncode, run.stdout) == (0, f"doublespec {doublespec.__version__}\n")
+
+
+def test_the_package_says_that_it_has_types() -> None:
+    assert (Path(doublespec.__file__).parent / "py.typed").is_file()
 
 
 def test_the_package_imports_only_what_is_asked_for() -> None:

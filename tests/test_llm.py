@@ -20,6 +20,7 @@ QUESTION = [{"role": "user", "content": CSV}]
 
 def test_the_public_names_are_there() -> None:
     assert all(hasattr(doublespec, name) for name in doublespec.__all__)
+    assert set(doublespec.__all__) <= set(dir(doublespec))
     assert set(doublespec.METHODS) >= {"ar", "lookup", "sd", "psd", "double", "double-serial"}
 
 

@@ -4,10 +4,12 @@ import errno
 import os
 import sys
 from io import TextIOWrapper
+from typing import Annotated
 
 import typer
 from rich.markup import escape
 
+from doublespec import __version__
 from doublespec.cli import datastore
 from doublespec.cli.bench import bench
 from doublespec.cli.bench_retrieval import bench_retrieval
@@ -16,7 +18,7 @@ from doublespec.cli.demo import demo
 from doublespec.cli.doctor import doctor
 from doublespec.cli.generate import generate
 from doublespec.cli.lossless import lossless
-from doublespec.cli.options import errors
+from doublespec.cli.options import errors, terminal
 from doublespec.cli.overhead import overhead
 from doublespec.cli.simulate import simulate
 from doublespec.cli.trace import trace
@@ -29,6 +31,24 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        terminal.print(f"doublespec {__version__}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def begin(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Say which it is."),
+    ] = False,
+) -> None:
+    """What all commands share."""
+
+
 for command in (generate, chat, demo, doctor, lossless, bench, simulate, trace):
     app.command()(command)
 app.command("bench-overhead")(overhead)
