@@ -228,6 +228,20 @@ def test_ctrl_c_while_modules_are_imported_says_nothing(module: str) -> None:
     assert (run.returncode, run.stdout, run.stderr) == (130, "", "")
 
 
+def test_names_of_files_are_shown_as_they_are(tmp_path: Path) -> None:
+    """[id] was left out of a name as markup, and [/x] ended the command."""
+    (tmp_path / "a.txt").write_text("one two three four five six", encoding="utf-8")
+    (tmp_path / "b[").mkdir()
+    (tmp_path / "b[" / "x][id].txt").write_bytes(b"\xff")
+    store = tmp_path / "b[" / "x][id].store"
+    build = run_command("datastore", "build", str(store), str(tmp_path))
+    assert build.returncode == 0
+    assert "b[/x][id].txt is not UTF-8 text" in build.stderr
+    assert "b[/x][id].store" in "".join(build.stdout.split())
+    verify = run_command("datastore", "verify", str(store))
+    assert "b[/x][id].store is as it was written" in verify.stdout.replace("\n", " ")
+
+
 def test_the_version_is_said() -> None:
     run = run_command("--version")
     assert (run.returncode, run.stdout) == (0, f"doublespec {doublespec.__version__}\n")
