@@ -15,15 +15,18 @@ class Outcome:
     stderr: str
 
 
-def run_command(*arguments: str, stdin: str = "") -> Outcome:
-    """What the command prints and how it ends, in a terminal that is none."""
-    given = _stream(stdin.encode())
+def run_command(
+    *arguments: str, stdin: str | bytes = "", stdout: io.TextIOWrapper | None = None
+) -> Outcome:
+    """What the command prints and how it ends, in a terminal that is none. What goes to a `stdout`
+    that is given is not told."""
+    given = _stream(stdin.encode() if isinstance(stdin, str) else stdin)
     out, err = _stream(), _stream()
     code: object = 0
     with (
         patch.object(sys, "argv", ["doublespec", *arguments]),
         patch.object(sys, "stdin", given),
-        patch.object(sys, "stdout", out),
+        patch.object(sys, "stdout", stdout or out),
         patch.object(sys, "stderr", err),
     ):
         try:

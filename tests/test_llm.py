@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -24,6 +25,7 @@ QUESTION = [{"role": "user", "content": CSV}]
 
 def test_the_public_names_are_there() -> None:
     assert all(hasattr(doublespec, name) for name in doublespec.__all__)
+    assert set(doublespec.__all__) <= set(dir(doublespec))
     assert set(doublespec.METHODS) >= {"ar", "lookup", "sd", "psd", "double", "double-serial"}
 
 
@@ -259,12 +261,33 @@ def test_a_draft_of_another_vocabulary_is_refused(tmp_path: Path) -> None:
         (lambda llm: LLM("bundled", gamma=0), "gamma must be a whole number from 1"),
         (lambda llm: LLM("no/such-model-here"), "no folder here, and the Hugging Face hub"),
         (lambda llm: LLM("bundled", method="nope"), "method must be one of"),
+        (lambda llm: LLM("bundled", method=None), "method must be one of"),
+        (lambda llm: LLM("bundled", retrieval=5), "retrieval must be RetrievalSettings, got 5"),
+        (lambda llm: LLM("bundled", graphs="no"), "graphs must be one of False, True"),
+        (lambda llm: LLM("bundled", max_length=9999), "at most the target's 2048, got 9999"),
+        (lambda llm: llm.generate("x", method="ar@paper"), "plain decoding takes no preset"),
+        (lambda llm: LLM("bundled", datastore=5), "datastore must be the path of a file"),
+        (lambda llm: LLM("bundled", datastore=[5]), "datastore must be the path of a file"),
+        (lambda llm: LLM("bundled", threads=100_000), "threads must be a whole number from 1 to"),
+        (lambda llm: llm.generate(None), "must be a text or a list of token ids, got None"),
+        (lambda llm: llm.generate([1.5]), r"a list of token ids, got \[1.5\]"),
+        (lambda llm: llm.generate(["a"]), r"a list of token ids, got \['a'\]"),
+        (lambda llm: llm.generate(torch.ones(3, 3).long()), "a list of token ids, got tensor"),
+        (lambda llm: llm.generate("\ud800"), "the prompt is not Unicode text"),
+        (lambda llm: llm.generate("x", {"temperature": 1}), "params must be SamplingParams, got"),
+        (lambda llm: llm.generate("x", tenant=5), "tenant must be a string, got 5"),
     ],
 )
 def test_a_users_mistake_is_one_sentence(bundled: LLM, call, message: str) -> None:
     with pytest.raises(DoubleError, match=message) as caught:
         call(bundled)
     assert "\n" not in str(caught.value)
+
+
+def test_token_ids_may_be_an_array_or_a_tensor(bundled: LLM) -> None:
+    wanted = bundled.generate([5, 6, 7], max_tokens=3).tokens
+    for prompt in (np.array([5, 6, 7]), torch.tensor([5, 6, 7]), (5, 6, 7)):
+        assert bundled.generate(prompt, max_tokens=3).tokens == wanted
 
 
 def test_parameters_can_be_given_as_an_object_or_as_keywords(bundled: LLM) -> None:

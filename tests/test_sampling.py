@@ -441,6 +441,11 @@ def test_a_token_with_a_logit_of_minus_infinity_is_never_chosen() -> None:
         ("logprobs", -1, "from 0 to 1000"),
         ("stop", [""], "non-empty strings"),
         ("stop", [7], "non-empty strings"),
+        ("stop", 5, "a list of strings"),
+        ("stop_token_ids", 5, "a list of token ids"),
+        ("logit_bias", 5, "must map token ids to numbers"),
+        ("logit_bias", "a", "must map token ids to numbers"),
+        ("ignore_eos", "yes", "True or False"),
         ("stop_token_ids", ["a"], "from 0 to"),
         ("logit_bias", {-1: 1.0}, "from 0 to"),
         ("logit_bias", {3: math.nan}, "from -1000 to 1000"),
@@ -466,6 +471,10 @@ def innermost(value: object) -> object:
         ((token, bias),) = value.items()
         return token if token < 0 else bias
     return value
+
+
+def test_none_is_no_stop_and_no_bias() -> None:
+    assert SamplingParams(stop=None, stop_token_ids=None, logit_bias=None) == SamplingParams()
 
 
 def test_a_single_stop_string_may_be_given_by_itself() -> None:

@@ -26,6 +26,21 @@ def test_text_comes_back_from_its_tokens(codec: TextCodec) -> None:
     assert codec.decode(codec.encode(POEM)) == POEM
 
 
+def test_a_text_longer_than_the_model_takes_is_encoded_without_a_warning(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """transformers warned of an indexing error, before we said that the prompt is too long."""
+    folder = write_tokenizer(tmp_path)
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    write_json(folder / "tokenizer_config.json", {**settings, "model_max_length": 4})
+    warned: list[str] = []
+    monkeypatch.setattr("transformers.tokenization_utils_base.logger.warning", warned.append)
+    codec = TextCodec(folder)
+    assert len(codec.encode("the text " * 9)) > 4
+    assert codec.encode_chat([{"role": "user", "content": "the text " * 9}])
+    assert warned == []
+
+
 def test_special_tokens_are_not_shown(codec: TextCodec) -> None:
     assert codec.decode([0, *codec.encode("the"), 5, 1]) == "the"
 
@@ -38,6 +53,16 @@ def test_an_empty_prompt_is_refused_where_no_token_begins_texts(tmp_path: Path) 
     codec = TextCodec(write_tokenizer(tmp_path, bos_token=None))
     with pytest.raises(ConfigError, match="the prompt is empty, and this model has no token"):
         codec.encode("")
+
+
+def test_a_prompt_that_is_no_unicode_text_is_refused(codec: TextCodec) -> None:
+    """As bytes that are not UTF-8 come from a shell; the tokenizer raised a TypeError."""
+    for encode in (
+        codec.encode,
+        lambda text: codec.encode_chat([{"role": "user", "content": text}]),
+    ):
+        with pytest.raises(ConfigError, match=r"the prompt is not Unicode text.*'\\udcff'"):
+            encode("abc \udcff")
 
 
 def test_a_conversation_ends_where_the_assistant_answers(codec: TextCodec) -> None:

@@ -160,6 +160,31 @@ def test_a_broken_configuration_is_refused(folder: Path, text: str) -> None:
     assert "config.json is no configuration that transformers reads" in refusal(folder)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("num_attention_heads", 0, "config.json is no configuration that transformers reads"),
+        ("hidden_size", "abc", "TypeError: Field 'hidden_size' expected int, got str"),
+        ("rms_norm_eps", "x", "TypeError: Field 'rms_norm_eps' expected float, got str"),
+        ("rms_norm_eps", -1.0, "must be 0 or more, got -1.0"),
+        ("num_hidden_layers", 0, "must be a whole number from 1 up, got 0"),
+        ("max_position_embeddings", 0, "must be a whole number from 2 up, got 0"),
+        ("num_key_value_heads", 3, "must be a multiple of num_key_value_heads, got 4 and 3"),
+        ("rope_parameters", {"rope_theta": "x", "rope_type": "default"}, "give no frequencies"),
+        ("rope_parameters", {"rope_theta": 0, "rope_type": "default"}, "that are not finite"),
+    ],
+)
+def test_a_configuration_of_no_decoder_is_refused(
+    folder: Path, name: str, value: object, message: str
+) -> None:
+    """What transformers raised was a user's stack trace, and no layers were run."""
+    change_config(folder, **{name: value})
+    said = refusal(folder)
+    assert name in said or name == "num_attention_heads"
+    assert message in said
+    assert "\n" not in said
+
+
 @pytest.mark.parametrize("model_type", ["gpt-17", None])
 def test_an_unknown_architecture_is_refused(folder: Path, model_type: str | None) -> None:
     change_config(folder, model_type=model_type)

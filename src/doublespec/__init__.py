@@ -29,6 +29,8 @@ __all__ = [
     "Stream",
 ]
 
+__version__ = "0.1.0"
+
 _HOMES = {"LLM": "llm", "Completion": "llm", "Stream": "llm", "METHODS": "methods"}
 _HOMES |= {"SamplingParams": "sampling", "Stats": "stats"}
 
@@ -40,3 +42,6 @@ if not TYPE_CHECKING:
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         return getattr(import_module(f"{__name__}.{_HOMES.get(name, 'errors')}"), name)
+
+    def __dir__():
+        return sorted({*globals(), *__all__})

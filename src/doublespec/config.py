@@ -1,5 +1,6 @@
 """Settings: frozen, checked once, never written to. Knows nothing but plain values."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -12,6 +13,8 @@ SCHEDULES = ("free", "lock-step")
 Quantize = Literal["int8", "fp8"]
 QUANTIZATIONS = ("int8", "fp8")
 DEFAULT_FORKS = 4
+_MOST_THREADS = 1024  # with 100,000 of them PyTorch crashes
+_OPTIONAL = (("gamma", 1, 1 << 31), ("max_length", 2, 1 << 31), ("threads", 1, _MOST_THREADS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,13 +104,17 @@ class Settings:
     history_prompts: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("gamma", "max_length", "threads"):
+        for name, low, high in _OPTIONAL:
             value = getattr(self, name)
             if value is not None:
-                _check(name, value, 2 if name == "max_length" else 1, 1 << 31)
-        _check("draft_threads", self.draft_threads, 1, 1024)
+                _check(name, value, low, high)
+        _check("draft_threads", self.draft_threads, 1, _MOST_THREADS)
         if self.history_bytes != 0:
             _check("history_bytes", self.history_bytes, 1 << 16, 1 << 36)
+        for name in ("graphs", "history_prompts"):
+            _check_choice(name, getattr(self, name), (False, True))
+        if not isinstance(self.retrieval, RetrievalSettings):
+            raise ConfigError(f"retrieval must be RetrievalSettings, got {self.retrieval!r}")
         _check("guess_tokens", self.guess_tokens, 1, 255)
         _check("forks", self.forks, 0, 64)
         if self.target_device is not None:
@@ -148,9 +155,9 @@ def _check_devices(names: tuple[str | None, ...]) -> None:
         )
 
 
-def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
+def _check_choice(name: str, value: object, known: Sequence[object]) -> None:
     if value not in known:
-        raise ConfigError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+        raise ConfigError(f"{name} must be one of {', '.join(map(str, known))}, got {value!r}")
 
 
 @dataclass(frozen=True, slots=True)

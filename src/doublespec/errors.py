@@ -18,5 +18,7 @@ class DatastoreError(DoubleError):
 
 
 def reason(error: Exception) -> str:
-    """The first line of what a library's error says: its own stack is of no use to a user."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    """The first line of what a library's error says, with the next one behind a colon: its own
+    stack is of no use to a user."""
+    first, *others = str(error).strip().splitlines() or [type(error).__name__]
+    return f"{first} {others[0].strip()}" if others and first.endswith(":") else first

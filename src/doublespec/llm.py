@@ -1,12 +1,14 @@
 """Text in, text out: the Python API. Knows no logits and no loops."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from importlib import resources
+from operator import index
 from pathlib import Path
+from reprlib import repr as shortened
 from threading import Lock
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, SupportsIndex
 
 from doublespec.config import Settings
 from doublespec.decoding import Step, Steps
@@ -27,11 +29,11 @@ from doublespec.retrieval.history import History
 from doublespec.sampling import Request, SamplingParams, TokenLogprobs
 from doublespec.stats import Stats, summarise
 from doublespec.stopping import StopRule
-from doublespec.text import Codec, Message, NumberCodec, TextCodec, TextStream
+from doublespec.text import Codec, Message, NumberCodec, TextCodec, TextStream, check_text
 
 BUNDLED = "bundled"  # the name of the model pair inside the package
 
-Prompt = str | Sequence[int]
+Prompt = str | Iterable[SupportsIndex]
 Progress = Callable[[str, int, int], None]  # what is being read, done, in all
 
 
@@ -84,6 +86,8 @@ class LLM:
         self.settings = make_settings(method=method, **settings)
         report = _reporter(progress)
         source = open_source(find_bundled(target, "target"))
+        if source.config is not None:
+            _check_max_length(self.settings.max_length, source.config.max_length)
         devices = find_devices(self.settings.target_devices)
         draft_device = find_device(self.settings.draft_device or str(devices[0]))
         dtype = find_dtype(self.settings.dtype, devices[0])
@@ -108,6 +112,7 @@ class LLM:
             graphs=self.settings.graphs,
             progress=report("target"),
         )
+        _check_max_length(self.settings.max_length, model.max_length)
         cost = measure_cost(model)
         if not are_set:
             cost = choose_threads(model, threads, self.settings.quantize, cost)
@@ -126,6 +131,7 @@ class LLM:
 
     @property
     def codec(self) -> Codec:
+        """The target's tokenizer: between text and token ids."""
         return self._codec
 
     def generate(
@@ -137,7 +143,8 @@ class LLM:
         tenant: str = "",
         **sampling: Any,
     ) -> Completion:
-        """Continues a prompt (text or token ids)."""
+        """Continues a prompt: a text, or token ids in a list, an array or a tensor. Raises
+        ConfigError where it cannot be answered, as do the calls below."""
         return self.stream(prompt, params, method=method, tenant=tenant, **sampling).finish()
 
     def chat(
@@ -163,7 +170,7 @@ class LLM:
         **sampling: Any,
     ) -> "Stream":
         """Continues a prompt piece by piece: iterate over the result for its text."""
-        tokens = self._codec.encode(prompt) if isinstance(prompt, str) else list(prompt)
+        tokens = self._codec.encode(prompt) if isinstance(prompt, str) else _token_ids(prompt)
         return self._stream(tokens, _make_params(params, sampling), method, tenant)
 
     def stream_chat(
@@ -228,6 +235,7 @@ class LLM:
     def _stream(
         self, tokens: list[int], params: SamplingParams, method: str | None, tenant: str
     ) -> "Stream":
+        check_text("tenant", tenant)
         request, stop = self.request(tokens, params)
         chosen = self._method if method is None else method
         steps = self.engine.decode(tokens, request, stop, chosen, tenant)
@@ -249,7 +257,7 @@ class LLM:
 
     def _with_datastores(self, paths: str | Path | Sequence[str | Path]) -> Settings:
         """The settings with datastores, each opened once to find out whether it fits."""
-        names = (paths,) if isinstance(paths, (str, Path)) else tuple(paths)
+        names = _paths(paths)
         vocabulary = fingerprint(self._codec.vocabulary)
         for name in names:
             Datastore(Path(name), vocabulary)
@@ -351,7 +359,32 @@ def make_settings(**values: Any) -> Settings:
     return _make(Settings, values)
 
 
+def _check_max_length(wanted: int | None, longest: int) -> None:
+    """Raises ConfigError where the model's context is shorter than what was asked for."""
+    if wanted is not None and wanted > longest:
+        raise ConfigError(f"max_length must be at most the target's {longest}, got {wanted}")
+
+
+def _paths(paths: object) -> tuple[str | Path, ...]:
+    """One path, or several; raises ConfigError on anything else."""
+    names = paths if isinstance(paths, Sequence) and not isinstance(paths, str) else (paths,)
+    if not all(isinstance(name, str | Path) for name in names):
+        raise ConfigError(f"datastore must be the path of a file, or a list of them, got {paths!r}")
+    return tuple(names)
+
+
+def _token_ids(prompt: Iterable[SupportsIndex]) -> list[int]:
+    """The ids of a list, an array or a tensor; raises ConfigError on anything else."""
+    try:
+        return [index(token) for token in prompt]
+    except TypeError as error:
+        shown = " ".join(shortened(prompt).split())
+        raise ConfigError(f"a prompt must be a text or a list of token ids, got {shown}") from error
+
+
 def _make_params(params: SamplingParams | None, changes: dict[str, Any]) -> SamplingParams:
+    if params is not None and not isinstance(params, SamplingParams):
+        raise ConfigError(f"params must be SamplingParams, got {params!r}; or give keywords")
     known = {f.name for f in fields(SamplingParams)}
     unknown = sorted(changes.keys() - known)
     if unknown:

@@ -137,11 +137,13 @@ def candidates(*, has_draft: bool, beside: bool, same_device: bool) -> list[str]
 def split_name(name: str) -> tuple[str, str | None]:
     """A method's name and its preset, "double@paper" being ("double", "paper"). Raises
     ConfigError on unknown ones."""
-    method, _, preset = name.partition("@")
+    method, _, preset = str(name).partition("@")
     if method not in METHODS:
         raise ConfigError(f"method must be one of {', '.join(METHODS)}, got {name!r}")
     if preset and preset not in PRESETS:
         raise ConfigError(f"the preset after @ must be one of {', '.join(PRESETS)}, got {name!r}")
+    if preset and method == "ar":
+        raise ConfigError(f"plain decoding takes no preset, got {name!r}; give ar")
     return method, preset or None
 
 

@@ -15,7 +15,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -43,7 +43,8 @@ class SamplingParams:
     `repetition_penalty` counts prompt and answer, `presence_penalty` and `frequency_penalty` the
     answer alone. `stop` strings and end tokens end the answer; the stop string is not part of the
     text. `logprobs` asks for the log-probabilities of that many likeliest tokens per position
-    (of the unfiltered distribution, before temperature). Raises ConfigError on values out of range.
+    (of the unfiltered distribution, before temperature). None for a list is an empty one. Raises
+    ConfigError on values out of range.
     """
 
     temperature: float = 0.0
@@ -62,16 +63,19 @@ class SamplingParams:
     logprobs: int | None = None
 
     def __post_init__(self) -> None:
-        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
-        object.__setattr__(self, "stop", stop)
-        object.__setattr__(self, "stop_token_ids", tuple(self.stop_token_ids))
-        object.__setattr__(self, "logit_bias", dict(self.logit_bias))
+        stop = (self.stop,) if isinstance(self.stop, str) else self.stop
+        object.__setattr__(self, "stop", _as_tuple("stop", stop, "strings"))
+        ids = _as_tuple("stop_token_ids", self.stop_token_ids, "token ids")
+        object.__setattr__(self, "stop_token_ids", ids)
+        object.__setattr__(self, "logit_bias", _as_biases(self.logit_bias))
         _check_range("temperature", self.temperature, 0.0, 100.0)
         _check_range("top_p", self.top_p, 0.0, 1.0, open_low=True)
         _check_range("min_p", self.min_p, 0.0, 1.0)
         _check_range("repetition_penalty", self.repetition_penalty, 0.0, 100.0, open_low=True)
         _check_range("presence_penalty", self.presence_penalty, -100.0, 100.0)
         _check_range("frequency_penalty", self.frequency_penalty, -100.0, 100.0)
+        if not isinstance(self.ignore_eos, bool):
+            raise ConfigError(f"ignore_eos must be True or False, got {self.ignore_eos!r}")
         _check_integer("max_tokens", self.max_tokens, 1, 1 << 31)
         _check_integer("seed", self.seed, 0, (1 << 63) - 1)
         if self.top_k is not None:
@@ -89,6 +93,7 @@ class SamplingParams:
 
     @property
     def has_penalties(self) -> bool:
+        """Whether a token's score depends on the tokens before it."""
         return (
             self.repetition_penalty != 1.0
             or self.presence_penalty != 0.0
@@ -353,6 +358,20 @@ def _descending(rows: Tensor) -> Tensor:
     if rows.device.type == "cpu":
         return torch.from_numpy(-np.sort(-rows.numpy(), axis=-1))
     return rows.sort(dim=-1, descending=True).values
+
+
+def _as_tuple(name: str, values: Any, what: str) -> tuple[Any, ...]:
+    try:
+        return () if values is None else tuple(values)
+    except TypeError as error:
+        raise ConfigError(f"{name} must be a list of {what}, got {values!r}") from error
+
+
+def _as_biases(values: Any) -> dict[Any, Any]:
+    try:
+        return {} if values is None else dict(values)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"logit_bias must map token ids to numbers, got {values!r}") from error
 
 
 def _check_range(

@@ -3,13 +3,14 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from transformers import AutoTokenizer
 
 from doublespec.errors import ConfigError, ModelError, reason
 from doublespec.tokens import Tokens
 
+_QUIET: Final = {"verbose": False}  # whether a text is too long is not for a tokenizer to say
 _WINDOW = 64  # tokens whose text is made anew at every step
 
 Message = Mapping[str, str]  # {"role": "user", "content": "..."}
@@ -76,17 +77,20 @@ class TextCodec:
 
     @property
     def vocabulary(self) -> dict[str, int]:
+        """The id of each token, by the name that the tokenizer has for it."""
         vocabulary: dict[str, int] = self._tokenizer.get_vocab()
         return vocabulary
 
     @property
     def has_chat_template(self) -> bool:
+        """Whether conversations can be encoded."""
         return self._tokenizer.chat_template is not None
 
     def encode(self, text: str) -> list[int]:
         """The tokens of a prompt, with what the tokenizer puts before it. An empty prompt is the
-        token that begins texts; raises ConfigError if there is none."""
-        tokens: list[int] = self._tokenizer.encode(text)
+        token that begins texts; raises ConfigError if there is none, or it is not Unicode text."""
+        check_text("the prompt", text)
+        tokens: list[int] = self._tokenizer.encode(text, **_QUIET)
         if tokens:
             return tokens
         if self._tokenizer.bos_token_id is None:
@@ -107,10 +111,12 @@ class TextCodec:
             raise ConfigError(
                 f"the chat template refuses these messages: {reason(error)}"
             ) from error
-        tokens: list[int] = self._tokenizer.encode(text, add_special_tokens=False)
+        check_text("the prompt", text)
+        tokens: list[int] = self._tokenizer.encode(text, add_special_tokens=False, **_QUIET)
         return tokens
 
     def decode(self, tokens: Tokens) -> str:
+        """The text of tokens, without the special ones among them."""
         text: str = self._tokenizer.decode(list(tokens), skip_special_tokens=True)
         return text
 
@@ -123,6 +129,19 @@ class TextCodec:
                 value = _read_json(path).get("eos_token_id")
                 found += value if isinstance(value, list) else [value]
         return frozenset(token for token in found if isinstance(token, int))
+
+
+def check_text(what: str, text: object) -> None:
+    """Raises ConfigError unless it is a string that can be written as UTF-8."""
+    if not isinstance(text, str):
+        raise ConfigError(f"{what} must be a string, got {text!r}")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(
+            f"{what} is not Unicode text, it holds {text[error.start]!r}, as of bytes that are "
+            "not UTF-8; give it in UTF-8, and in a UTF-8 locale"
+        ) from error
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -154,9 +173,11 @@ class TextStream:
 
     @property
     def text(self) -> str:
+        """The text of all tokens so far, up to the first stop string."""
         return cut_at(self._earlier + self._codec.decode(self._tokens), self._strings)
 
     def push(self, new: Tokens) -> str:
+        """Takes settled tokens; the piece of text that may be shown now."""
         self._tokens += new
         if len(self._tokens) > 2 * _WINDOW:
             self._settle()
@@ -164,6 +185,7 @@ class TextStream:
         return self._send(text, _safe_length(text, self._strings))
 
     def finish(self) -> str:
+        """The rest of the text: no more tokens will come."""
         text = self.text
         return self._send(text, len(text))
 

@@ -1,6 +1,5 @@
 """`doublespec bench`: methods and peers on the same prompts, measured so that it cannot flatter."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -252,7 +251,9 @@ def _play(race: Race, log: RunLog | None) -> bool:
 
 def _record(path: Path, race: Race, items: Sequence[Item]) -> None:
     if not any(run.method == "ar" for run in race.runs):
-        errors.print(f"no answer of 'ar' to record: {path} is not written", style="yellow")
+        errors.print(
+            f"no answer of 'ar' to record: {path} is not written", style="yellow", markup=False
+        )
         return
     traces = record_traces(race.llm, race.runs, race.prompts, items, race.params)
     write_traces(path, traces)
@@ -286,11 +287,13 @@ def _show(report: Report, race: Race, items: Sequence[Item], outputs: _Outputs) 
     console = errors if outputs.use_stdout else terminal
     console.print(table(report))
     for name, reason in report["failures"].items():
-        errors.print(f"peer {name} failed: {reason}", style="yellow", highlight=False)
+        said = f"peer {name} failed: {reason}"
+        errors.print(said, style="yellow", highlight=False, markup=False)
     for fault in report["faults"]:
-        errors.print(f"NOT TO BE BELIEVED: {fault}", style="bold red", highlight=False)
+        said = f"NOT TO BE BELIEVED: {fault}"
+        errors.print(said, style="bold red", highlight=False, markup=False)
     if outputs.json is not None:
-        write_output(outputs.json, json.dumps(report, ensure_ascii=False, indent=1) + "\n")
+        options.write_json(outputs.json, report)
     if outputs.markdown is not None:
         write_output(outputs.markdown, as_markdown(report))
     if outputs.html is not None:

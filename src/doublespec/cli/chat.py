@@ -7,8 +7,11 @@ import typer
 from doublespec.cli import options
 from doublespec.cli.generate import figures, write
 from doublespec.cli.options import errors
-from doublespec.llm import BUNDLED, LLM
+from doublespec.errors import ConfigError
+from doublespec.llm import BUNDLED, LLM, Stream
 from doublespec.sampling import SamplingParams
+
+Messages = list[dict[str, str]]
 
 
 def chat(
@@ -45,10 +48,17 @@ def chat(
     }
     loaded = options.loaded(target, draft, method=method, **settings)
     with loaded as llm, options.remembered(llm, history):
-        messages = [{"role": "system", "content": system}] if system else []
+        system_messages = [{"role": "system", "content": system}] if system else []
+        _check(llm, system_messages, params)
+        turns: Messages = []
         while question := _ask():
-            messages.append({"role": "user", "content": question})
-            messages.append({"role": "assistant", "content": _answer(llm, messages, params)})
+            asked = [*turns, {"role": "user", "content": question}]
+            turns = _answered(llm, system_messages, asked, params) or turns
+
+
+def _check(llm: LLM, messages: Messages, params: SamplingParams) -> None:
+    """Raises ConfigError where no question could be answered."""
+    llm.request(llm.codec.encode_chat([*messages, {"role": "user", "content": "?"}]), params)
 
 
 def _ask() -> str:
@@ -56,10 +66,39 @@ def _ask() -> str:
         return errors.input("[bold]> [/bold]").strip()
     except EOFError:
         return ""
+    except UnicodeDecodeError as error:
+        raise ConfigError("the question is not UTF-8 text") from error
+    except RuntimeError as error:  # Python's word for a stdin that is closed
+        raise ConfigError("there is no stdin to ask questions on") from error
 
 
-def _answer(llm: LLM, messages: list[dict[str, str]], params: SamplingParams) -> str:
-    stream = llm.stream_chat(messages, params)
+def _answered(llm: LLM, system: Messages, asked: Messages, params: SamplingParams) -> Messages:
+    """The turns with an answer to the last one, or none where it cannot be answered. The oldest are
+    left out when the context is full."""
+    try:
+        kept = _latest(llm, system, asked, params.max_tokens)
+        stream = llm.stream_chat([*system, *kept], params)
+    except ConfigError as error:
+        errors.print(str(error), style="red", highlight=False, markup=False, soft_wrap=True)
+        return []
+    if len(kept) < len(asked):
+        said = f"(the context is full: the oldest {len(asked) - len(kept)} messages are left out)"
+        errors.print(said, style="dim", highlight=False, soft_wrap=True)
+    return [*kept, {"role": "assistant", "content": _show(stream)}]
+
+
+def _latest(llm: LLM, system: Messages, asked: Messages, max_tokens: int) -> Messages:
+    """The latest turns that leave room in the context for the answer, or for a quarter of the
+    context; at least the last question."""
+    most = llm.target.max_length - min(max_tokens, llm.target.max_length // 4)
+    kept = asked
+    while len(kept) > 1 and len(llm.codec.encode_chat([*system, *kept])) > most:
+        kept = kept[2:]
+    return kept
+
+
+def _show(stream: Stream) -> str:
+    """Prints an answer as it is made; its text."""
     try:
         write(stream)
     except KeyboardInterrupt:

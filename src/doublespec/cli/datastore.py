@@ -8,6 +8,7 @@ from typing import Annotated
 import numpy as np
 import typer
 from numpy.typing import NDArray
+from rich.markup import escape
 from rich.progress import Progress, TaskID
 from rich.table import Table
 from rich.text import Text
@@ -112,7 +113,7 @@ def query(
 def verify(store: Store) -> None:
     """Read a whole datastore and compare its checksums."""
     Datastore(store).verify()
-    terminal.print(f"{store} is as it was written")
+    terminal.print(f"{store} is as it was written", markup=False)
 
 
 def _encoded(
@@ -136,7 +137,8 @@ def _texts(
         except DatastoreError as error:
             if str(path) in named:
                 raise
-            errors.print(f"[yellow]left out:[/yellow] {error}", highlight=False, soft_wrap=True)
+            said = f"[yellow]left out:[/yellow] {escape(str(error))}"
+            errors.print(said, highlight=False, soft_wrap=True)
         bar.advance(task)
 
 
@@ -162,9 +164,8 @@ def _facts(path: Path, header: Header) -> dict[str, str | int | float]:
 
 
 def _show(path: Path, header: Header) -> None:
-    table = Table(title=str(path), show_header=False)
+    table = Table(title=escape(str(path)), show_header=False)
     for name, value in _facts(path, header).items():
-        table.add_row(
-            name.replace("_", " "), f"{value:,}" if isinstance(value, int) else str(value)
-        )
+        shown = f"{value:,}" if isinstance(value, int) else str(value)
+        table.add_row(name.replace("_", " "), Text(shown))
     terminal.print(table)

@@ -33,7 +33,6 @@ from doublespec.bench.profile import (
 from doublespec.bench.race import fastest_threads
 from doublespec.cli import options
 from doublespec.cli.options import terminal
-from doublespec.errors import ConfigError
 from doublespec.llm import BUNDLED, LLM
 from doublespec.models.base import LanguageModel
 from doublespec.models.devices import (
@@ -67,8 +66,8 @@ def doctor(
     """Measure forwards, alone and beside each other, and test bit-exactness; exit code 1 if bits
     differ."""
     check_file(save, force=force)
-    if context < 1:
-        raise ConfigError(f"context must be a whole number from 1 up, got {context}")
+    options.check_count("context", context)
+    options.check_count("trials", trials)
     settings = {
         "target_device": target_device,
         "draft_device": draft_device,

@@ -17,6 +17,7 @@ from doublespec.errors import ConfigError
 from doublespec.llm import BUNDLED, LLM, Completion, Stream
 from doublespec.methods import DRAFTLESS, split_name
 from doublespec.sampling import SamplingParams
+from doublespec.stats import Stats
 from doublespec.trace.lanes import Timeline
 
 
@@ -99,7 +100,7 @@ def generate(
         try:
             _show(stream, as_json=as_json)
             if explain:
-                errors.print(explanation(llm.explain()))
+                errors.print(explanation(llm.explain(), llm.method, stream.completion.stats))
         finally:  # also of an answer that was stopped
             if trace is not None:
                 write_trace(trace, _trace(llm, stream, target, options.draft_name(target, draft)))
@@ -144,19 +145,24 @@ def _trace(llm: LLM, stream: Stream, target: str, draft: str | None) -> Timeline
     )
 
 
-def explanation(found: Explanation) -> Table:
-    """What was measured and chosen, for people."""
+def explanation(found: Explanation, method: str, stats: Stats) -> Table:
+    """What was measured and chosen, for people; of a method that was asked for its answer alone."""
     draft = "" if found.draft_seconds is None else f", the draft's {found.draft_seconds * 1e3:.2f}"
     table = Table(
         "method",
         "tokens/s",
         "steps",
         "share",
-        title="what auto has tried, the fastest first",
+        title="what auto has tried, the fastest first"
+        if method == "auto"
+        else f"{method}, as was asked for",
         caption=f"a forward of the target takes {found.target_seconds * 1e3:.2f} ms{draft}; each "
         f"row more adds {found.row_cost:.1%}; after a mistake of the draft a step waits for "
         f"{found.waits_for} drafted tokens; threads: {found.threads}",
     )
+    if method != "auto":
+        table.add_row(method, f"{stats.tokens_per_second:.1f}", str(stats.steps), "100%")
+        return table
     for row in found.methods:
         rate = "-" if row.tokens_per_second is None else f"{row.tokens_per_second:.1f}"
         table.add_row(row.name, rate, str(row.steps), f"{row.share:.0%}")
@@ -179,4 +185,4 @@ def _read_prompt(prompt: str | None, path: Path | None) -> str:
             raise ConfigError(f"cannot read the prompt file {path}: {error.strerror}") from error
         except UnicodeDecodeError as error:
             raise ConfigError(f"the prompt file {path} is not UTF-8 text") from error
-    return sys.stdin.read() if prompt == "-" else prompt or ""
+    return options.read_stdin() if prompt == "-" else prompt or ""

@@ -1,5 +1,6 @@
 """`doublespec lossless`: the promise, checked at scale on the user's own models."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
@@ -12,13 +13,16 @@ from doublespec.cli import options
 from doublespec.cli.options import terminal
 from doublespec.errors import ConfigError
 from doublespec.llm import BUNDLED, LLM, make_settings
-from doublespec.methods import DRAFTLESS, METHODS
+from doublespec.methods import DRAFTLESS, METHODS, check_method
+
+_NOT_WITH_CHAOS = ("tokens", "methods", "temperatures", "max_tokens", "background")
 
 
 def lossless(
+    context: typer.Context,
     target: options.Target = BUNDLED,
     draft: options.Draft = None,
-    tokens: Annotated[int, typer.Option(help="How many tokens to compare.")] = 20_000,
+    tokens: Annotated[int, typer.Option(help="How many tokens to compare, or more.")] = 20_000,
     methods: Annotated[str, typer.Option(help="Comma-separated; default: all that can run.")] = "",
     temperatures: Annotated[str, typer.Option(help="Comma-separated.")] = "0,0.7,1.2",
     max_tokens: options.MaxTokens = 160,
@@ -39,6 +43,8 @@ def lossless(
     as_json: options.AsJson = False,
 ) -> None:
     """Compare every method with plain decoding, token by token; exit code 1 if any differs."""
+    options.check_count("tokens", tokens)
+    has_draft = options.draft_name(target, draft) is not None
     settings = {
         "background": background,
         "target_device": target_device,
@@ -50,21 +56,35 @@ def lossless(
         "history_bytes": 0,
     }
     if chaos is not None:
+        _check_unused(context, _NOT_WITH_CHAOS)
         _attack(target, draft, {**settings, "background": "process"}, chaos, seed, as_json)
         return
-    heats = _numbers(temperatures)
+    names, heats = _names(methods, has_draft=has_draft), _numbers(temperatures)
     with options.loaded(target, draft, **settings) as llm:
-        names = _names(llm, methods)
         comparisons = _compare(llm, names, heats, tokens, max_tokens)
     total = sum(c.tokens for c in comparisons)
     differences = sum(c.differences for c in comparisons)
     if as_json:
-        options.print_json({"tokens": total, "differences": differences})
+        options.print_json(
+            {
+                "tokens": total,
+                "differences": differences,
+                "methods": {name: _tokens(comparisons, name) for name in names},
+            }
+        )
     else:
         _print(comparisons, names)
         terminal.print(f"{total:,} tokens compared, {differences} differ", style="bold")
     if differences:
         raise typer.Exit(1)
+
+
+def _check_unused(context: typer.Context, names: Sequence[str]) -> None:
+    """Raises ConfigError if one of these options was given with --chaos, which takes its own."""
+    for name in names:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise ConfigError(f"--chaos does not use --{name.replace('_', '-')}; leave it out")
 
 
 def _attack(
@@ -114,8 +134,10 @@ def _attack(
 def _compare(
     llm: LLM, names: list[str], heats: list[float], tokens: int, max_tokens: int
 ) -> list[Comparison]:
+    """At least so many tokens, and at least an answer of each method at each temperature."""
     prompts = [_encode(llm, prompt.text) for prompt in DEMO_PROMPTS]
     comparisons: list[Comparison] = []
+    least = len(names) * len(heats)  # a method after the other, then the next temperature
     done = 0
     with options.progress_bar() as bar:
         task = bar.add_task("comparing tokens", total=tokens)
@@ -123,7 +145,7 @@ def _compare(
             comparisons.append(comparison)
             done += comparison.tokens
             bar.update(task, completed=min(done, tokens))
-            if done >= tokens:
+            if done >= tokens and len(comparisons) >= least:
                 break
     return comparisons
 
@@ -134,10 +156,12 @@ def _encode(llm: LLM, text: str) -> list[int]:
     return llm.codec.encode(text)
 
 
-def _names(llm: LLM, methods: str) -> list[str]:
-    if methods:
-        return [name.strip() for name in methods.split(",")]
-    return [name for name in METHODS if name != "ar" and (llm.recipe or name in DRAFTLESS)]
+def _names(methods: str, *, has_draft: bool) -> list[str]:
+    """The methods to compare, each once. Raises ConfigError where one cannot run."""
+    if not methods:
+        return [name for name in METHODS if name != "ar" and (has_draft or name in DRAFTLESS)]
+    named = (name.strip() for name in methods.split(","))
+    return list(dict.fromkeys(check_method(name, has_draft=has_draft) for name in named))
 
 
 def _numbers(text: str) -> list[float]:
@@ -147,6 +171,10 @@ def _numbers(text: str) -> list[float]:
         raise ConfigError(f"temperatures must be like 0,0.7,1.2, got {text!r}") from error
 
 
+def _tokens(comparisons: list[Comparison], name: str) -> int:
+    return sum(c.tokens for c in comparisons if c.method == name)
+
+
 def _print(comparisons: list[Comparison], names: list[str]) -> None:
     table = Table("method", "answers", "tokens", "different")
     for name in names:
@@ -154,7 +182,7 @@ def _print(comparisons: list[Comparison], names: list[str]) -> None:
         table.add_row(
             name,
             str(len(mine)),
-            f"{sum(c.tokens for c in mine):,}",
+            f"{_tokens(comparisons, name):,}",
             str(sum(c.differences for c in mine)),
         )
     terminal.print(table)

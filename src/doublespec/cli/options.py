@@ -10,9 +10,16 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
-from doublespec.bench.outputs import check_output
+from doublespec.bench.outputs import check_output, write_output
 from doublespec.errors import ConfigError
 from doublespec.llm import BUNDLED, LLM
 from doublespec.models.configs import CONFIGS
@@ -46,7 +53,12 @@ Schedule = Annotated[
 Forks = Annotated[
     int, typer.Option(help="Corrections that a free draft goes on from in advance; 0: none.")
 ]
-Background = Annotated[str, typer.Option(help="Where a parallel draft runs: process or thread.")]
+Background = Annotated[
+    str,
+    typer.Option(
+        help="Where a draft beside the target runs: process, thread or inline (in turns)."
+    ),
+]
 TargetDevice = Annotated[
     str | None,
     typer.Option(help="Such as cpu or cuda:0; cuda:0,cuda:1 divides the target among both."),
@@ -120,15 +132,22 @@ def model_names(
     return first, more[0] if more else "none"
 
 
+def check_count(name: str, value: int) -> None:
+    """Raises ConfigError unless there is at least one."""
+    if value < 1:
+        raise ConfigError(f"{name} must be a whole number from 1 up, got {value}")
+
+
 @contextmanager
 def loaded(target: str, draft: str | None, **settings: Any) -> Iterator[LLM]:
     """An LLM, read with a progress bar on stderr, closed at the end."""
     with progress_bar() as bar:
-        tasks: dict[str, Any] = {}
+        tasks: dict[str, TaskID] = {}
 
         def report(what: str, done: int, total: int) -> None:
-            task = tasks.setdefault(what, bar.add_task(f"loading {what}", total=total))
-            bar.update(task, completed=done)
+            if what not in tasks:
+                tasks[what] = bar.add_task(f"loading {what}", total=total)
+            bar.update(tasks[what], completed=done)
 
         llm = LLM(target, draft_name(target, draft), progress=report, **settings)
     with llm:
@@ -174,5 +193,27 @@ def check_pictures(*paths: Path | None) -> None:
         import_module("doublespec.bench.plotting")
 
 
-def print_json(value: Mapping[str, Any]) -> None:
-    sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
+def print_json(value: Mapping[str, Any], indent: int | None = None) -> None:
+    """Writes JSON to stdout, with escapes where it cannot hold all characters."""
+    is_unicode = (sys.stdout.encoding or "").lower().startswith("utf")
+    sys.stdout.write(json.dumps(value, ensure_ascii=not is_unicode, indent=indent) + "\n")
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """To a file, or to stdout for the path "-"."""
+    if str(path) == "-":
+        print_json(value, indent=1)
+    else:
+        write_output(path, json.dumps(value, ensure_ascii=False, indent=1) + "\n")
+
+
+def read_stdin() -> str:
+    """All of stdin; raises ConfigError where there is none, or it is not text."""
+    try:
+        return sys.stdin.read()
+    except UnicodeDecodeError as error:
+        raise ConfigError("the prompt on stdin is not UTF-8 text") from error
+    except (AttributeError, OSError) as error:  # it was closed, or is a folder
+        raise ConfigError(
+            "the prompt cannot be read from stdin; give it there, or in a file"
+        ) from error

@@ -1,6 +1,5 @@
 """`doublespec simulate`: what to expect on a machine that is not there, from real answers."""
 
-import json
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -322,7 +321,7 @@ def _provenance(files: Files, question: Question) -> dict[str, Any]:
 
 
 def _write_json(path: Path, report: Mapping[str, Any]) -> None:
-    write_output(path, json.dumps(report, ensure_ascii=False, indent=1) + "\n")
+    options.write_json(path, report)
 
 
 def _share(name: str, value: float) -> float:

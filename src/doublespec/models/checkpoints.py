@@ -5,7 +5,9 @@ of all kinds and takes seconds to import: what our decoder needs of one is noted
 """
 
 import json
+import math
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
@@ -35,6 +37,19 @@ _FORMATS = {
     "torchao": "torchao",
     "modelopt": "ModelOpt",
 }
+# Sizes in a config.json, and the least that a decoder can have.
+_LEAST = {
+    "vocab_size": 1,
+    "hidden_size": 1,
+    "intermediate_size": 1,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 1,
+    "num_key_value_heads": 1,
+    "head_dim": 1,
+    "max_position_embeddings": 2,
+    "sliding_window": 0,  # none
+}
+_OPTIONAL = ("head_dim", "sliding_window")
 _FILES = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"]
 
 
@@ -107,7 +122,7 @@ def read_config(path: Path) -> PreTrainedConfig:
     """The configuration in a config.json; raises ModelError."""
     try:
         config: PreTrainedConfig = AutoConfig.from_pretrained(path)
-    except (KeyError, ValueError, TypeError, OSError) as error:
+    except Exception as error:  # what transformers raises is of many kinds, all of one meaning
         raise ModelError(
             f"{path} is no configuration that transformers reads: {reason(error)}"
         ) from error
@@ -150,6 +165,7 @@ def decoder_config(config: PreTrainedConfig) -> DecoderConfig:
         raise ModelError(f"model type must be one of {known}, got {config.model_type!r}")
     if config.hidden_act not in ("silu", "swish"):
         raise ModelError(f"the activation must be silu, got {config.hidden_act!r}")
+    _check_sizes(config)
     head_dim = getattr(config, "head_dim", None)
     head_dim = head_dim or config.hidden_size // config.num_attention_heads
     return DecoderConfig(
@@ -163,9 +179,55 @@ def decoder_config(config: PreTrainedConfig) -> DecoderConfig:
         norm_eps=config.rms_norm_eps,
         tied=config.tie_word_embeddings,
         max_length=_max_length(config),
-        rotary=_rotary(config, head_dim),
+        rotary=_checked_rotary(config, head_dim),
         biased=_is_biased(config),
     )
+
+
+def _check_sizes(config: PreTrainedConfig) -> None:
+    """Raises ModelError where no decoder has these sizes: transformers takes most of them."""
+    for name, least in _LEAST.items():
+        value: Any = getattr(config, name, None)
+        is_whole = isinstance(value, int) and not isinstance(value, bool)
+        if not (is_whole and value >= least) and not (value is None and name in _OPTIONAL):
+            raise ModelError(
+                f"{name} in the model's config.json must be a whole number from {least} up, "
+                f"got {value!r}"
+            )
+    heads, groups = config.num_attention_heads, config.num_key_value_heads
+    if heads % groups:
+        raise ModelError(
+            "num_attention_heads in the model's config.json must be a multiple of "
+            f"num_key_value_heads, got {heads} and {groups}"
+        )
+    norm_eps: float = config.rms_norm_eps
+    if not 0 <= norm_eps < math.inf:
+        raise ModelError(
+            f"rms_norm_eps in the model's config.json must be 0 or more, got {norm_eps}"
+        )
+
+
+def _checked_rotary(config: PreTrainedConfig, head_dim: int) -> Rotary:
+    """Raises ModelError where the checkpoint's numbers give no frequencies."""
+    try:
+        rotary = _rotary(config, head_dim)
+    except (
+        TypeError,
+        ValueError,
+        ArithmeticError,
+        RuntimeError,
+        KeyError,
+        AttributeError,
+    ) as error:
+        raise ModelError(
+            f"rope_parameters in the model's config.json give no frequencies: {reason(error)}"
+        ) from error
+    if not all(map(math.isfinite, (*rotary.frequencies, rotary.factor))):
+        raise ModelError(
+            "rope_parameters in the model's config.json give frequencies that are not finite: "
+            f"{config.rope_parameters}"
+        )
+    return rotary
 
 
 def _is_biased(config: PreTrainedConfig) -> bool:

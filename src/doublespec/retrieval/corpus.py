@@ -136,13 +136,26 @@ def _records(path: Path, file: IO[bytes], name: str) -> Iterator[str]:
 
 
 def _field(path: Path, number: int, line: bytes, name: str) -> str:
-    try:
-        record = json.loads(_decode(line))
-    except json.JSONDecodeError as error:
-        raise DatastoreError(f"{path} is not JSON in line {number}: {error.msg}") from error
+    record = _parsed(path, number, _decode(line))
     value = record.get(name) if isinstance(record, dict) else None
     if not isinstance(value, str):
         raise DatastoreError(
             f"{path} has no text in field {name!r} in line {number}: name another with --field"
         )
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        found = value[error.start]
+        raise DatastoreError(f"{path} is not Unicode text in line {number}: {found!r}") from error
     return value
+
+
+def _parsed(path: Path, number: int, line: str) -> object:
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError as error:
+        raise DatastoreError(f"{path} is not JSON in line {number}: {error.msg}") from error
+    except (ValueError, RecursionError) as error:  # a number of very many digits; many brackets
+        raise DatastoreError(
+            f"{path} is not JSON that Python reads in line {number}: too deep, or a number too long"
+        ) from error
