@@ -19,7 +19,7 @@ import pytest
 
 from doublespec.decoding import Step, decode_parallel
 from doublespec.drafting.background import DraftWarning, Patience, RemoteDrafter, StyledDrafter
-from doublespec.drafting.base import NoDrafter
+from doublespec.drafting.base import NoDrafter, Pending
 from doublespec.drafting.links import InlineLink, ThreadLink
 from doublespec.drafting.messages import FromDraft
 from doublespec.drafting.model import ModelDrafter
@@ -218,6 +218,53 @@ def test_a_stream_that_ends_in_a_forked_process_warns_of_nothing() -> None:
         os._exit(code)
     assert os.waitpid(pid, 0)[1] == 0
     background.close()
+
+
+@pytest.mark.parametrize("ask", ["is_ready", "wait_until_ready", "wait", "rest"])
+def test_an_interrupt_while_it_listens_or_speaks_costs_a_draft_and_no_patience(
+    ask: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That the draft is ready is said once: who was interrupted in the middle of hearing it would
+    wait for it in vain."""
+    background = inline()
+    remote = background.remote
+    if ask in ("wait", "rest"):
+        remote.wait_until_ready()
+    method = {"rest": "_send", "wait": "_await_tokens"}.get(ask, "_hear")
+
+    def interrupted(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    pending = Pending([], text=remote._text_number)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(RemoteDrafter, method, interrupted)
+        patch.setattr(RemoteDrafter, "_is_drafting_on", True)
+        patch.setattr(remote.pace, "may_wait", lambda shown: True)
+        if ask == "wait":
+            background.wait(pending, 0, 8)
+        else:
+            getattr(remote, ask)()
+    assert remote._link is None
+    assert _guess(background, TEXT) == _true(TEXT, 4)
+
+
+def test_an_interrupt_while_it_closes_leaves_no_answer_to_wait_for() -> None:
+    """Of a worker that is gone; the next one was not told anything yet."""
+    background = inline()
+    _guess(background, TEXT)
+    link = background.remote._link
+    assert link is not None
+
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    background.remote._told += 1  # a message that is not answered yet
+    link.close = interrupted  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        background.close()
+    begun = time.monotonic()
+    assert _guess(background, TEXT) == _true(TEXT, 4)
+    assert time.monotonic() - begun < 10
 
 
 def test_a_closed_drafter_starts_again_when_it_is_asked() -> None:

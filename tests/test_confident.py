@@ -2,7 +2,11 @@
 
 from collections.abc import Callable
 
+from torch import Tensor
+
+from doublespec.config import ForkSettings
 from doublespec.decoding import decode_serial
+from doublespec.drafting.ahead import DraftAhead
 from doublespec.drafting.base import Drafter, NoDrafter
 from doublespec.drafting.confident import ConfidentDrafter
 from doublespec.drafting.model import ModelDrafter
@@ -10,6 +14,7 @@ from doublespec.models.toy import ToyModel
 from doublespec.sampling import Request, SamplingParams
 from doublespec.stats import summarise
 from doublespec.stopping import StopRule
+from doublespec.tokens import Tokens
 from tests.reference import answer, naive
 
 PROMPT = [1, 2, 3]
@@ -70,3 +75,33 @@ def test_it_ends_at_an_end_token_and_at_the_context() -> None:
     assert ConfidentDrafter(ToyModel(), NoDrafter(), 0.01).propose(PROMPT, 8, ended) == free[:2]
     short = ConfidentDrafter(ToyModel(max_length=5), NoDrafter(), 0.01)
     assert len(short.propose(PROMPT, 8, REQUEST)) <= 2
+
+
+class Strict(ToyModel):
+    """Fails on ids that it does not have, as an embedding does."""
+
+    def logits(self, tokens: Tokens, last: int, prompt_length: int) -> Tensor:
+        if max(tokens) >= self.vocab_size:
+            raise IndexError("index out of range in self")
+        return super().logits(tokens, last, prompt_length)
+
+
+class Damaged:
+    """A store of which a bit has flipped."""
+
+    def propose(self, tokens: Tokens, limit: int, request: Request) -> list[int]:
+        return [1, 1 << 20, 2][: max(limit, 0)]
+
+
+def test_an_id_that_the_model_does_not_have_ends_a_retrieved_run() -> None:
+    """Before the target, and beside it."""
+    model = Strict()
+    drafted = ConfidentDrafter(model, Damaged(), 0.1).propose(PROMPT, 8, REQUEST)
+    assert drafted == ModelDrafter(ToyModel(), len(drafted), NoDrafter()).propose(
+        PROMPT, 8, REQUEST
+    )
+    ahead = DraftAhead(model, Damaged(), ForkSettings(0))
+    ahead.begin([*PROMPT], 4, REQUEST)
+    while ahead.has_work():
+        ahead.forward()
+    assert [*ahead.path] == ModelDrafter(ToyModel(), 4, NoDrafter()).propose(PROMPT, 4, REQUEST)

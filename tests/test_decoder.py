@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
 from transformers import AutoModelForCausalLM
@@ -77,6 +78,40 @@ def test_logits_step_by_step_equal_those_of_transformers(
     first = KEY_STEP - 20
     rows = [model.logits(tokens[:stop], 1, first) for stop in range(first, len(tokens) + 1)]
     torch.testing.assert_close(torch.cat(rows), wanted[first - 1 :], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("family", ["llama2", "qwen2", "qwen3"])
+def test_what_a_checkpoint_holds_besides_is_read_as_by_transformers(
+    family: str, tmp_path: Path
+) -> None:
+    """A table of its own for the logits of tied embeddings counts; biases that its configuration
+    does not know do not."""
+    folder = write_family(tmp_path, family, tie_word_embeddings=True)
+    tensors = load_file(folder / "model.safetensors")
+    shape = tensors["model.embed_tokens.weight"].shape
+    tensors["lm_head.weight"] = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    tensors["model.layers.0.mlp.down_proj.bias"] = torch.ones(shape[1])
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    tokens = random_text(30)
+    wanted = reference_logits(folder, tokens)
+    torch.testing.assert_close(load(folder).logits(tokens, 30, 9), wanted, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("family", "part"),
+    [
+        ("qwen3", "self_attn.q_norm.weight"),
+        ("qwen2", "self_attn.k_proj.bias"),
+        ("llama-biased", "mlp.up_proj.bias"),
+    ],
+)
+def test_a_small_weight_that_is_missing_is_missed(family: str, part: str, tmp_path: Path) -> None:
+    folder = write_family(tmp_path, family)
+    tensors = load_file(folder / "model.safetensors")
+    del tensors[f"model.layers.1.{part}"]
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match=rf"no weight 'model.layers.1.{part}'"):
+        load(folder)
 
 
 def test_a_sliding_window_caps_the_context(tmp_path: Path) -> None:

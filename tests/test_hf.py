@@ -9,8 +9,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from transformers import AutoModelForCausalLM
+from transformers.cache_utils import DynamicLayer
 
 from doublespec.errors import ModelError
+from doublespec.models import hf
 from doublespec.models.checkpoints import open_checkpoint
 from doublespec.models.hf import TransformersModel
 from doublespec.models.load import load_model
@@ -151,6 +153,55 @@ def test_a_model_whose_cache_cannot_forget_is_refused(family: str, tmp_path: Pat
         f"model type {family!r} has no cache that can be cropped (state-space or sliding-window "
         "layers); choose a model with full attention"
     )
+
+
+MIXTRAL = {
+    "vocab_size": 300,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "num_local_experts": 4,
+    "num_experts_per_tok": 2,
+    "max_position_embeddings": CONTEXT,
+    "sliding_window": None,
+}
+
+
+@pytest.mark.parametrize("names", [("num_local_experts",), ()], ids=["by its name", "by its bits"])
+def test_experts_are_refused_in_a_target(
+    names: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is multiplied with a token depends on which others go to the same expert."""
+    path = write(tmp_path, "mixtral", MIXTRAL)
+    monkeypatch.setattr(hf, "_EXPERTS", names or ("no_such_number",))
+    if not names:
+        monkeypatch.setattr(hf, "_ROW_TRIALS", 20)
+    with pytest.raises(ModelError, match=r"'mixtral'.*depend on what is computed beside it.*dense"):
+        load(path)
+    assert len(load(path, canonical=False).logits([5, 6, 7], 1, 2)) == 1  # as a draft it will do
+
+
+def test_an_interrupt_in_the_middle_of_a_crop_leaves_no_lie(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keys of a layer are cut by then, and values are not."""
+    model, tokens = load(folder), random_text(100)
+    model.logits(tokens, 1, 50)
+
+    def interrupted_crop(layer: DynamicLayer, count: int) -> None:
+        assert layer.keys is not None
+        layer.keys = layer.keys[..., :count, :]
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(DynamicLayer, "crop", interrupted_crop)
+        model.logits(tokens[:60], 1, 50)
+    for text in (tokens, tokens[:60]):
+        assert torch.equal(
+            model.logits(text, 5, 50), all_logits(folder, torch.float32, text, 50)[-5:]
+        )
 
 
 def test_a_missing_weight_is_refused_not_made_up(tmp_path: Path) -> None:

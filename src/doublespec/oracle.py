@@ -22,7 +22,7 @@ class Settled:
 def advance(model: LanguageModel, tokens: Tokens, guess: Tokens, request: Request) -> Settled:
     """Judges `guess` as the continuation of `tokens`, in one forward of the model. Ids that the
     model does not have (of a damaged datastore, say) end the guess."""
-    guess = _known(guess, model.vocab_size)
+    guess = known(guess, model.vocab_size)
     ahead = [*tokens, *guess]
     logits = model.logits(ahead, len(guess) + 1, request.prompt_length)
     chosen = choose(logits, ahead, len(tokens), request)
@@ -31,7 +31,7 @@ def advance(model: LanguageModel, tokens: Tokens, guess: Tokens, request: Reques
     return Settled(new) if top is None else Settled(new, tuple(logprobs(logits, new, top)))
 
 
-def _known(guess: Tokens, vocab_size: int) -> Tokens:
+def known(guess: Tokens, vocab_size: int) -> Tokens:
     """`guess` up to the first id that is not in the vocabulary."""
     unknown = (i for i, token in enumerate(guess) if not 0 <= token < vocab_size)
     return guess[: next(unknown, len(guess))]

@@ -17,6 +17,7 @@ from doublespec.config import ForkSettings
 from doublespec.drafting.base import Drafter
 from doublespec.drafting.odds import Odds
 from doublespec.models.base import Branch, BranchingModel, LanguageModel, can_branch
+from doublespec.oracle import known
 from doublespec.sampling import Ranking, Request, choose, rank
 from doublespec.tokens import common_prefix
 
@@ -131,7 +132,7 @@ class DraftAhead:
         if not self._goes_on():
             return []
         room = min(self._limit - len(self._path), self._model.max_length - len(ahead)) - 1
-        return self._helper.propose(ahead, room, request)
+        return list(known(self._helper.propose(ahead, room, request), self._model.vocab_size))
 
     def _compute(self, text: list[int], last: int, forks: list[Fork], request: Request) -> Tensor:
         """The model's logits for the last places of `text`; each fork grows by one token."""

@@ -8,7 +8,8 @@ lost is left out and begun again behind the scenes, and the answer's tokens stay
 import os
 import warnings
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from time import perf_counter
 from typing import NamedTuple, ParamSpec, Protocol
@@ -111,34 +112,34 @@ class RemoteDrafter:
 
     def launch(self) -> None:
         """Begins the draft, so that it is loaded when it is needed."""
-        self._drop_if_forked()
-        if self._link is None and self._clock() >= self._retry_at:
-            self._guarded(self._open)
+        with self._whole():
+            self._drop_if_forked()
+            if self._link is None and self._clock() >= self._retry_at:
+                self._guarded(self._open)
 
     def is_ready(self) -> bool:
         """Whether the draft is loaded. If there is none, begins one."""
         self.launch()
         if not self._ready:
-            self._guarded(self._hear)
-            self._guarded(self._check_silence)
+            with self._whole():
+                self._guarded(self._hear)
+                self._guarded(self._check_silence)
         return self._ready
 
     def wait_until_ready(self) -> bool:
         """Waits until the draft is loaded, has failed, or has taken too long; whether it is."""
         stop = self._clock() + self._patience.start_seconds
         self.launch()
-        while self._link is not None and not self._ready and self._clock() < stop:
-            self._guarded(self._hear, min(1.0, stop - self._clock()))
-            self._guarded(self._check_silence)
+        with self._whole():
+            while self._link is not None and not self._ready and self._clock() < stop:
+                self._guarded(self._hear, min(1.0, stop - self._clock()))
+                self._guarded(self._check_silence)
         return self._ready
 
     def follow(self, tokens: Tokens, limit: int, request: Request, style: DraftStyle) -> Pending:
         """As `BackgroundDrafter.follow`."""
-        try:
+        with self._whole():
             return self._follow(as_list(tokens), limit, _Order(request, style))
-        except BaseException:  # an interrupt, anywhere: what was said is not known any more
-            self.close()
-            raise
 
     def _follow(self, tokens: list[int], limit: int, order: "_Order") -> Pending:
         if not self._waited:
@@ -160,6 +161,10 @@ class RemoteDrafter:
 
     def wait(self, pending: Pending, shown: int, limit: int) -> list[int]:
         """As `BackgroundDrafter.wait`."""
+        with self._whole():
+            return self._wait(pending, shown, limit)
+
+    def _wait(self, pending: Pending, shown: int, limit: int) -> list[int]:
         self._drop_if_forked()
         if pending.text != self._text_number:  # another text has been followed since
             return pending.tokens[:limit]
@@ -177,12 +182,13 @@ class RemoteDrafter:
         return is_at_work and self._order is not None and not self._order.style.lockstep
 
     def rest(self) -> None:
-        self._drop_if_forked()
-        self._left_at = None
-        self._alternation.end()
-        self._is_resting = True
-        if self._link is not None and self._ready:
-            self._guarded(self._send, Rest())
+        with self._whole():
+            self._drop_if_forked()
+            self._left_at = None
+            self._alternation.end()
+            self._is_resting = True
+            if self._link is not None and self._ready:
+                self._guarded(self._send, Rest())
 
     def close(self) -> None:
         """Ends the worker; the next `follow` begins another one."""
@@ -190,9 +196,18 @@ class RemoteDrafter:
         self._ready = False
         self._tree.clear()
         self._order = None  # what is told next begins a text
-        self._answered = self._done = self._told
         if link is not None:
             link.close()
+
+    @contextmanager
+    def _whole(self) -> Iterator[None]:
+        """What is broken off within, by an interrupt anywhere, leaves no worker of which it is not
+        known what it was told and has said."""
+        try:
+            yield
+        except BaseException:
+            self.close()
+            raise
 
     # -- telling ---------------------------------------------------------------------------------
 
@@ -336,7 +351,8 @@ class RemoteDrafter:
 
     def _open(self) -> None:
         self._owner = os.getpid()
-        self._link, self._heard = self._open_link(), 0
+        self._heard, self._answered, self._done = 0, self._told, self._told
+        self._link = self._open_link()
         self._opened_at = self._clock()
 
     def _guarded(self, action: Callable[P, None], *arguments: P.args, **named: P.kwargs) -> None:

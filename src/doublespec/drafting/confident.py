@@ -6,6 +6,7 @@ from doublespec.drafting.base import Drafter
 from doublespec.drafting.odds import Odds
 from doublespec.drafting.pace import Ratio
 from doublespec.models.base import LanguageModel
+from doublespec.oracle import known
 from doublespec.sampling import Ranking, Request, choose, rank
 from doublespec.tokens import Tokens, common_prefix
 
@@ -73,7 +74,7 @@ class ConfidentDrafter:
     def _forward(self, ahead: list[int], limit: int, request: Request) -> list[Ranking]:
         """The model's choices after `ahead`, as far as a retrieved run agrees, and one more; cut
         where the answer ends."""
-        run = self._helper.propose(ahead, limit, request)
+        run = known(self._helper.propose(ahead, limit, request), self._model.vocab_size)
         text = [*ahead, *run]
         logits = self._model.logits(text, len(run) + 1, request.prompt_length)
         chosen = choose(logits, text, len(ahead), request)

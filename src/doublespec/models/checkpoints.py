@@ -19,7 +19,7 @@ from doublespec.errors import ModelError, reason
 from doublespec.models.configs import CONFIGS, built_in_config
 from doublespec.models.random_weights import RANDOM, RandomWeights, biased_parts
 from doublespec.models.sizes import MODEL_TYPES, DecoderConfig, Rotary
-from doublespec.models.weights import Checkpoint, Source, open_tensors
+from doublespec.models.weights import Checkpoint, Source, missing_weight, open_tensors
 
 # As quantisers name themselves in a config.json, and as people know them.
 _FORMATS = {
@@ -60,7 +60,7 @@ def open_source(name: str) -> Source:
         return open_checkpoint(name)
     config = find_shape(name)
     kind: str = config.model_type
-    return RandomWeights(name, kind, decoder_config(config), biased_parts(kind, vars(config)))
+    return RandomWeights(name, kind, decoder_config(config))
 
 
 def find_shape(name: str) -> PreTrainedConfig:
@@ -88,13 +88,28 @@ def open_checkpoint(name: str) -> Checkpoint:
     config = read_config(path)
     _check_not_quantised(config)
     kind: str = config.model_type
-    return Checkpoint(
-        folder,
-        kind,
-        getattr(config.get_text_config(), "vocab_size", 0),
-        decoder_config(config) if kind in MODEL_TYPES else None,
-        _weight_files(folder),
-    )
+    ours = decoder_config(config) if kind in MODEL_TYPES else None
+    vocab_size = getattr(config.get_text_config(), "vocab_size", 0)
+    checkpoint = Checkpoint(folder, kind, vocab_size, ours, _weight_files(folder))
+    if ours is not None:
+        _check_small_parts(checkpoint, ours)
+    return checkpoint
+
+
+def _check_small_parts(checkpoint: Checkpoint, config: DecoderConfig) -> None:
+    """Raises ModelError where a bias or a norm is missing that the configuration says is there.
+    (Products are missed when they are read.)"""
+    attention = ("q_proj", "k_proj", "v_proj", "o_proj")
+    parts = [
+        f"{'self_attn' if part in attention else 'mlp'}.{part}.bias"
+        for part in sorted(config.biases)
+    ]
+    if checkpoint.model_type == "qwen3":
+        parts += ["self_attn.q_norm.weight", "self_attn.k_norm.weight"]
+    names = (f"model.layers.{i}.{part}" for i in range(config.num_layers) for part in parts)
+    missing = next((name for name in names if not checkpoint.has(name)), None)
+    if missing is not None:
+        raise missing_weight(checkpoint.folder, missing)
 
 
 def find_folder(name: str) -> Path:
@@ -180,7 +195,7 @@ def decoder_config(config: PreTrainedConfig) -> DecoderConfig:
         tied=config.tie_word_embeddings,
         max_length=_max_length(config),
         rotary=_checked_rotary(config, head_dim),
-        biased=_is_biased(config),
+        biases=biased_parts(config.model_type, vars(config)),
     )
 
 
@@ -228,11 +243,6 @@ def _checked_rotary(config: PreTrainedConfig, head_dim: int) -> Rotary:
             f"{config.rope_parameters}"
         )
     return rotary
-
-
-def _is_biased(config: PreTrainedConfig) -> bool:
-    options = (getattr(config, name, False) for name in ("attention_bias", "mlp_bias"))
-    return config.model_type == "qwen2" or any(options)
 
 
 def _max_length(config: PreTrainedConfig) -> int:

@@ -24,6 +24,8 @@ from doublespec.tokens import Tokens, common_prefix
 
 _PROMPT_ROWS = 64
 _ANSWER_ROWS = 16
+_ROW_TRIALS = 3
+_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 
 
 class TransformersModel:
@@ -38,6 +40,8 @@ class TransformersModel:
         self._cached: list[int] = []
         self._cached_prompt_length = 0
         self._check_cache()
+        if canonical:
+            self._check_rows()
 
     @classmethod
     def load(
@@ -96,7 +100,13 @@ class TransformersModel:
 
     @torch.inference_mode()
     def logits(self, tokens: Tokens, last: int, prompt_length: int) -> Tensor:
-        tokens = list(tokens)
+        try:
+            return self._logits(list(tokens), last, prompt_length)
+        except BaseException:  # an interrupt, anywhere: what is cached may be of two lengths
+            self._cached, self._cache = [], DynamicCache(config=self._model.config)
+            raise
+
+    def _logits(self, tokens: list[int], last: int, prompt_length: int) -> Tensor:
         assert 0 < last <= len(tokens) <= self._max_length
         wanted = len(tokens) - last
         start = min(self._kept(tokens, prompt_length), wanted)
@@ -171,11 +181,41 @@ class TransformersModel:
         if not fits or (again - first[1:]).abs().max() > 0.2 * first.float().std():
             raise ModelError(self._refusal())
 
+    @torch.inference_mode()
+    def _check_rows(self) -> None:
+        """Refuses a model in which a row's bits depend on what is in the others, as where tokens
+        are handed to experts: so many as a row goes along with are multiplied at once."""
+        config = self._model.config.get_text_config()
+        experts = max(_number(config, name) for name in _EXPERTS)
+        rows = min(_ANSWER_ROWS, self._longest)
+        if experts > 1 or not all(self._is_apart(seed, rows) for seed in range(_ROW_TRIALS)):
+            raise ModelError(
+                f"in model type {self._model.config.model_type!r} the logits of a token depend on "
+                "what is computed beside it (experts that tokens are handed to), so that answers "
+                "could not be exact; choose a dense model as the target"
+            )
+
+    def _is_apart(self, seed: int, rows: int) -> bool:
+        """Whether the first rows of a block have the same bits whatever the last ones are."""
+        generator = torch.Generator().manual_seed(seed)
+        text = torch.randint(self.vocab_size, (2 * rows,), generator=generator).tolist()
+        first, other = text[: rows // 2], text[rows:]
+        found = []
+        for block in (text[:rows], [*first, *other[len(first) :]], [*first, *first[-1:] * rows]):
+            found.append(self._forward(block[:rows], 0, rows)[: len(first)])
+            self._forget(0)
+        return all(torch.equal(found[0], each) for each in found)
+
     def _refusal(self) -> str:
         return (
             f"model type {self._model.config.model_type!r} has no cache that can be cropped "
             "(state-space or sliding-window layers); choose a model with full attention"
         )
+
+
+def _number(config: PreTrainedConfig, name: str) -> int:
+    value = getattr(config, name, None)
+    return value if isinstance(value, int) else 0
 
 
 def longest_text(config: PreTrainedConfig) -> int:

@@ -71,7 +71,7 @@ def read_weights(
     norm = reader.norm("model.norm.weight", config.hidden_size)
     if not has_vocabulary:
         return Weights(embedding, tuple(layers), norm, lambda x: x[:, :0])
-    head = embedding if config.tied else reader.tensor("lm_head.weight", *embedding.shape)
+    head = reader.head(embedding)
     return Weights(embedding, tuple(layers), norm, linear(head))
 
 
@@ -95,10 +95,21 @@ class _Reader:
     def linear(self, inputs: int, outputs: Mapping[str, int]) -> Linear:
         """The product with weights of those names and numbers of outputs, one below the other."""
         weights = [self.tensor(f"{name}.weight", size, inputs) for name, size in outputs.items()]
-        if not self.source.has(f"{next(iter(outputs))}.bias"):
+        first = next(iter(outputs))
+        has_bias = first.rpartition(".")[2] in self.config.biases
+        if not has_bias or not self.source.has(f"{first}.bias"):
             return self.product(torch.cat(weights), None)
         biases = [self.tensor(f"{name}.bias", size) for name, size in outputs.items()]
         return self.product(torch.cat(weights), torch.cat(biases))
+
+    def head(self, embedding: Tensor) -> Tensor:
+        """What turns states into logits. A checkpoint may say that this is the embedding and hold
+        a table of its own all the same, which counts then, as in transformers."""
+        name = "lm_head.weight"
+        if self.config.tied and not self.source.has(name):
+            return embedding
+        own = self.tensor(name, *embedding.shape)
+        return embedding if self.config.tied and torch.equal(own, embedding) else own
 
     def layer(self, prefix: str) -> Layer:
         c, attention, mlp = self.config, prefix + "self_attn.", prefix + "mlp."

@@ -27,7 +27,6 @@ class RandomWeights:
     name: str
     model_type: str
     config: DecoderConfig = field(repr=False)
-    biased: frozenset[str] = frozenset()  # products of a layer
     seed: int = 0
 
     @property
@@ -38,7 +37,9 @@ class RandomWeights:
         parts = name.split(".")
         if parts[-2] in ("q_norm", "k_norm"):
             return self.model_type == "qwen3"
-        return parts[-1] != "bias" or parts[-2] in self.biased
+        if name == "lm_head.weight":
+            return not self.config.tied
+        return parts[-1] != "bias" or parts[-2] in self.config.biases
 
     def read(self, name: str, shape: Size, where: Placement, cut: Cut = WHOLE) -> Tensor:
         """The same values for the same name, seed, shape, precision and kind of device."""

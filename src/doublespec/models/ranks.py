@@ -334,9 +334,10 @@ def _end(followers: list[_Follower], parent: int, folder: str) -> None:
             follower.drop()
             follower.child.returncode = 0  # it is not ours to wait for
         return
-    for follower in followers:
-        follower.end()
-    shutil.rmtree(folder, ignore_errors=True)
+    with _uninterrupted():  # nobody asks again
+        for follower in followers:
+            follower.end()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _close_copies() -> None:

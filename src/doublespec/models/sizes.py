@@ -32,7 +32,11 @@ class DecoderConfig:
     tied: bool  # the vocabulary's product is with the embedding
     max_length: int
     rotary: Rotary
-    biased: bool = False  # products may have a bias
+    biases: frozenset[str] = frozenset()  # the products of a layer that have one
+
+    @property
+    def biased(self) -> bool:
+        return bool(self.biases)
 
     @property
     def query_size(self) -> int:
