@@ -74,7 +74,7 @@ class History:
 
     def save(self, path: Path, vocabulary: str) -> None:
         """Write all texts to a file; `vocabulary` names the tokenizer that they belong to."""
-        with replacing(path) as file:
+        with replacing(path, mode=0o600) as file:
             file.write(_line({"format": FORMAT, "vocabulary": vocabulary}))
             for entry in self.entries():
                 file.write(_line({"tenant": entry.tenant, "tokens": entry.tokens}))
