@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,33 @@ def test_a_path_that_names_nothing_is_an_error(folder: Path) -> None:
     for pattern in (folder / "missing.txt", folder / "*.nothing"):
         with pytest.raises(DatastoreError, match="no file or folder"):
             find_files([str(pattern)])
+
+
+@pytest.mark.parametrize("pattern", ["", "a**b", "x" * 300, "*/" + "x" * 300])
+def test_what_cannot_be_a_path_is_an_error(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, pattern: str
+) -> None:
+    monkeypatch.chdir(folder)
+    with pytest.raises(DatastoreError):
+        find_files([pattern])
+
+
+def test_what_is_wrong_in_a_gitignore_is_left_out(folder: Path) -> None:
+    (folder / "sub" / ".gitignore").write_text("!\n\\\n[z-a]\nbuild/\n*.md\n!b.md\nc.py\n")
+    assert [path.name for path in find_files([str(folder)])] == ["a.txt", "b.md"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a link needs a privilege there")
+def test_a_gitignore_that_cannot_be_read_ignores_nothing(folder: Path) -> None:
+    (folder / ".gitignore").symlink_to("missing")
+    assert [path.name for path in find_files([str(folder)])] == ["a.txt", "b.md", "c.py"]
+
+
+def test_a_record_may_hold_a_number_of_any_length(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"id": ' + "9" * 5000 + ', "text": "x"}\n')
+    assert texts(tmp_path / "a.jsonl") == ["x"]
+    with pytest.raises(DatastoreError, match="no text in field 'id'"):
+        texts(tmp_path / "a.jsonl", "id")
 
 
 def test_records_give_the_named_field_also_compressed(tmp_path: Path) -> None:
