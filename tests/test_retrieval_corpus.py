@@ -181,6 +181,17 @@ def test_a_named_file_that_is_no_text_stops_the_build(model: Path, tmp_path: Pat
     assert not (tmp_path / "store").exists()
 
 
+@pytest.mark.parametrize("name", ["./a.txt", "sub//../a.txt", ".//a.txt"])
+def test_a_named_file_is_known_however_it_is_spelled(
+    model: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(folder)
+    Path("a.txt").write_bytes(b"\xff")
+    with pytest.raises(DatastoreError, match="not UTF-8"):
+        run("build", "store", name, "sub", "--tokenizer", model)
+    assert not Path("store").exists()
+
+
 def test_an_empty_corpus_is_an_error(model: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(DatastoreError, match="no text"):
