@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,33 @@ def test_a_path_that_names_nothing_is_an_error(folder: Path) -> None:
             find_files([str(pattern)])
 
 
+@pytest.mark.parametrize("pattern", ["", "a**b", "x" * 300, "*/" + "x" * 300])
+def test_what_cannot_be_a_path_is_an_error(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, pattern: str
+) -> None:
+    monkeypatch.chdir(folder)
+    with pytest.raises(DatastoreError):
+        find_files([pattern])
+
+
+def test_what_is_wrong_in_a_gitignore_is_left_out(folder: Path) -> None:
+    (folder / "sub" / ".gitignore").write_text("!\n\\\n[z-a]\nbuild/\n*.md\n!b.md\nc.py\n")
+    assert [path.name for path in find_files([str(folder)])] == ["a.txt", "b.md"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a link needs a privilege there")
+def test_a_gitignore_that_cannot_be_read_ignores_nothing(folder: Path) -> None:
+    (folder / ".gitignore").symlink_to("missing")
+    assert [path.name for path in find_files([str(folder)])] == ["a.txt", "b.md", "c.py"]
+
+
+def test_a_record_may_hold_a_number_of_any_length(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"id": ' + "9" * 5000 + ', "text": "x"}\n')
+    assert texts(tmp_path / "a.jsonl") == ["x"]
+    with pytest.raises(DatastoreError, match="no text in field 'id'"):
+        texts(tmp_path / "a.jsonl", "id")
+
+
 def test_records_give_the_named_field_also_compressed(tmp_path: Path) -> None:
     lines = b"".join(json.dumps({"text": t, "body": t * 2}).encode() + b"\n" for t in ("x", "y"))
     (tmp_path / "a.jsonl").write_bytes(lines + b"\n")
@@ -80,7 +108,7 @@ def test_records_give_the_named_field_also_compressed(tmp_path: Path) -> None:
         ("a.jsonl", b"\xff\n", "not UTF-8"),
         ("a.jsonl", b'{"text": "\\ud800 abc"}\n', "not Unicode text in line 1"),
         ("a.jsonl", b"[" * 100_000, "not JSON that Python reads in line 1"),
-        ("a.jsonl", b"9" * 5_000, "not JSON that Python reads in line 1"),
+        ("a.jsonl", b"9" * 5_000, "no text in field"),
         ("a.txt.gz", b"not gzip", "cannot read"),
         ("a.txt.gz", gzip.compress(b"", mtime=0)[:10] + b"\xff" * 20, "cannot read"),
         ("a.txt.gz", gzip.compress(b"cut short " * 99, mtime=0)[:-12], "cannot read"),
@@ -154,6 +182,17 @@ def test_a_named_file_that_is_no_text_stops_the_build(model: Path, tmp_path: Pat
     with pytest.raises(DatastoreError, match="not UTF-8"):
         run("build", tmp_path / "store", tmp_path / "a.txt", "--tokenizer", model)
     assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize("name", ["./a.txt", "sub//../a.txt", ".//a.txt"])
+def test_a_named_file_is_known_however_it_is_spelled(
+    model: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(folder)
+    Path("a.txt").write_bytes(b"\xff")
+    with pytest.raises(DatastoreError, match="not UTF-8"):
+        run("build", "store", name, "sub", "--tokenizer", model)
+    assert not Path("store").exists()
 
 
 def test_an_empty_corpus_is_an_error(model: Path, tmp_path: Path) -> None:

@@ -18,8 +18,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from doublespec.errors import DatastoreError
-from doublespec.retrieval.building import Source, build, documents_of
-from doublespec.retrieval.datastore import CONTEXT, PREFIX, Datastore, fingerprint
+from doublespec.retrieval.building import NUMBERS_ROOM, Source, build, documents_of
+from doublespec.retrieval.datastore import (
+    CONTEXT,
+    PREFIX,
+    Datastore,
+    Header,
+    Section,
+    fingerprint,
+    pack_header,
+)
 from doublespec.retrieval.encoding import at_most
 
 Text = list[int]
@@ -236,7 +244,7 @@ import resource, signal, sys
 import numpy as np
 from pathlib import Path
 from doublespec.errors import DatastoreError
-from doublespec.retrieval.building import Source, build
+from doublespec.retrieval.building import NUMBERS_ROOM, Source, build
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))
 try:
@@ -300,3 +308,20 @@ def test_the_header_is_json_and_nothing_is_pickled(store: Path) -> None:
     text = data[PREFIX.size : PREFIX.size + length]
     assert zlib.crc32(text) == checksum
     assert json.loads(text)["num_documents"] == 5
+
+
+@pytest.mark.parametrize("length", [0, 400, 500, 512, 700, 4000])
+def test_a_header_of_any_length_has_room(tmp_path: Path, length: int) -> None:
+    """Each of these characters takes six bytes."""
+    source = Source("\u8def" * length, "v", 10)
+    path = write(tmp_path / "store", [[1, 2, 3, 4]], source)
+    opened = Datastore(path)
+    opened.verify()
+    assert opened.header.tokenizer == source.tokenizer
+    assert [ids.tolist() for ids in documents_of(opened)] == [[1, 2, 3, 4]]
+
+
+def test_the_numbers_of_the_largest_header_have_room() -> None:
+    most = (1 << 64) - 1
+    sections = {name: Section(most, most, most, most) for name in ("tokens", "places", "starts")}
+    assert len(pack_header(Header("", "", most, most, most, most, sections))) < NUMBERS_ROOM

@@ -2,6 +2,9 @@
 
 import json
 import os
+import sys
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,11 +13,22 @@ from hypothesis import strategies as st
 
 from doublespec.errors import DatastoreError
 from doublespec.retrieval import shared
-from doublespec.retrieval.history import Entry, History
+from doublespec.retrieval.files import replacing
+from doublespec.retrieval.history import FORMAT, Entry, History
 
 Text = list[int]
-HEADER = b'{"format": "doublespec history 1", "vocabulary": "llama"}\n'
+HEADER = json.dumps({"format": FORMAT, "vocabulary": "llama"}).encode() + b"\n"
 texts = st.lists(st.integers(0, 3), min_size=1, max_size=12)
+posix = pytest.mark.skipif(
+    sys.platform == "win32", reason="modes and links are not like that there"
+)
+
+
+@pytest.fixture(params=[0o077, 0o022])
+def umask(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = os.umask(request.param)
+    yield request.param
+    os.umask(before)
 
 
 def longest_by_scan(kept: list[Text], text: Text) -> int:
@@ -123,17 +137,25 @@ def test_a_saved_history_is_the_same_when_loaded(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["history"]
 
 
+def ended(lines: bytes) -> bytes:
+    """A file that is whole, whatever is in it."""
+    count, checksum = lines.count(b"\n"), zlib.crc32(lines)
+    return lines + json.dumps({"lines": count, "checksum": checksum}).encode() + b"\n"
+
+
 @pytest.mark.parametrize(
     "content",
     [
         b"",
         b"\x80\x04]",
         b"[1]\n",
-        json.dumps({"format": "doublespec history 1", "vocabulary": "other"}).encode(),
-        json.dumps({"format": "doublespec history 2", "vocabulary": "llama"}).encode(),
-        HEADER + b'{"tenant": "a"}',
-        HEADER + b"[1, 2]",
-        HEADER + b'{"tenant": "a", "tokens": [-1]}',
+        ended(b'{"format": "doublespec history 1", "vocabulary": "llama"}\n'),
+        ended(HEADER.replace(b"llama", b"other")),
+        HEADER,
+        ended(HEADER + b'{"tenant": "a"}\n'),
+        ended(HEADER + b"[1, 2]\n"),
+        ended(HEADER + b'{"tenant": "a", "tokens": [-1]}\n'),
+        b"[" * 100_000,
     ],
 )
 def test_what_is_no_history_is_refused_and_adds_nothing(tmp_path: Path, content: bytes) -> None:
@@ -149,3 +171,58 @@ def test_a_history_that_cannot_be_written_or_read_says_so(tmp_path: Path) -> Non
         History().save(tmp_path / "missing" / "file", "llama")
     with pytest.raises(DatastoreError, match="cannot read"):
         History().load(tmp_path / "missing", "llama")
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed", "swapped", "more"])
+def test_a_damaged_history_is_refused(tmp_path: Path, damage: str) -> None:
+    path, history = tmp_path / "file", History()
+    for text in ([1, 2, 3], [4, 5, 6]):
+        history.add(text, "ann")
+    history.save(path, "llama")
+    header, first, second, end = path.read_bytes().splitlines(keepends=True)
+    lines = {
+        "cut": [header, first],
+        "changed": [header, first.replace(b"2", b"7"), second, end],
+        "swapped": [header, second, first, end],
+        "more": [header, first, second, second, end],
+    }
+    path.write_bytes(b"".join(lines[damage]))
+    again = History()
+    with pytest.raises(DatastoreError, match="damaged"):
+        again.load(path, "llama")
+    assert list(again.entries()) == []
+
+
+@posix
+def test_a_new_file_is_as_open_as_its_owner_wants_and_a_history_is_private(
+    tmp_path: Path, umask: int
+) -> None:
+    with replacing(tmp_path / "store") as file:
+        file.write(b"text")
+    History().save(tmp_path / "history", "llama")
+    assert (tmp_path / "store").stat().st_mode & 0o777 == 0o666 & ~umask
+    assert (tmp_path / "history").stat().st_mode & 0o777 == 0o600
+
+
+@posix
+@pytest.mark.parametrize("mode", [0o600, 0o664])
+def test_a_file_that_is_replaced_keeps_its_mode(tmp_path: Path, umask: int, mode: int) -> None:
+    path = tmp_path / "file"
+    path.touch()
+    path.chmod(mode)
+    with replacing(path) as file:
+        file.write(b"text")
+    assert path.stat().st_mode & 0o777 == mode
+    assert path.read_bytes() == b"text"
+
+
+@posix
+def test_a_link_stays_and_what_it_names_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link").symlink_to(Path("there", "file"))
+    for text in (b"first", b"second"):
+        with replacing(tmp_path / "link") as file:
+            file.write(text)
+        assert (tmp_path / "link").is_symlink()
+        assert (tmp_path / "there" / "file").read_bytes() == text
+    assert [path.name for path in (tmp_path / "there").iterdir()] == ["file"]

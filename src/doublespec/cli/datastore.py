@@ -131,11 +131,12 @@ def _texts(
 ) -> Iterator[str]:
     """The texts of all files. One that was named must be readable; of folders, what is not text
     is left out with a warning."""
+    must_read = {str(Path(name)) for name in named}  # spelled as `files` are: without ./
     for path in files:
         try:
             yield from read_texts(path, field)
         except DatastoreError as error:
-            if str(path) in named:
+            if str(path) in must_read:
                 raise
             said = f"[yellow]left out:[/yellow] {escape(str(error))}"
             errors.print(said, highlight=False, soft_wrap=True)

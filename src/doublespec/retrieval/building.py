@@ -4,6 +4,7 @@ The order is that of a suffix array over the reversed ids. Each id is spelled in
 bytes, the highest first, so that a suffix array over bytes (libdivsufsort) sorts ids.
 """
 
+import json
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -23,7 +24,8 @@ Ids = NDArray[np.uint32]
 
 MOST_BYTES = (1 << 31) - 1  # that libdivsufsort sorts with 4-byte positions
 FREQUENT = 3  # the n-gram before a place that must be as frequent as asked
-HEADER_ROOM = 4096
+HEADER_ROOM = 4096  # bytes, or a multiple where the names need more
+NUMBERS_ROOM = 1024  # bytes of a header beside the names, at most
 ALIGNED = 64
 
 
@@ -58,7 +60,7 @@ def build(
         num_tokens=int(np.count_nonzero(tokens)),
         num_places=len(places),
         min_frequency=min_frequency,
-        sections=_sections(arrays),
+        sections=_sections(arrays, _room(source)),
     )
     with replacing(path) as file:
         file.write(pack_header(header))
@@ -117,9 +119,15 @@ def _frequent(tokens: Ids, places: NDArray[np.int64], min_frequency: int) -> NDA
     return places[np.repeat(sizes, sizes) >= min_frequency]
 
 
-def _sections(arrays: dict[str, NDArray[Any]]) -> dict[str, Section]:
+def _room(source: Source) -> int:
+    """The bytes before the first array. A tokenizer's name may be a path of any length."""
+    names = len(json.dumps([source.tokenizer, source.vocabulary]))
+    return -(-(names + NUMBERS_ROOM) // HEADER_ROOM) * HEADER_ROOM
+
+
+def _sections(arrays: dict[str, NDArray[Any]], start: int) -> dict[str, Section]:
     """Where each array is to lie: one after the other, behind the header."""
-    sections, start = {}, HEADER_ROOM
+    sections = {}
     for name, array in arrays.items():
         stop = start + array.nbytes
         sections[name] = Section(array.itemsize, start, stop, zlib.crc32(array.data))

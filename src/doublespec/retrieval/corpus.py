@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import re
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -28,7 +29,7 @@ def find_files(patterns: Sequence[str]) -> list[Path]:
     excludes. Raises DatastoreError for a pattern that names nothing."""
     found: dict[Path, None] = {}
     for pattern in patterns:
-        paths = [Path(pattern)] if Path(pattern).exists() else _expand(pattern)
+        paths = [Path(pattern)] if _exists(pattern) else _expand(pattern)
         for path in paths:
             found |= dict.fromkeys(_walk(path) if path.is_dir() else [path])
     return list(found)
@@ -51,10 +52,21 @@ def read_texts(path: Path, record_field: str) -> Iterator[str]:
         raise DatastoreError(f"cannot read {path}: {reason}") from error
 
 
+def _exists(name: str) -> bool:
+    """Whether a path names something: an empty one does not, nor does one that is too long."""
+    try:
+        return name != "" and Path(name).exists()
+    except OSError:
+        return False
+
+
 def _expand(pattern: str) -> list[Path]:
     root = Path(Path(pattern).anchor)
     parts = Path(pattern).relative_to(root).as_posix()
-    paths = sorted(root.glob(parts)) if any(mark in parts for mark in "*?[") else []
+    try:
+        paths = sorted(root.glob(parts)) if any(mark in parts for mark in "*?[") else []
+    except (OSError, ValueError) as error:  # a name that is too long, or `a**b`
+        raise DatastoreError(f"cannot look for {pattern!r}: {error}") from error
     if not paths:
         raise DatastoreError(f"there is no file or folder {pattern!r}")
     return paths
@@ -66,8 +78,7 @@ def _walk(folder: Path) -> Iterator[Path]:
     for name, folders, files in os.walk(folder):
         here = Path(name)
         if ".gitignore" in files:
-            lines = (here / ".gitignore").read_text(encoding="utf-8", errors="replace").splitlines()
-            ignored.append((here, GitIgnoreSpec.from_lines(lines)))
+            ignored.append((here, _rules(here / ".gitignore")))
         folders[:] = sorted(
             name
             for name in folders
@@ -77,6 +88,24 @@ def _walk(folder: Path) -> Iterator[Path]:
             path = here / file
             if _ending(path) in TEXT | CODE | RECORDS and not _is_ignored(path, "", ignored):
                 yield path
+
+
+def _rules(path: Path) -> GitIgnoreSpec:
+    """What a .gitignore leaves out. One that cannot be read says nothing, nor does a line of it
+    that is no pattern."""
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    return GitIgnoreSpec.from_lines(line for line in lines if _is_rule(line))
+
+
+def _is_rule(line: str) -> bool:
+    try:
+        GitIgnoreSpec.from_lines([line])
+    except (ValueError, re.error):
+        return False
+    return True
 
 
 def _is_ignored(path: Path, end: str, ignored: list[tuple[Path, GitIgnoreSpec]]) -> bool:
@@ -152,10 +181,10 @@ def _field(path: Path, number: int, line: bytes, name: str) -> str:
 
 def _parsed(path: Path, number: int, line: str) -> object:
     try:
-        return json.loads(line)
+        return json.loads(line, parse_int=float)  # of any number of digits
     except json.JSONDecodeError as error:
         raise DatastoreError(f"{path} is not JSON in line {number}: {error.msg}") from error
-    except (ValueError, RecursionError) as error:  # a number of very many digits; many brackets
+    except RecursionError as error:
         raise DatastoreError(
-            f"{path} is not JSON that Python reads in line {number}: too deep, or a number too long"
+            f"{path} is not JSON that Python reads in line {number}: too many brackets in another"
         ) from error

@@ -2,6 +2,7 @@
 
 import json
 import os
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +15,7 @@ from doublespec.retrieval.files import replacing
 from doublespec.retrieval.shared import MOST_DEPTH, SharedTexts
 from doublespec.tokens import Tokens
 
-FORMAT = "doublespec history 1"
+FORMAT = "doublespec history 2"
 NOBODY = -1  # a tenant without texts
 
 
@@ -74,16 +75,24 @@ class History:
 
     def save(self, path: Path, vocabulary: str) -> None:
         """Write all texts to a file; `vocabulary` names the tokenizer that they belong to."""
-        with replacing(path) as file:
-            file.write(_line({"format": FORMAT, "vocabulary": vocabulary}))
-            for entry in self.entries():
-                file.write(_line({"tenant": entry.tenant, "tokens": entry.tokens}))
+        with replacing(path, mode=0o600) as file:
+            count = checksum = 0
+            for line in self._lines(vocabulary):
+                file.write(line)
+                count, checksum = count + 1, zlib.crc32(line, checksum)
+            file.write(_end(count, checksum))
 
     def load(self, path: Path, vocabulary: str) -> None:
         """Add the texts of a file. Raises DatastoreError, and adds nothing, if one line of it is
         not as `save` writes it or another tokenizer's."""
         for entry in _read(path, vocabulary):
             self.add(entry.tokens, entry.tenant)
+
+    def _lines(self, vocabulary: str) -> Iterator[bytes]:
+        """What a file holds before its last line."""
+        yield _line({"format": FORMAT, "vocabulary": vocabulary})
+        for entry in self.entries():
+            yield _line({"tenant": entry.tenant, "tokens": entry.tokens})
 
     def _add(self, tokens: list[int], tenant: str) -> None:
         if self._texts.add(tokens, self._number(tenant)):
@@ -121,18 +130,29 @@ def _line(value: dict[str, object]) -> bytes:
     return json.dumps(value).encode() + b"\n"
 
 
+def _end(count: int, checksum: int) -> bytes:
+    """The last line: how many are before it, and the CRC-32 of these."""
+    return _line({"lines": count, "checksum": checksum})
+
+
 def _read(path: Path, vocabulary: str) -> list[Entry]:
     try:
-        header, *lines = path.read_bytes().splitlines()
-        about = json.loads(header)
-        entries = [_entry(json.loads(line)) for line in lines]
+        header, *lines = path.read_bytes().splitlines(keepends=True)
+        if json.loads(header) != {"format": FORMAT, "vocabulary": vocabulary}:
+            raise DatastoreError(f"{path} is not a history of this version and this tokenizer")
+        return _entries(header, lines)
     except OSError as error:
         raise DatastoreError(f"cannot read the history {path}: {error.strerror}") from error
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise DatastoreError(f"{path} is not a history of doublespec, or damaged") from error
-    if about != {"format": FORMAT, "vocabulary": vocabulary}:
-        raise DatastoreError(f"{path} is not a history of this version and this tokenizer")
-    return entries
+
+
+def _entries(header: bytes, lines: list[bytes]) -> list[Entry]:
+    """The entries between a header and the last line, if this says that they are all as written."""
+    *body, end = lines
+    if end != _end(1 + len(body), zlib.crc32(b"".join([header, *body]))):
+        raise ValueError("not what was written")
+    return [_entry(json.loads(line)) for line in body]
 
 
 def _entry(value: dict[str, object]) -> Entry:
