@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -41,7 +42,7 @@ def teams(led: tuple[int, int]) -> Iterator[list[Team]]:
     """All begun at the same time: most of it is imports."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ranks, "_PATIENCE_SECONDS", _PATIENCE_SECONDS)
-        teams = [Team(rank_jobs.add, [CPU, CPU], 1) for _ in range(6)]
+        teams = [Team(rank_jobs.add, [CPU, CPU], 1) for _ in range(7)]
     yield list(teams)
     for team in teams:
         team.close()
@@ -204,3 +205,16 @@ def _is_alive(process: psutil.Process) -> bool:
         return process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+def test_an_interrupt_while_it_closes_leaves_no_rank(lost: tuple[Team, Group]) -> None:
+    """Of a rank that is stopped and so does not end by itself; closing it again does nothing."""
+    team, _ = lost
+    child = psutil.Process(_follower(team))
+    child.suspend()
+    timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        team.close()
+    timer.join()
+    assert not child.is_running()
