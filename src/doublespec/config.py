@@ -10,6 +10,8 @@ Background = Literal["process", "thread", "inline"]
 BACKGROUNDS = ("process", "thread", "inline")
 Schedule = Literal["free", "lock-step"]
 SCHEDULES = ("free", "lock-step")
+Kernels = Literal["native", "torch"]
+KERNELS = ("native", "torch")
 Quantize = Literal["int8", "fp8"]
 QUANTIZATIONS = ("int8", "fp8")
 DEFAULT_FORKS = 4
@@ -78,10 +80,11 @@ class Settings:
     corrections that a free draft goes on from in advance. A draft that has said nothing for
     `draft_timeout` seconds, or is not loaded after twenty times that, is given up and begun again.
     `quantize` rounds the target's layers to 8 bits while they are read: answers are then exactly
-    those of the quantised target, not of the one on disk. `history_bytes` of memory hold earlier
-    answers (0: none), with `history_prompts` their prompts, too. A `target_device` of several, such
-    as "cuda:0,cuda:1", divides the target among them; answers are exact for that many ranks, since
-    another number of them sums in another order.
+    those of the quantised target, not of the one on disk. `kernels` on the CPU are native, compiled
+    for it when a model is loaded, or PyTorch's; each have bits of their own. `history_bytes` of
+    memory hold earlier answers (0: none), with `history_prompts` their prompts, too. A
+    `target_device` of several, such as "cuda:0,cuda:1", divides the target among them; answers are
+    exact for that many ranks, since another number of them sums in another order.
     """
 
     method: str = "auto"
@@ -96,6 +99,7 @@ class Settings:
     draft_device: str | None = None
     dtype: str | None = None
     quantize: Quantize | None = None
+    kernels: Kernels | None = None
     graphs: bool = True
     max_length: int | None = None
     threads: int | None = None
@@ -123,6 +127,8 @@ class Settings:
         _check_choice("schedule", self.schedule, SCHEDULES)
         if self.quantize is not None:
             _check_choice("quantize", self.quantize, QUANTIZATIONS)
+        if self.kernels is not None:
+            _check_choice("kernels", self.kernels, KERNELS)
         timeout = self.draft_timeout
         if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout > 0:
             raise ConfigError(f"draft_timeout must be seconds above 0, got {timeout!r}")

@@ -36,9 +36,8 @@ from doublespec.methods import (
     split_name,
 )
 from doublespec.models.base import LanguageModel
-from doublespec.models.decoder import Decoder
 from doublespec.models.devices import find_device, find_devices, usable_cores, use_threads
-from doublespec.models.load import ForwardCost
+from doublespec.models.load import ForwardCost, LocalDecoder
 from doublespec.models.threads import Threads
 from doublespec.mutex import Mutex
 from doublespec.retrieval.history import History
@@ -333,7 +332,8 @@ class _Parts:
         if threads is None:
             return drafter
         target = self.target  # one that is wrapped does not tell what it has cached
-        unread = target.unread if isinstance(target, Decoder) else lambda tokens, _: len(tokens)
+        knows = isinstance(target, LocalDecoder)
+        unread = target.unread if knows else lambda tokens, _: len(tokens)
         return _Announced(drafter, threads, unread)
 
     def is_draft_ready(self) -> bool:

@@ -18,9 +18,15 @@ from doublespec.errors import ConfigError
 from doublespec.methods import check_method
 from doublespec.models.base import LanguageModel, LoadedModel
 from doublespec.models.checkpoints import open_source
-from doublespec.models.decoder import Decoder
-from doublespec.models.devices import find_device, find_devices, find_dtype, use_threads
-from doublespec.models.load import choose_threads, load_target, measure_cost
+from doublespec.models.devices import find_device, find_devices, use_threads
+from doublespec.models.load import (
+    LocalDecoder,
+    choose_threads,
+    draft_kernels,
+    load_target,
+    measure_cost,
+)
+from doublespec.models.native.choice import choose_dtype
 from doublespec.models.parallel import ParallelDecoder
 from doublespec.models.vocabulary import check_same_vocabulary
 from doublespec.models.weights import Checkpoint, Source
@@ -90,7 +96,8 @@ class LLM:
             _check_max_length(self.settings.max_length, source.config.max_length)
         devices = find_devices(self.settings.target_devices)
         draft_device = find_device(self.settings.draft_device or str(devices[0]))
-        dtype = find_dtype(self.settings.dtype, devices[0])
+        kernels, quantize = self.settings.kernels, self.settings.quantize
+        dtype = choose_dtype(self.settings.dtype, kernels, source.config, devices, quantize)
         are_set = self.settings.threads is not None
         threads = use_threads(self.settings.threads, len(devices))
         self.settings = replace(self.settings, threads=threads)
@@ -108,15 +115,16 @@ class LLM:
             threads=threads,
             max_length=self.settings.max_length,
             draft=draft_source if draft_device == devices[0] else None,
-            quantize=self.settings.quantize,
+            quantize=quantize,
             graphs=self.settings.graphs,
+            kernels=kernels,
             progress=report("target"),
         )
         _check_max_length(self.settings.max_length, model.max_length)
         cost = measure_cost(model)
         if not are_set:
-            cost = choose_threads(model, threads, self.settings.quantize, cost)
-        self.threads = model.threads if isinstance(model, Decoder) else None
+            cost = choose_threads(model, threads, quantize, cost)
+        self.threads = model.threads if isinstance(model, LocalDecoder) else None
         self.target = model if wrap is None else wrap.target(model)
         self.recipe = None
         if draft_source is not None:
@@ -279,6 +287,7 @@ class LLM:
             target_seconds=target_seconds,
             wrap=None if wrap is None else wrap.draft,
             graphs=self.settings.graphs,
+            kernels=draft_kernels(self.settings.kernels),
         )
 
 

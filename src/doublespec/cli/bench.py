@@ -115,6 +115,7 @@ def bench(
     draft_device: options.DraftDevice = None,
     dtype: options.Dtype = None,
     quantize: options.Quantize = None,
+    kernels: options.Kernels = None,
     graphs: options.Graphs = True,
     threads: options.Threads = None,
     resume: Annotated[
@@ -153,6 +154,7 @@ def bench(
         "draft_device": draft_device,
         "dtype": dtype,
         "quantize": quantize,
+        "kernels": kernels,
         "graphs": graphs,
         "max_length": max_length,
         "threads": threads,

@@ -58,6 +58,7 @@ def doctor(
     draft_device: options.DraftDevice = None,
     dtype: options.Dtype = None,
     quantize: options.Quantize = None,
+    kernels: options.Kernels = None,
     graphs: options.Graphs = True,
     threads: options.Threads = None,
     force: options.Force = False,
@@ -73,6 +74,7 @@ def doctor(
         "draft_device": draft_device,
         "dtype": dtype,
         "quantize": quantize,
+        "kernels": kernels,
         "graphs": graphs,
         "threads": threads,
     }

@@ -72,6 +72,13 @@ Quantize = Annotated[
         "target, not of the one on disk."
     ),
 ]
+Kernels = Annotated[
+    str | None,
+    typer.Option(
+        help="On the CPU: native (compiled when a model is loaded) or torch. Default: native where "
+        "they can compute it, but PyTorch's for bfloat16 on a CPU with instructions for that."
+    ),
+]
 Graphs = Annotated[
     bool,
     typer.Option(

@@ -11,8 +11,9 @@ from doublespec.drafting.model import ModelDrafter
 from doublespec.drafting.retrieved import History, Retrieval
 from doublespec.drafting.worker import Draft, Worker
 from doublespec.models.base import LanguageModel
-from doublespec.models.devices import find_device, find_dtype
+from doublespec.models.devices import find_device
 from doublespec.models.load import load_model, undisturbed_seconds
+from doublespec.models.native.choice import choose_dtype
 from doublespec.models.vocabulary import CommonVocabulary
 from doublespec.models.weights import Source
 from doublespec.retrieval.history import open_history
@@ -37,6 +38,7 @@ class DraftRecipe:
     history: int | None = None
     wrap: Callable[[LanguageModel], LanguageModel] | None = None
     graphs: bool = True
+    kernels: str | None = None
 
     @property
     def fds(self) -> tuple[int, ...]:
@@ -45,7 +47,7 @@ class DraftRecipe:
 
     def load(self) -> LanguageModel:
         device = find_device(self.device)
-        dtype = find_dtype(self.dtype, device)
+        dtype = choose_dtype(self.dtype, self.kernels, self.source.config, [device])
         model = load_model(
             self.source,
             device,
@@ -53,6 +55,7 @@ class DraftRecipe:
             canonical=False,
             max_length=self.max_length,
             graphs=self.graphs,
+            kernels=self.kernels,
         )
         common = CommonVocabulary(model, self.vocab_size)
         return common if self.wrap is None else self.wrap(common)

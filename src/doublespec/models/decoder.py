@@ -15,23 +15,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from doublespec.errors import ModelError
 from doublespec.models import branches as behind
 from doublespec.models.base import Branch
-from doublespec.models.devices import available_memory, gigabytes
 from doublespec.models.graphs import Bucket, Capture, Graphs, Inputs, fill, proven
 from doublespec.models.kernels import KernelProbe
 from doublespec.models.layers import (
     Layer,
+    Linear,
     MakeLinear,
+    Norm,
     Progress,
     Weights,
     attention,
     lone_attention,
     read_weights,
     swiglu,
+    with_torch,
 )
-from doublespec.models.memory import FIRST_CAPACITY
+from doublespec.models.memory import FIRST_CAPACITY, check_cache
 from doublespec.models.quantize import find_products
 from doublespec.models.shapes import (
     FASTEST,
@@ -97,7 +98,7 @@ class Decoder:
     def __init__(
         self,
         config: DecoderConfig,
-        weights: Weights,
+        weights: Weights[Linear, Norm],
         shapes: Shapes,
         max_length: int,
         capture: Capture | None = None,
@@ -140,7 +141,7 @@ class Decoder:
         config = source.config
         assert config is not None  # of others, `load.py` makes no decoder
         product = find_products(quantize, device)
-        weights = read_weights(source, config, device, dtype, product, progress)
+        weights = read_weights(source, config, device, dtype, with_torch(product), progress)
         length = min(config.max_length, max_length or config.max_length)
         probe = KernelProbe(config, device, dtype, product, weights.vocabulary)
         fast = FEW if device.type == "cpu" else FASTEST
@@ -263,7 +264,7 @@ class Decoder:
             return
         wanted = max(length, min(2 * old.capacity, self._max_length))
         capacity = -(-wanted // KEY_STEP) * KEY_STEP
-        self._check_memory(capacity)
+        check_cache(self.config, self.dtype, self.device, capacity)
         if self._graphs is not None:
             self._graphs.clear()
         self._seen = 0, []
@@ -302,16 +303,6 @@ class Decoder:
         steps = torch.zeros(2 * capacity + _PADDING, dtype=self.dtype, device=self.device)
         steps[capacity + _PADDING :] = float("-inf")
         return steps
-
-    def _check_memory(self, capacity: int) -> None:
-        row = self.config.cache_bytes_per_token(self.dtype)
-        needed, available = row * capacity, available_memory(self.device)
-        if needed > available:
-            raise ModelError(
-                f"the cache for {capacity} tokens needs {gigabytes(needed)}, and {self.device} has "
-                f"{gigabytes(available)} left; set max_length to at most "
-                f"{available // (2 * row)} tokens, or use a smaller model"
-            )
 
     # -- the forward pass ------------------------------------------------------------------------
 
@@ -432,12 +423,16 @@ class Decoder:
         keys, values = (part.narrow(3, start, count).unbind() for part in self._room.cache)
         return list(zip(keys, values, strict=True))
 
-    def _layer(self, layer: Layer, view: _View, rows: _Rows, hidden: Tensor) -> Tensor:
+    def _layer(
+        self, layer: Layer[Linear, Norm], view: _View, rows: _Rows, hidden: Tensor
+    ) -> Tensor:
         qkv = layer.qkv(layer.attention_norm(hidden))
         hidden = layer.output(self._attention(layer, view, rows, qkv)).add_(hidden)
         return layer.down(swiglu(layer.gate_up(layer.mlp_norm(hidden)))).add_(hidden)
 
-    def _attention(self, layer: Layer, view: _View, rows: _Rows, qkv: Tensor) -> Tensor:
+    def _attention(
+        self, layer: Layer[Linear, Norm], view: _View, rows: _Rows, qkv: Tensor
+    ) -> Tensor:
         """Attention of all rows; (rows, heads x head_dim)."""
         heads, dim = self.config.num_heads, self.config.head_dim
         qkv = qkv.view(len(qkv), -1, dim).transpose(0, 1)  # (heads, rows, head_dim)

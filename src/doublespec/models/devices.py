@@ -51,8 +51,11 @@ def _listed(names: Sequence[str | None]) -> str:
     return ",".join(str(name) for name in names)
 
 
-def find_dtype(name: str | None, device: torch.device) -> torch.dtype:
-    """The precision of that name; by default bfloat16 where the device computes in it.
+def find_dtype(
+    name: str | None, device: torch.device, default: torch.dtype | None = None
+) -> torch.dtype:
+    """The precision of that name; by default the `default` of the kernels that will compute or, for
+    PyTorch's, bfloat16 where the device computes in it.
 
     A CPU's own flags decide, not a measurement: a choice that flips with the load of the machine
     would change the text from run to run.
@@ -61,11 +64,16 @@ def find_dtype(name: str | None, device: torch.device) -> torch.dtype:
         if name not in DTYPES:
             raise ConfigError(f"dtype must be one of {', '.join(DTYPES)}, got {name!r}")
         return DTYPES[name]
-    if device.type == "cuda":
-        return torch.bfloat16
+    if default is not None:
+        return default
+    is_fast = device.type == "cuda" or has_fast_bfloat16()
+    return torch.bfloat16 if is_fast else torch.float32
+
+
+def has_fast_bfloat16() -> bool:
+    """Whether this CPU has instructions that multiply in bfloat16."""
     flags = torch.cpu.get_capabilities()
-    fast = flags.get("avx512_bf16") or flags.get("amx_bf16") or flags.get("bf16")
-    return torch.bfloat16 if fast else torch.float32
+    return bool(flags.get("avx512_bf16") or flags.get("amx_bf16") or flags.get("bf16"))
 
 
 def usable_cores() -> int:
@@ -99,7 +107,7 @@ def prepare_device(device: torch.device) -> None:
 
 
 @cache
-def _openmp() -> ctypes.CDLL | None:
+def openmp() -> ctypes.CDLL | None:
     """GCC's OpenMP, which PyTorch's products on the CPU run in, where it is loaded."""
     with contextlib.suppress(OSError), Path("/proc/self/maps").open(encoding="utf-8") as maps:
         for line in maps:
@@ -111,7 +119,7 @@ def _openmp() -> ctypes.CDLL | None:
 def _end_threads() -> None:
     """Before a fork: threads of a product are not there in the child, which would wait for them.
     Those of the thread that forks end, and are begun again when they are needed."""
-    pause = getattr(_openmp(), "omp_pause_resource_all", None)
+    pause = getattr(openmp(), "omp_pause_resource_all", None)
     if pause is not None:
         pause(_HARD)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -24,29 +25,42 @@ MakeLinear = Callable[[Tensor, Tensor | None], Linear]  # from weight and bias
 Norm = Callable[[Tensor], Tensor]
 Progress = Callable[[int, int], None]  # layers read, layers in all
 
+ProductT = TypeVar("ProductT")  # what a decoder makes of the weights of a product,
+NormT = TypeVar("NormT")  # and of a norm
+
 
 @dataclass(frozen=True, slots=True)
-class Layer:
+class Layer(Generic[ProductT, NormT]):
     """One layer. Products that share their input are one: query, key and value; gate and up."""
 
-    attention_norm: Norm
-    qkv: Linear
-    query_norm: Norm | None
-    key_norm: Norm | None
-    output: Linear
-    mlp_norm: Norm
-    gate_up: Linear
-    down: Linear
+    attention_norm: NormT
+    qkv: ProductT
+    query_norm: NormT | None
+    key_norm: NormT | None
+    output: ProductT
+    mlp_norm: NormT
+    gate_up: ProductT
+    down: ProductT
 
 
 @dataclass(frozen=True, slots=True)
-class Weights:
+class Weights(Generic[ProductT, NormT]):
     """All weights of a decoder."""
 
     embedding: Tensor  # (V, D)
-    layers: tuple[Layer, ...]
-    norm: Norm
-    vocabulary: Linear
+    layers: tuple[Layer[ProductT, NormT], ...]
+    norm: NormT
+    vocabulary: ProductT
+
+
+@dataclass(frozen=True, slots=True)
+class Make(Generic[ProductT, NormT]):
+    """How a decoder makes the products of its layers, from weight and bias; that with the
+    vocabulary, from what reads its weight; and norms, from weight and epsilon."""
+
+    product: Callable[[Tensor, Tensor | None], ProductT]
+    vocabulary: Callable[[Callable[[], Tensor]], ProductT]
+    norm: Callable[[Tensor, float], NormT]
 
 
 def read_weights(
@@ -54,14 +68,11 @@ def read_weights(
     config: DecoderConfig,
     device: torch.device,
     dtype: torch.dtype,
-    product: MakeLinear,
+    make: Make[ProductT, NormT],
     progress: Progress | None = None,
-    *,
-    has_vocabulary: bool = True,
-) -> Weights:
-    """Reads layer by layer, so that no second copy of the model is ever in memory. `product` makes
-    the products of the layers. Without the vocabulary's product, logits are rows of no values."""
-    reader = _Reader(source, config, device, dtype, product)
+) -> Weights[ProductT, NormT]:
+    """Reads layer by layer, so that no second copy of the model is ever in memory."""
+    reader = _Reader(source, config, device, dtype, make)
     layers = []
     for i in range(config.num_layers):
         layers.append(reader.layer(f"model.layers.{i}."))
@@ -69,38 +80,46 @@ def read_weights(
             progress(i + 1, config.num_layers)
     embedding = reader.tensor("model.embed_tokens.weight", config.vocab_size, config.hidden_size)
     norm = reader.norm("model.norm.weight", config.hidden_size)
-    if not has_vocabulary:
-        return Weights(embedding, tuple(layers), norm, lambda x: x[:, :0])
-    head = reader.head(embedding)
-    return Weights(embedding, tuple(layers), norm, linear(head))
+    vocabulary = make.vocabulary(lambda: reader.head(embedding))
+    return Weights(embedding, tuple(layers), norm, vocabulary)
+
+
+def with_torch(product: MakeLinear, *, has_vocabulary: bool = True) -> Make[Linear, Norm]:
+    """PyTorch's kernels, `product` for the layers. Without the vocabulary's product, logits are
+    rows of no values."""
+
+    def vocabulary(read: Callable[[], Tensor]) -> Linear:
+        return linear(read()) if has_vocabulary else lambda x: x[:, :0]
+
+    return Make(product, vocabulary, rms_norm)
 
 
 @dataclass(frozen=True, slots=True)
-class _Reader:
+class _Reader(Generic[ProductT, NormT]):
     source: Source
     config: DecoderConfig
     device: torch.device
     dtype: torch.dtype
-    product: MakeLinear
+    make: Make[ProductT, NormT]
 
     def tensor(self, name: str, *shape: int) -> Tensor:
         return self.source.read(name, shape, (self.device, self.dtype))
 
-    def norm(self, name: str, size: int) -> Norm:
-        return rms_norm(self.tensor(name, size), self.config.norm_eps)
+    def norm(self, name: str, size: int) -> NormT:
+        return self.make.norm(self.tensor(name, size), self.config.norm_eps)
 
-    def maybe_norm(self, name: str, size: int) -> Norm | None:
+    def maybe_norm(self, name: str, size: int) -> NormT | None:
         return self.norm(name, size) if self.source.has(name) else None
 
-    def linear(self, inputs: int, outputs: Mapping[str, int]) -> Linear:
+    def linear(self, inputs: int, outputs: Mapping[str, int]) -> ProductT:
         """The product with weights of those names and numbers of outputs, one below the other."""
         weights = [self.tensor(f"{name}.weight", size, inputs) for name, size in outputs.items()]
         first = next(iter(outputs))
         has_bias = first.rpartition(".")[2] in self.config.biases
         if not has_bias or not self.source.has(f"{first}.bias"):
-            return self.product(torch.cat(weights), None)
+            return self.make.product(torch.cat(weights), None)
         biases = [self.tensor(f"{name}.bias", size) for name, size in outputs.items()]
-        return self.product(torch.cat(weights), torch.cat(biases))
+        return self.make.product(torch.cat(weights), torch.cat(biases))
 
     def head(self, embedding: Tensor) -> Tensor:
         """What turns states into logits. A checkpoint may say that this is the embedding and hold
@@ -111,7 +130,7 @@ class _Reader:
         own = self.tensor(name, *embedding.shape)
         return embedding if self.config.tied and torch.equal(own, embedding) else own
 
-    def layer(self, prefix: str) -> Layer:
+    def layer(self, prefix: str) -> Layer[ProductT, NormT]:
         c, attention, mlp = self.config, prefix + "self_attn.", prefix + "mlp."
         sizes = {"q_proj": c.query_size, "k_proj": c.kv_size, "v_proj": c.kv_size}
         qkv = {attention + name: size for name, size in sizes.items()}

@@ -10,24 +10,29 @@ from time import perf_counter
 import torch
 from torch import Tensor
 
-from doublespec.errors import ModelError
+from doublespec.errors import ConfigError, ModelError
 from doublespec.models.base import LanguageModel, LoadedModel
 from doublespec.models.decoder import Decoder
 from doublespec.models.devices import prepare_device, usable_cores
 from doublespec.models.graphs import MEETINGS, find_capture
 from doublespec.models.layers import Progress
-from doublespec.models.memory import check_memory
+from doublespec.models.memory import check_memory, needed_bytes
+from doublespec.models.native.choice import is_native
+from doublespec.models.native.decoder import NativeDecoder
 from doublespec.models.parallel import ParallelDecoder
 from doublespec.models.quantize import find_products
 from doublespec.models.shapes import key_lengths, pad
 from doublespec.models.threads import Compute, Threads
 from doublespec.models.weights import Checkpoint, Source
 
+LocalDecoder = Decoder | NativeDecoder  # our own, undivided
+
 _FEWEST_ROUNDS, _MOST_ROUNDS = 2, 8  # of measuring forwards,
 _COST_SECONDS = 0.3  # and for how long
 _QUICK_SECONDS = 0.02  # forwards that take longer are measured once a round
 _FEW_COUNTS = 4  # the smallest row counts, which are compared with each other
 _COUNTS_SECONDS = 0.1  # for how long
+_FEW_ROWS = 8  # a step's, rather than a prompt's
 _FASTER = 0.9  # of the time of fewer rows, which makes these useless
 _DRAFT_SECONDS = 0.05  # of measuring a draft, which may be in the middle of an answer
 _PROOF_KEYS = 6  # key lengths over which attention is compared between numbers of threads
@@ -46,11 +51,12 @@ def load_target(
     draft: Source | None = None,
     quantize: str | None = None,
     graphs: bool = True,
+    kernels: str | None = None,
     progress: Progress | None = None,
 ) -> LoadedModel:
     """Reads a model whose bits depend on the text only, divided among ranks if there are several
     devices, with so many threads for each; a `draft` will be read onto the first device. One that
-    is divided has no `graphs`. Raises ModelError and ConfigError."""
+    is divided has no `graphs`, and PyTorch's `kernels`. Raises ModelError and ConfigError."""
     if len(devices) == 1:
         model = load_model(
             source,
@@ -62,9 +68,12 @@ def load_target(
             draft=draft,
             quantize=quantize,
             graphs=graphs,
+            kernels=kernels,
             progress=progress,
         )
         return without_slow_counts(model) if isinstance(model, Decoder) else model
+    if kernels == "native":
+        raise ConfigError("kernels native cannot be used on several devices; choose kernels torch")
     return ParallelDecoder.load(
         source,
         devices,
@@ -87,14 +96,20 @@ def load_model(
     draft: Source | None = None,
     quantize: str | None = None,
     graphs: bool = True,
+    kernels: str | None = None,
     progress: Progress | None = None,
 ) -> LoadedModel:
     """Reads a model; `canonical` ones give bits that depend on the text only, `quantize` rounds its
-    layers, with `graphs` its steps are recorded where the device can (`graphs.py`). Raises
-    ModelError and ConfigError: before anything is read where its weights and a cache for `reserve`
-    tokens (None: for the first ones) do not fit, beside a `draft` if one will be."""
-    check_memory(source, device, dtype, quantize, reserve, draft, graphs=graphs)
+    layers, with `graphs` its steps are recorded where the device can (`graphs.py`), `kernels` are
+    native or PyTorch's (None: see `native/choice.py`). Raises ModelError and ConfigError: before
+    anything is read where its weights and a cache for `reserve` tokens (None: for the first ones)
+    do not fit, beside a `draft` if one will be."""
+    native = is_native(kernels, source.config, device, dtype, quantize)
+    beside = 0 if draft is None else _draft_bytes(draft, device, dtype, kernels, graphs=graphs)
+    check_memory(source, device, dtype, quantize, reserve, beside, graphs=graphs, native=native)
     prepare_device(device)
+    if native:
+        return NativeDecoder.load(source, dtype, max_length=max_length, progress=progress)
     if isinstance(source, Checkpoint) and source.config is None:
         if quantize is not None:
             raise ModelError(
@@ -119,6 +134,19 @@ def load_model(
     )
 
 
+def _draft_bytes(
+    draft: Source, device: torch.device, dtype: torch.dtype, kernels: str | None, *, graphs: bool
+) -> int:
+    """What a draft will take, as far as its shape tells."""
+    native = is_native(draft_kernels(kernels), draft.config, device, dtype)
+    return needed_bytes(draft, device, dtype, graphs=graphs, native=native)
+
+
+def draft_kernels(kernels: str | None) -> str | None:
+    """Those of a draft where these are asked for: native ones if it can have them."""
+    return "torch" if kernels == "torch" else None
+
+
 @dataclass(frozen=True, slots=True)
 class ForwardCost:
     """What a forward costs: seconds over one row, the share of them that each further row adds, and
@@ -139,13 +167,15 @@ def choose_threads(
     model: LanguageModel, usual: int, quantize: str | None, cost: ForwardCost
 ) -> ForwardCost:
     """Lets the model take all cores where that changes no bit and is faster (`threads.py`), and
-    says what its forwards cost then. Only our own decoder can, undivided and on the CPU; others
+    says what its forwards cost then. Only our own decoders can, undivided and on the CPU; others
     keep the usual number of threads."""
     every = usable_cores()
-    if not isinstance(model, Decoder) or model.device.type != "cpu" or usual >= every:
+    if not isinstance(model, LocalDecoder) or model.device.type != "cpu" or usual >= every:
         return cost
-    proof = _proof(model, quantize, cost)
-    layers, few_rows = model.config.num_layers, max(8, model.shapes.answer[0])
+    few_rows = max(_FEW_ROWS, model.row_counts[0])
+    # On native kernels no sum is divided among threads: there is nothing to prove.
+    proof = iter(()) if isinstance(model, NativeDecoder) else _proof(model, quantize, cost)
+    layers = model.config.num_layers
     threads = Threads(usual, every, proof, cost.of, layers, few_rows=few_rows)
     threads.prove()
     model.choose_threads(threads)

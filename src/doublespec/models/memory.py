@@ -31,6 +31,17 @@ class Plan:
     quantize: str | None
     reserve: int | None
     graphs: bool = False
+    native: bool = False  # on kernels of our own, which compute in float32
+
+    @property
+    def computing(self) -> torch.dtype:
+        """In which its cache is held, and what comes and goes."""
+        return torch.float32 if self.native else self.dtype
+
+    @property
+    def cache_row(self) -> int:
+        """Bytes of the cache for each token."""
+        return self.config.cache_bytes_per_token(self.computing)
 
     @property
     def cache_tokens(self) -> int:
@@ -44,13 +55,13 @@ class Plan:
         the embedding is the same."""
         c, size = self.config, self.dtype.itemsize
         in_layers = c.num_layer_weights()
-        copied = c.tied and is_packed(self.device, self.dtype)
+        copied = c.tied and not self.native and is_packed(self.device, self.dtype)
         others = c.num_parameters() - in_layers + copied * c.vocab_size * c.hidden_size
         return in_layers * (size if self.quantize is None else 1) + others * size
 
     @property
     def cache(self) -> int:
-        return self.cache_tokens * self.config.cache_bytes_per_token(self.dtype)
+        return self.cache_tokens * self.cache_row
 
     @property
     def working(self) -> int:
@@ -60,7 +71,8 @@ class Plan:
         products = [*c.layer_sizes(), (c.vocab_size, c.hidden_size)]
         largest = max(map(prod, products))
         logits = ANSWER_COUNTS[-1] * c.vocab_size * (size + 4)  # chosen from in float32
-        return max(2 * largest * size, PROMPT_COUNTS[-1] * self._row * size + logits)
+        rows = PROMPT_COUNTS[-1] * self._row * self.computing.itemsize
+        return max(2 * largest * size, rows + logits)
 
     @property
     def recorded(self) -> int:
@@ -91,22 +103,22 @@ def check_memory(
     dtype: torch.dtype,
     quantize: str | None,
     reserve: int | None,
-    draft: Source | None = None,
+    beside: int = 0,
     *,
     graphs: bool = False,
+    native: bool = False,
 ) -> None:
     """Raises ModelError with the numbers, and with what would make it fit, if a model with a cache
-    for `reserve` tokens (None: for the first ones) does not, beside a `draft` on the same device if
-    there is one."""
-    beside = 0 if draft is None else needed_bytes(draft, device, dtype, graphs=graphs)
+    for `reserve` tokens (None: for the first ones) does not, where a draft on the same device will
+    take the bytes `beside` it."""
     available = available_memory(device) - beside
-    needed = needed_bytes(source, device, dtype, quantize, reserve, graphs=graphs)
+    needed = needed_bytes(source, device, dtype, quantize, reserve, graphs=graphs, native=native)
     if needed <= available:
         return
     if source.config is None:
         parts, remedies = f"the weights in {source.name} need {gigabytes(needed)}", []
     else:
-        plan = Plan(source.config, device, dtype, quantize, reserve, graphs)
+        plan = Plan(source.config, device, dtype, quantize, reserve, graphs, native)
         recorded = f", CUDA graphs {gigabytes(plan.recorded)}" if plan.recorded else ""
         remedies = _remedies(plan, available)
         parts = (
@@ -128,12 +140,27 @@ def needed_bytes(
     reserve: int | None = None,
     *,
     graphs: bool = False,
+    native: bool = False,
 ) -> int:
     """All bytes that a model will take, as far as its shape tells; its weights, where it is not one
     of our decoder's."""
     if source.config is None:
         return source.num_parameters() * dtype.itemsize
-    return Plan(source.config, device, dtype, quantize, reserve, graphs).total
+    return Plan(source.config, device, dtype, quantize, reserve, graphs, native).total
+
+
+def check_cache(
+    config: DecoderConfig, dtype: torch.dtype, device: torch.device, capacity: int
+) -> None:
+    """Raises ModelError if there is no room for a cache of so many tokens."""
+    row = config.cache_bytes_per_token(dtype)
+    needed, available = row * capacity, available_memory(device)
+    if needed > available:
+        raise ModelError(
+            f"the cache for {capacity} tokens needs {gigabytes(needed)}, and {device} has "
+            f"{gigabytes(available)} left; set max_length to at most "
+            f"{available // (2 * row)} tokens, or use a smaller model"
+        )
 
 
 def _remedies(plan: Plan, available: int) -> list[str]:
@@ -161,8 +188,7 @@ def _remedies(plan: Plan, available: int) -> list[str]:
 
 def _fitting_tokens(plan: Plan, available: int) -> int:
     """The longest cache that fits."""
-    row = plan.config.cache_bytes_per_token(plan.dtype)
-    return (available - (plan.total - plan.cache)) // row // KEY_STEP * KEY_STEP
+    return (available - (plan.total - plan.cache)) // plan.cache_row // KEY_STEP * KEY_STEP
 
 
 def _fitting_devices(plan: Plan, available: int) -> list[torch.device]:

@@ -26,10 +26,12 @@ from doublespec.models.devices import available_memory, gigabytes, prepare_devic
 from doublespec.models.kernels import KernelProbe
 from doublespec.models.layers import (
     Linear,
+    Norm,
     Progress,
     Weights,
     is_packed,
     read_weights,
+    with_torch,
 )
 from doublespec.models.memory import Plan
 from doublespec.models.quantize import find_products
@@ -213,9 +215,8 @@ class _Plan:
         config = self.config.divided(self.count)
         share = Share(self.source, rank, self.count)
         product = find_products(self.quantize, device)
-        weights = read_weights(
-            share, config, device, self.dtype, product, progress, has_vocabulary=rank == 0
-        )
+        make = with_torch(product, has_vocabulary=rank == 0)
+        weights = read_weights(share, config, device, self.dtype, make, progress)
         length = min(config.max_length, self.max_length or config.max_length)
         probe = KernelProbe(config, device, self.dtype, product, weights.vocabulary)
         shapes = canonical_shapes(probe, length)
@@ -245,7 +246,7 @@ class _Part:
     """All that a rank has read, and the shapes that its device found."""
 
     config: DecoderConfig
-    weights: Weights
+    weights: Weights[Linear, Norm]
     shapes: Shapes
     max_length: int
 
@@ -300,7 +301,7 @@ def _module(name: str) -> str:
     return name.split(".")[-2]
 
 
-def _summed(weights: Weights, group: Group) -> Weights:
+def _summed(weights: Weights[Linear, Norm], group: Group) -> Weights[Linear, Norm]:
     """Products over a rank's own inputs become sums over all ranks."""
 
     def summed(product: Linear) -> Linear:

@@ -1,0 +1,80 @@
+"""The memory that the kernels work in."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from doublespec.models import branches as behind
+from doublespec.models.base import Branch
+from doublespec.models.devices import usable_cores
+from doublespec.models.native.code import LANES
+from doublespec.models.sizes import DecoderConfig
+
+ROW_NUMBERS = ("ids", "positions", "slots", "text", "start", "stop")  # see `layout.py`
+
+
+class Cache:
+    """Keys and values of all layers for `capacity` tokens, a multiple of LANES, in float32."""
+
+    def __init__(self, config: DecoderConfig, capacity: int) -> None:
+        c = config
+        self.capacity = capacity
+        panels = (c.num_layers, c.num_kv_heads, capacity // LANES, c.head_dim, LANES)
+        self.keys = torch.zeros(panels)
+        self.values = torch.zeros(c.num_layers, c.num_kv_heads, capacity, c.head_dim)
+        self.cos, self.sin = _rotary_table(config, capacity)
+        self.zeros = torch.zeros(max(capacity, c.head_dim))
+        self.scores = torch.empty(usable_cores(), c.num_heads // c.num_kv_heads, capacity)
+
+    def grown(self, config: DecoderConfig, capacity: int) -> "Cache":
+        """A larger one with the same tokens."""
+        new = Cache(config, capacity)
+        new.keys[:, :, : self.keys.shape[2]] = self.keys
+        new.values[:, :, : self.capacity] = self.values
+        return new
+
+
+def _rotary_table(config: DecoderConfig, capacity: int) -> tuple[Tensor, Tensor]:
+    """cos and sin (capacity, head_dim) of rotary embeddings (arXiv 2104.09864, eq. 34), the sign of
+    the turned half folded into sin."""
+    rotary = config.rotary
+    angles = torch.arange(capacity).float()[:, None] * torch.tensor(rotary.frequencies)
+    cos, sin = angles.cos() * rotary.factor, angles.sin() * rotary.factor
+    return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
+
+
+class Rows:
+    """What a pass over `count` rows, or fewer, is computed in; and what it is told of each."""
+
+    def __init__(self, config: DecoderConfig, count: int) -> None:
+        c = config
+        self.count = count
+        self.hidden = torch.empty(count, c.hidden_size)
+        self.normed = torch.empty(count, c.hidden_size)
+        self.qkv = torch.empty(count, c.query_size + 2 * c.kv_size)
+        self.mixed = torch.empty(count, c.query_size)
+        self.gated = torch.empty(count, 2 * c.intermediate_size)
+        numbers = np.zeros((len(ROW_NUMBERS), count), dtype=np.int64)
+        self.ids, self.positions, self.slots, self.text, self.start, self.stop = numbers
+
+    def fill(self, start: int, tokens: Sequence[int], branches: Sequence[Branch]) -> int:
+        """Rows for tokens at [start, ...) and for branches behind them (`branches.py`); their
+        number."""
+        stop = start + len(tokens)
+        standing = range(start, stop) if not branches else behind.positions(start, stop, branches)
+        count, row = len(standing), len(tokens)
+        self.ids[:row] = tokens
+        self.positions[:count] = standing
+        self.slots[:count] = np.arange(start, start + count)
+        self.text[:row] = self.slots[:row] + 1
+        self.start[:row] = self.stop[:row] = 0
+        for branch in branches:
+            own = slice(row, row + len(branch.tokens))
+            self.ids[own] = branch.tokens
+            self.text[own] = branch.start
+            self.start[own] = start + row
+            self.stop[own] = self.slots[own] + 1
+            row = own.stop
+        return count

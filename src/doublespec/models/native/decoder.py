@@ -1,0 +1,261 @@
+"""A decoder on kernels of our own, for the CPU.
+
+No row's bits depend on what is computed beside it (`model.py`), so a text is computed in blocks of
+any shape, and nothing is padded. Weights are held in float32 or bfloat16; all else is float32, so
+that a checkpoint in bfloat16 gives the same bits with both.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from doublespec.models import branches as behind
+from doublespec.models.base import Branch
+from doublespec.models.devices import usable_cores
+from doublespec.models.layers import Layer, Make, Progress, Weights, read_weights
+from doublespec.models.memory import FIRST_CAPACITY, check_cache
+from doublespec.models.native.buffers import ROW_NUMBERS, Cache, Rows
+from doublespec.models.native.code import LANES
+from doublespec.models.native.layout import HEAD, LAYER, PASS
+from doublespec.models.native.library import library_for
+from doublespec.models.shapes import ANSWER_COUNTS
+from doublespec.models.sizes import DecoderConfig
+from doublespec.models.threads import Threads
+from doublespec.models.weights import Source
+from doublespec.tokens import Tokens, common_prefix
+
+STORAGES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
+_BLOCK = 256  # rows that are computed at a time
+
+_CPU = torch.device("cpu")
+_Numbers = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A product's weights in panels and its bias in float32, both padded to whole panels."""
+
+    panels: Tensor  # (outputs / LANES, inputs, LANES)
+    bias: Tensor
+
+
+def pack(weight: Tensor, bias: Tensor | None = None) -> Packed:
+    """Lays out a weight (outputs, inputs)."""
+    outputs, inputs = weight.shape
+    padding = -outputs % LANES
+    whole = F.pad(weight, (0, 0, 0, padding)) if padding else weight
+    panels = whole.view(-1, LANES, inputs).transpose(1, 2).contiguous()
+    known = torch.zeros(outputs) if bias is None else bias.float()
+    return Packed(panels, F.pad(known, (0, padding)))
+
+
+_MAKE: Make[Packed, Tensor] = Make(
+    product=pack,
+    vocabulary=lambda read: pack(read()),
+    norm=lambda weight, _: weight.float(),
+)
+
+NativeWeights = Weights[Packed, Tensor]
+
+
+class NativeDecoder:
+    """A language model under the full-sequence contract (`models/base.py`)."""
+
+    device = _CPU
+    records = False  # steps, to replay them
+    can_branch = True
+    row_counts = ANSWER_COUNTS  # as good as any: blocks of an answer come as they are
+
+    def __init__(
+        self,
+        config: DecoderConfig,
+        weights: NativeWeights,
+        dtype: torch.dtype,
+        max_length: int,
+    ) -> None:
+        self.config = config
+        self.dtype = dtype
+        self.max_length = max_length
+        self.threads: Threads | None = None  # None: as many as PyTorch was told to use
+        self._weights = weights
+        self._library = library_for(config, STORAGES[dtype])
+        self._most_threads = usable_cores()
+        self._cached: list[int] = []
+        self._room = _lay_out(weights.layers, Cache(config, 0), Rows(config, 0))
+        self._reserve(min(FIRST_CAPACITY, max_length), ANSWER_COUNTS[-1])
+
+    @classmethod
+    def load(
+        cls,
+        source: Source,
+        dtype: torch.dtype,
+        *,
+        max_length: int | None = None,
+        progress: Progress | None = None,
+    ) -> Self:
+        """Reads the weights. Raises ModelError."""
+        config = source.config
+        assert config is not None  # of others, `load.py` makes no decoder
+        weights = read_weights(source, config, _CPU, dtype, _MAKE, progress)
+        if config.tied and not source.has("lm_head.weight"):  # one table serves as both
+            weights = replace(weights, embedding=weights.embedding[:0].clone())
+        return cls(config, weights, dtype, min(config.max_length, max_length or config.max_length))
+
+    def fastest(self) -> Self:
+        """The same weights with a cache of their own: no shape is faster than another."""
+        return type(self)(self.config, self._weights, self.dtype, self.max_length)
+
+    def choose_threads(self, threads: Threads) -> None:
+        """From now on `threads` sets their number, block by block."""
+        self.threads = threads
+
+    @property
+    def vocab_size(self) -> int:
+        return self.config.vocab_size
+
+    def logits(self, tokens: Tokens, last: int, prompt_length: int) -> Tensor:
+        return self._logits(tokens, last, ())
+
+    def branch_logits(
+        self, tokens: Tokens, last: int, branches: Sequence[Branch], prompt_length: int
+    ) -> tuple[Tensor, Tensor]:
+        """See `models/base.py`."""
+        assert all(b.start <= len(tokens) and b.stop <= self.max_length for b in branches)
+        rows = self._logits(tokens, last, branches)
+        return rows[:last], rows[last:]
+
+    def unread(self, tokens: Tokens, prompt_length: int) -> int:
+        """How many positions of a text are not in the cache."""
+        return len(tokens) - common_prefix(self._cached, tokens)
+
+    def _logits(self, tokens: Tokens, last: int, branches: Sequence[Branch]) -> Tensor:
+        """Logits of the last positions, then of each branch."""
+        tokens = list(tokens)
+        assert 0 < last <= len(tokens) <= self.max_length
+        wanted = len(tokens) - last
+        start = min(common_prefix(self._cached, tokens), wanted)
+        more = sum(len(branch.tokens) for branch in branches)
+        self._reserve(len(tokens) + more, min(len(tokens) - start, _BLOCK) + more)
+        self._cached = tokens[:start]  # the rest is being overwritten: an interrupt leaves no lie
+        parts = []
+        try:
+            for first in range(start, len(tokens), _BLOCK):
+                stop = min(first + _BLOCK, len(tokens))
+                ahead = branches if stop == len(tokens) else ()
+                self._forward(first, tokens[first:stop], ahead)
+                if stop > wanted:
+                    parts.append(self._head(max(wanted - first, 0), stop - first, ahead))
+        finally:
+            if self.threads is not None:
+                self.threads.end()
+        self._cached = tokens
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    # -- the forward pass ------------------------------------------------------------------------
+
+    def _forward(self, start: int, tokens: Sequence[int], branches: Sequence[Branch]) -> None:
+        """Leaves hidden states of rows, and writes their keys and values to the cache."""
+        room = self._room
+        rows = room.rows.fill(start, tokens, branches)
+        room.of_pass[PASS.index("rows")] = rows
+        layers, place = room.layers, room.of_pass.ctypes.data
+        table, is_panels = self._table()
+        self._library.embed(place, table.data_ptr(), is_panels)
+        if self.threads is None:
+            self._library.forward(layers.ctypes.data, len(layers), place, self._num_threads())
+            return
+        self.threads.begin(rows)
+        for layer in layers:
+            self._library.forward(layer.ctypes.data, 1, place, self._num_threads())
+            self.threads.check()
+
+    def _table(self) -> tuple[Tensor, bool]:
+        """Embeddings, and whether they are in panels."""
+        weights = self._weights
+        is_shared = weights.embedding.numel() == 0
+        return (weights.vocabulary.panels, True) if is_shared else (weights.embedding, False)
+
+    def _head(self, first: int, stop: int, branches: Sequence[Branch]) -> Tensor:
+        """Logits (n, V) of rows [first, stop) and of the last row of each branch."""
+        hidden = self._room.rows.hidden[first:stop]
+        if branches:
+            rows = [*range(first, stop), *behind.final_rows(stop, branches)]
+            hidden = self._room.rows.hidden[rows]
+        normed, vocabulary = torch.empty_like(hidden), self._weights.vocabulary
+        logits = torch.empty(len(hidden), len(vocabulary.bias))
+        tensors = {
+            "hidden": hidden,
+            "normed": normed,
+            "norm": self._weights.norm,
+            "weights": vocabulary.panels,
+            "bias": vocabulary.bias,
+            "logits": logits,
+        }
+        places = {name: tensor.data_ptr() for name, tensor in tensors.items()}
+        head = _in_order(HEAD, {"rows": len(hidden), **places})
+        self._library.head(head.ctypes.data, self._num_threads())
+        return logits[:, : self.vocab_size]
+
+    def _num_threads(self) -> int:
+        return min(torch.get_num_threads(), self._most_threads)
+
+    # -- memory ----------------------------------------------------------------------------------
+
+    def _reserve(self, length: int, rows: int) -> None:
+        """Makes room for `length` tokens and passes over `rows` rows. Capacity doubles, so that
+        growing is rare. Raises ModelError where there is no memory."""
+        cache, working = self._room.cache, self._room.rows
+        if length > cache.capacity:
+            wanted = max(length, min(2 * cache.capacity, self.max_length))
+            capacity = -(-wanted // LANES) * LANES
+            check_cache(self.config, torch.float32, _CPU, capacity)
+            cache = cache.grown(self.config, capacity)
+        if rows > working.count:
+            working = Rows(self.config, rows)
+        if cache is not self._room.cache or working is not self._room.rows:
+            self._room = _lay_out(self._weights.layers, cache, working)
+
+
+@dataclass(frozen=True, slots=True)
+class _Room:
+    """Where all is that a pass works with: exchanged as one, so that an interrupt leaves the old
+    room or the new one."""
+
+    cache: Cache
+    rows: Rows
+    layers: _Numbers  # (layers, LAYER): addresses
+    of_pass: _Numbers  # (PASS)
+
+
+def _lay_out(layers: Sequence[Layer[Packed, Tensor]], cache: Cache, rows: Rows) -> _Room:
+    caches = zip(cache.keys, cache.values, strict=True)
+    places = [_of_layer(layer, *own) for layer, own in zip(layers, caches, strict=True)]
+    tensors = {name: getattr(rows, name) for name in ("hidden", "normed", "qkv", "mixed", "gated")}
+    tensors |= {name: getattr(cache, name) for name in ("scores", "zeros", "cos", "sin")}
+    told = {name: getattr(rows, name) for name in ROW_NUMBERS}
+    found = {name: tensor.data_ptr() for name, tensor in tensors.items()}
+    found |= {name: numbers.ctypes.data for name, numbers in told.items()}
+    of_pass = _in_order(PASS, {**found, "rows": 0, "capacity": cache.capacity})
+    return _Room(cache, rows, np.array(places, dtype=np.int64), of_pass)
+
+
+def _of_layer(layer: Layer[Packed, Tensor], keys: Tensor, values: Tensor) -> _Numbers:
+    """The addresses of a layer, 0 for norms that it does not have."""
+    norms = ("attention_norm", "query_norm", "key_norm", "mlp_norm")
+    tensors: dict[str, Tensor | None] = {name: getattr(layer, name) for name in norms}
+    tensors |= {"keys": keys, "values": values}
+    for name in ("qkv", "output", "gate_up", "down"):
+        packed: Packed = getattr(layer, name)
+        tensors |= {name: packed.panels, f"{name}_bias": packed.bias}
+    found = {name: 0 if t is None else t.data_ptr() for name, t in tensors.items()}
+    return _in_order(LAYER, found)
+
+
+def _in_order(names: Sequence[str], values: Mapping[str, int]) -> _Numbers:
+    return np.array([values[name] for name in names], dtype=np.int64)

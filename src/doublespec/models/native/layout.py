@@ -1,0 +1,67 @@
+"""What the kernels are handed, as rows of addresses and whole numbers, in this order."""
+
+from doublespec.models.native.code import ADDRESS, INTEGER, Code, Number
+
+# Weights come in panels of LANES outputs: (outputs / LANES, inputs, LANES). All else is float32.
+LAYER = (
+    "attention_norm",  # (D)
+    "qkv",
+    "qkv_bias",
+    "query_norm",  # (head_dim), or null
+    "key_norm",
+    "output",
+    "output_bias",
+    "mlp_norm",
+    "gate_up",  # the gate's panels, then those of up
+    "gate_up_bias",
+    "down",
+    "down_bias",
+    "keys",  # (kv heads, capacity / LANES, head_dim, LANES): panels, a key being an output
+    "values",  # (kv heads, capacity, head_dim)
+)
+PASS = (
+    "rows",  # their number
+    "hidden",  # (rows, D)
+    "normed",  # (rows, D)
+    "qkv",  # (rows, (heads + 2 kv heads) x head_dim)
+    "mixed",  # (rows, heads x head_dim)
+    "gated",  # (rows, 2 x intermediate)
+    "scores",  # (threads, heads of a group, capacity)
+    "zeros",  # (capacity)
+    "capacity",  # of the cache, in tokens: a multiple of LANES
+    "cos",  # (capacity, head_dim)
+    "sin",  # (capacity, head_dim), the sign of the turned half included
+    "ids",  # (rows) of tokens
+    "positions",  # (rows): where in its text a row stands
+    "slots",  # (rows): where in the cache its key and value go
+    "text",  # (rows): it looks at the slots [0, text)
+    "start",  # (rows): and at [start, stop)
+    "stop",
+)
+HEAD = (
+    "rows",
+    "hidden",  # (rows, D)
+    "normed",  # (rows, D)
+    "norm",  # (D)
+    "weights",
+    "bias",
+    "logits",  # (rows, V in whole panels)
+)
+
+
+def of_layer(code: Code, name: str) -> Number:
+    """That address of a kernel's layer."""
+    return code.load(code["layer"], LAYER.index(name), ADDRESS)
+
+
+def of_pass(code: Code, name: str) -> Number:
+    """That address of a kernel's pass."""
+    return code.load(code["pass"], PASS.index(name), ADDRESS)
+
+
+def number_of_pass(code: Code, name: str) -> Number:
+    return code.load(code["pass"], PASS.index(name), INTEGER)
+
+
+def of_head(code: Code, name: str) -> Number:
+    return code.load(code["head"], HEAD.index(name), ADDRESS)

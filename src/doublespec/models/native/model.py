@@ -1,0 +1,231 @@
+"""A decoder's forward as kernels in which no row knows of another.
+
+Every sum is a chain in the order of its terms, or LANES chains joined in their order, whatever is
+computed beside it: the bits of a row depend on its own text alone, however many rows a block has,
+however many keys a cache, and however many threads there are. So nothing has to be padded, and
+nothing found out by tests.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from llvmlite import ir
+
+from doublespec.models.native.attention import write_attend
+from doublespec.models.native.code import ADDRESS, INTEGER, LANES, WORD, Code, Number, Operand
+from doublespec.models.native.layout import HEAD, LAYER, number_of_pass, of_head, of_layer, of_pass
+from doublespec.models.native.products import PRODUCT, Tiles, multiply, write_product
+from doublespec.models.native.rows import write_embed, write_norm, write_swiglu, write_turn
+from doublespec.models.sizes import DecoderConfig
+
+_SHARED = {"thread": INTEGER, "threads": INTEGER}  # which one this is, and of how many
+
+
+def write_model(config: DecoderConfig, storage: str, tiles: Tiles) -> ir.Module:
+    """The kernels of a decoder of these sizes whose weights are held in `storage`. Public are
+    `embed`, `forward` and `head`, and `multiply` for tests."""
+    module = ir.Module("doublespec")
+    _declare_openmp(module)
+    for kind in sorted({storage, "float32"}):  # keys and values are float32
+        write_product(module, kind, tiles)
+    write_norm(module, config)
+    write_turn(module, config)
+    write_attend(module, config)
+    write_swiglu(module, config)
+    write_embed(module, config, storage)
+    _write_layer(module, config, storage)
+    _write_forward(module)
+    _write_head(module, config, storage)
+    _write_multiply(module, storage)
+    return module
+
+
+@dataclass(frozen=True, slots=True)
+class _Buffer:
+    """Rows of float32."""
+
+    start: Number
+    width: int
+
+
+def _write_layer(module: ir.Module, config: DecoderConfig, storage: str) -> None:
+    """One layer, by each of the threads."""
+    c, size, middle = config, config.hidden_size, config.intermediate_size
+    with Code(module, "layer", {"layer": ADDRESS, "pass": ADDRESS, **_SHARED}) as code:
+        hidden, normed = (_Buffer(of_pass(code, name), size) for name in ("hidden", "normed"))
+        qkv = _Buffer(of_pass(code, "qkv"), c.query_size + 2 * c.kv_size)
+        mixed = _Buffer(of_pass(code, "mixed"), c.query_size)
+        gated = _Buffer(of_pass(code, "gated"), 2 * middle)
+
+        _norm_rows(code, hidden, of_layer(code, "attention_norm"), normed)
+        _multiply_rows(code, storage, "qkv", size, normed, qkv, _share(code, qkv.width // LANES))
+        _meet(code)
+        _turn_rows(code, config)
+        _attend_rows(code, config)
+        panels = _share(code, size // LANES)
+        _multiply_rows(code, storage, "output", mixed.width, mixed, hidden, panels, is_added=1)
+        _meet(code)
+
+        _norm_rows(code, hidden, of_layer(code, "mlp_norm"), normed)
+        first, last = _share(code, middle // LANES)
+        for half in (0, middle // LANES):  # the gate's columns, and the same of up
+            panels = first + half, last + half
+            _multiply_rows(code, storage, "gate_up", size, normed, gated, panels)
+        with code.loop(0, number_of_pass(code, "rows")) as row:
+            own = code.offset(gated.start, row * gated.width)
+            code.call("swiglu", own, first * LANES, last * LANES)
+        _meet(code)
+        panels = _share(code, size // LANES)
+        _multiply_rows(code, storage, "down", middle, gated, hidden, panels, is_added=1)
+        _meet(code)
+
+
+def _norm_rows(code: Code, inputs: _Buffer, weight: Number, outputs: _Buffer) -> None:
+    with code.loop(*_share(code, number_of_pass(code, "rows"))) as row:
+        place = row * inputs.width
+        sources = code.offset(inputs.start, place), weight, code.offset(outputs.start, place)
+        code.call("norm", *sources)
+    _meet(code)
+
+
+def _multiply_rows(
+    code: Code,
+    storage: str,
+    name: str,
+    depth: int,
+    inputs: _Buffer,
+    outputs: _Buffer,
+    panels: tuple[Number, Number],
+    *,
+    is_added: int = 0,
+) -> None:
+    """The first `depth` columns with those panels of a product of the layer."""
+    arguments: dict[str, Operand] = {
+        "inputs": inputs.start,
+        "stride": inputs.width,
+        "rows": number_of_pass(code, "rows"),
+        "weights": of_layer(code, name),
+        "step": LANES,
+        "panel": LANES * depth,
+        "depth": depth,
+        "bias": of_layer(code, f"{name}_bias"),
+        "first": panels[0],
+        "last": panels[1],
+        "outputs": outputs.start,
+        "apart": outputs.width,
+        "is_added": is_added,
+    }
+    multiply(code, storage, arguments)
+
+
+def _turn_rows(code: Code, config: DecoderConfig) -> None:
+    heads = config.num_heads + 2 * config.num_kv_heads
+    with code.loop(*_share(code, number_of_pass(code, "rows") * heads)) as i:
+        code.call("turn", i % heads, i // heads, code["layer"], code["pass"])
+    _meet(code)
+
+
+def _attend_rows(code: Code, config: DecoderConfig) -> None:
+    heads = config.num_kv_heads
+    room = number_of_pass(code, "capacity") * (config.num_heads // heads)
+    scores = code.offset(of_pass(code, "scores"), room * code["thread"])
+    with code.loop(*_share(code, number_of_pass(code, "rows") * heads)) as i:
+        code.call("attend", i % heads, i // heads, scores, code["layer"], code["pass"])
+    _meet(code)
+
+
+def _write_forward(module: ir.Module) -> None:
+    """`count` layers, a row of addresses each."""
+    fields = {"layers": ADDRESS, "count": INTEGER, "pass": ADDRESS}
+    with _threaded(module, "forward", fields) as code, code.loop(0, code["count"]) as i:
+        layer = code.offset(code["layers"], i * len(LAYER), INTEGER)
+        code.call("layer", layer, code["pass"], code["thread"], code["threads"])
+
+
+def _write_head(module: ir.Module, config: DecoderConfig, storage: str) -> None:
+    """Logits of hidden states, in whole panels."""
+    size, panels = config.hidden_size, -(-config.vocab_size // LANES)
+    with _threaded(module, "head", {"head": ADDRESS}) as code:
+        rows = code.load(code["head"], HEAD.index("rows"), INTEGER)
+        hidden, normed = of_head(code, "hidden"), of_head(code, "normed")
+        with code.loop(*_share(code, rows)) as row:
+            place = row * size
+            outputs = code.offset(normed, place)
+            code.call("norm", code.offset(hidden, place), of_head(code, "norm"), outputs)
+        _meet(code)
+        first, last = _share(code, panels)
+        arguments: dict[str, Operand] = {
+            "inputs": normed,
+            "stride": size,
+            "rows": rows,
+            "weights": of_head(code, "weights"),
+            "step": LANES,
+            "panel": LANES * size,
+            "depth": size,
+            "bias": of_head(code, "bias"),
+            "first": first,
+            "last": last,
+            "outputs": of_head(code, "logits"),
+            "apart": panels * LANES,
+            "is_added": 0,
+        }
+        multiply(code, storage, arguments)
+
+
+def _write_multiply(module: ir.Module, storage: str) -> None:
+    """A product by itself, of panels [0, last)."""
+    with _threaded(module, "multiply", PRODUCT) as code:
+        first, last = _share(code, code["last"])
+        whole = {name: code[name] for name in PRODUCT}
+        multiply(code, storage, {**whole, "first": first, "last": last})
+
+
+# -- threads ---------------------------------------------------------------------------------------
+
+
+def _share(code: Code, count: Operand) -> tuple[Number, Number]:
+    """This thread's part [first, last) of what is divided among all."""
+    total, thread = code.integer(0).like(count), code["thread"]
+    return total * thread // code["threads"], total * (thread + 1) // code["threads"]
+
+
+def _meet(code: Code) -> None:
+    """Waits for the other threads."""
+    with code.when(code["threads"] > 1):
+        code.call("GOMP_barrier")
+
+
+def _declare_openmp(module: ir.Module) -> None:
+    """Of GCC's OpenMP, whose threads PyTorch's kernels use, too."""
+    void = ir.VoidType()
+    for name, result, parameters in (
+        ("GOMP_parallel", void, [ADDRESS, ADDRESS, WORD, WORD]),
+        ("GOMP_barrier", void, []),
+        ("omp_get_thread_num", WORD, []),
+        ("omp_get_num_threads", WORD, []),
+    ):
+        ir.Function(module, ir.FunctionType(result, parameters), name)
+
+
+@contextmanager
+def _threaded(module: ir.Module, name: str, fields: Mapping[str, Any]) -> Iterator[Code]:
+    """A public function of these fields and the number of threads. What is written inside is done
+    by each of them."""
+    with Code(module, f"{name}_part", {**fields, **_SHARED}) as code:
+        yield code
+    with Code(module, f"{name}_work", {"task": ADDRESS}) as code:
+        values = [code.load(code["task"], i, kind) for i, kind in enumerate(fields.values())]
+        team = [code.call(f"omp_get_{what}") for what in ("thread_num", "num_threads")]
+        code.call(f"{name}_part", *values, *map(code.widened, team))
+    with Code(module, name, {**fields, "threads": INTEGER}, inner=False) as code:
+        threads = code["threads"]
+        with code.when(threads.equals(1)):
+            code.call(f"{name}_part", *(code[field] for field in fields), 0, 1)
+        with code.when(threads > 1):
+            task = code.room(len(fields))
+            for i, field in enumerate(fields):
+                code.store(code[field], task, i)
+            work = code.function(f"{name}_work")
+            code.call("GOMP_parallel", work, task, code.word(threads), code.word(0))

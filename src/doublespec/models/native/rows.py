@@ -1,0 +1,125 @@
+"""What a row goes through by itself: norms, the gated activation, rotary embeddings."""
+
+from llvmlite import ir
+
+from doublespec.models.native.code import ADDRESS, INTEGER, LANES, Code, Number, Variable
+from doublespec.models.native.layout import number_of_pass, of_layer, of_pass
+from doublespec.models.sizes import DecoderConfig
+
+_LOG2E, _LN2_HIGH, _LN2_LOW = 1.4426950408889634, 0.693359375, -2.12194440054690583e-4
+_FACTORIALS = (5040.0, 720.0, 120.0, 24.0, 6.0, 2.0, 1.0, 1.0)  # of 7 down to 0
+_ROUNDER = 12582912.0  # 1.5 x 2^23: a number added to it is rounded, and stands in the last bits
+_LOWEST, _HIGHEST = -87.0, 88.0  # of which e^x is a normal float32
+
+
+def write_norm(module: ir.Module, config: DecoderConfig) -> None:
+    """Root mean square norm (arXiv 1910.07467, eq. 4)."""
+    with Code(module, "norm", {"inputs": ADDRESS, "weight": ADDRESS, "outputs": ADDRESS}) as code:
+        places = code["inputs"], code["weight"], code["outputs"]
+        _norm(code, config.hidden_size, config.norm_eps, *places)
+
+
+def _norm(
+    code: Code, size: int, eps: float, inputs: Number, weight: Number, outputs: Number
+) -> None:
+    squares = Variable(code, code.wide(0.0))
+    with code.loop(0, size, LANES) as i:
+        x = code.load_lanes(inputs, i)
+        squares.set(code.fma(x, x, squares.get()))
+    root = code.sqrt(code.sum(squares.get()) / float(size) + eps)
+    scale = code.wide(root.like(1.0) / root)
+    with code.loop(0, size, LANES) as i:
+        x = code.load_lanes(inputs, i) * scale
+        code.store(x * code.load_lanes(weight, i), outputs, i)
+
+
+def exp(code: Code, x: Number) -> Number:
+    """e^x as 2^n x e^r, where r is at most half of log 2: a Taylor polynomial, right to the last
+    bit or two. What is beyond float32 is taken for the last that is not."""
+    x = (x < _LOWEST).then(x.like(_LOWEST), x)
+    x = (x > _HIGHEST).then(x.like(_HIGHEST), x)
+    shifted = code.fma(x, x.like(_LOG2E), x.like(_ROUNDER))
+    n = shifted - _ROUNDER
+    r = code.fma(n, n.like(-_LN2_HIGH), x)
+    r = code.fma(n, n.like(-_LN2_LOW), r)
+    power = r.like(1 / _FACTORIALS[0])
+    for factorial in _FACTORIALS[1:]:
+        power = code.fma(power, r, r.like(1 / factorial))
+    exponent = code.shifted(code.as_words(shifted), 23)
+    return code.from_words(code.as_words(power) + exponent)
+
+
+def write_swiglu(module: ir.Module, config: DecoderConfig) -> None:
+    """silu(gate) x up in place of the gate (arXiv 2002.05202, eq. 5), of columns [first, last)."""
+    with Code(module, "swiglu", {"gated": ADDRESS, "first": INTEGER, "last": INTEGER}) as code:
+        gated, size = code["gated"], config.intermediate_size
+        with code.loop(code["first"], code["last"], LANES) as i:
+            gate, up = code.load_lanes(gated, i), code.load_lanes(gated, i + size)
+            below = exp(code, code.wide(0.0) - gate) + 1.0
+            code.store(gate / below * up, gated, i)
+
+
+def write_turn(module: ir.Module, config: DecoderConfig) -> None:
+    """One head of one row: a query or a key is normed and turned in place (arXiv 2104.09864, eq.
+    34); keys and values go to the cache."""
+    c, dim = config, config.head_dim
+    parameters = {"head": INTEGER, "row": INTEGER, "layer": ADDRESS, "pass": ADDRESS}
+    with Code(module, "turn", parameters) as code:
+        head, row = code["head"], code["row"]
+        width = c.query_size + 2 * c.kv_size
+        states = code.offset(of_pass(code, "qkv"), row * width + head * dim)
+        is_query, is_value = head < c.num_heads, head >= c.num_heads + c.num_kv_heads
+        is_key = (head >= c.num_heads) & (head < c.num_heads + c.num_kv_heads)
+        for name, has_own in (("query_norm", is_query), ("key_norm", is_key)):
+            weight = of_layer(code, name)
+            with code.when(has_own & code.is_set(weight)):
+                _norm(code, dim, c.norm_eps, states, weight, states)
+        with code.when(is_query | is_key):
+            place = code.load(of_pass(code, "positions"), row, INTEGER) * dim
+            tables = (code.offset(of_pass(code, name), place) for name in ("cos", "sin"))
+            _turn(code, dim, states, *tables)
+        slot = code.load(of_pass(code, "slots"), row, INTEGER)
+        room = number_of_pass(code, "capacity") * dim  # of a head
+        with code.when(is_key):
+            panel = (head - c.num_heads) * room + slot // LANES * (LANES * dim)
+            place = panel + slot % LANES
+            _copy(code, dim, states, code.offset(of_layer(code, "keys"), place), LANES)
+        with code.when(is_value):
+            place = (head - (c.num_heads + c.num_kv_heads)) * room + slot * dim
+            _copy(code, dim, states, code.offset(of_layer(code, "values"), place), 1)
+
+
+def _turn(code: Code, dim: int, states: Number, cos: Number, sin: Number) -> None:
+    """Each number of the first half with its partner in the second."""
+    half = dim // 2
+    whole = half // LANES * LANES
+    for start, stop, step in ((0, whole, LANES), (whole, half, 1)):
+        load = code.load_lanes if step == LANES else code.load
+        with code.loop(start, stop, step) as i:
+            j = i + half
+            low, high = load(states, i), load(states, j)
+            code.store(code.fma(high, load(sin, i), low * load(cos, i)), states, i)
+            code.store(code.fma(low, load(sin, j), high * load(cos, j)), states, j)
+
+
+def _copy(code: Code, count: int, source: Number, target: Number, step: int) -> None:
+    """Numbers to places that are `step` apart."""
+    with code.loop(0, count) as i:
+        code.store(code.load(source, i), target, i * step)
+
+
+def write_embed(module: ir.Module, config: DecoderConfig, storage: str) -> None:
+    """The embeddings of a pass. Number i of token t is at t x stride + i or, where the table comes
+    in panels, in that of t."""
+    size = config.hidden_size
+    parameters = {"pass": ADDRESS, "table": ADDRESS, "is_panels": INTEGER}
+    with Code(module, "embed", parameters, inner=False) as code:
+        is_panels = code["is_panels"].equals(1)
+        step = is_panels.then(code.integer(LANES), 1)
+        with code.loop(0, number_of_pass(code, "rows")) as row:
+            token = code.load(of_pass(code, "ids"), row, INTEGER)
+            in_panel = token // LANES * (LANES * size) + token % LANES
+            first = is_panels.then(in_panel, token * size)
+            outputs = code.offset(of_pass(code, "hidden"), row * size)
+            with code.loop(0, size) as i:
+                code.store(code.load_one(code["table"], first + i * step, storage), outputs, i)
