@@ -331,10 +331,9 @@ class _Parts:
         threads = self._engine.threads
         if threads is None:
             return drafter
-        target = self.target  # one that is wrapped does not tell what it has cached
-        knows = isinstance(target, LocalDecoder)
-        unread = target.unread if knows else lambda tokens, _: len(tokens)
-        return _Announced(drafter, threads, unread)
+        if isinstance(self.target, LocalDecoder):
+            return _Announced(drafter, threads, self.target.unread)
+        return _Announced(drafter, threads, lambda tokens, _: len(tokens))  # it does not tell
 
     def is_draft_ready(self) -> bool:
         return self._engine.background().is_ready()

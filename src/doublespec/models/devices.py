@@ -1,6 +1,5 @@
 """Where a model runs and in which precision: what the machine offers, by its own account."""
 
-import contextlib
 import ctypes
 import os
 import platform
@@ -108,12 +107,15 @@ def prepare_device(device: torch.device) -> None:
 
 @cache
 def openmp() -> ctypes.CDLL | None:
-    """GCC's OpenMP, which PyTorch's products on the CPU run in, where it is loaded."""
-    with contextlib.suppress(OSError), Path("/proc/self/maps").open(encoding="utf-8") as maps:
-        for line in maps:
-            if "/libgomp" in line:
-                return ctypes.CDLL(line.split(maxsplit=5)[-1].rstrip())
-    return None
+    """PyTorch's kernels for the CPU, by which GCC's OpenMP that they run in is found, too: another
+    library may have brought one of its own (pydivsufsort does), with threads of its own, and two
+    teams that wait for each other's cores take five times as long."""
+    library = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
+    try:
+        found = ctypes.CDLL(str(library))
+    except OSError:
+        return None
+    return found if hasattr(found, "GOMP_parallel") else None
 
 
 def _end_threads() -> None:

@@ -173,10 +173,12 @@ def choose_threads(
     if not isinstance(model, LocalDecoder) or model.device.type != "cpu" or usual >= every:
         return cost
     few_rows = max(_FEW_ROWS, model.row_counts[0])
-    # On native kernels no sum is divided among threads: there is nothing to prove.
-    proof = iter(()) if isinstance(model, NativeDecoder) else _proof(model, quantize, cost)
-    layers = model.config.num_layers
-    threads = Threads(usual, every, proof, cost.of, layers, few_rows=few_rows)
+    if isinstance(model, NativeDecoder):  # no sum is divided among threads: nothing to prove
+        proof: Iterator[Compute] = iter(())
+        parts = model.divide(cost.seconds)
+    else:
+        proof, parts = _proof(model, quantize, cost), model.config.num_layers
+    threads = Threads(usual, every, proof, cost.of, parts, few_rows=few_rows)
     threads.prove()
     model.choose_threads(threads)
     alone = forward_seconds(model, repeats=_ALONE_FORWARDS)  # it tries all cores first

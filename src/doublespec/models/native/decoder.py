@@ -32,6 +32,11 @@ from doublespec.tokens import Tokens, common_prefix
 
 STORAGES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 _BLOCK = 256  # rows that are computed at a time
+_PART_SECONDS = 2e-3  # of a forward, between two looks at the clock
+
+_LAYER = 8 * len(LAYER)  # bytes
+_ROWS_OF_PASS, _ROWS_OF_HEAD = PASS.index("rows"), HEAD.index("rows")
+_HIDDEN_AND_LOGITS = [HEAD.index("hidden"), HEAD.index("logits")]
 
 _CPU = torch.device("cpu")
 _Numbers = npt.NDArray[np.int64]
@@ -84,10 +89,14 @@ class NativeDecoder:
         self.max_length = max_length
         self.threads: Threads | None = None  # None: as many as PyTorch was told to use
         self._weights = weights
+        is_shared = weights.embedding.numel() == 0
+        self._table = weights.vocabulary.panels if is_shared else weights.embedding, is_shared
+        self._width = len(weights.vocabulary.bias)
+        self._at_a_time = config.num_layers
         self._library = library_for(config, STORAGES[dtype])
         self._most_threads = usable_cores()
         self._cached: list[int] = []
-        self._room = _lay_out(weights.layers, Cache(config, 0), Rows(config, 0))
+        self._room = _lay_out(weights, Cache(config, 0), Rows(config, 0))
         self._reserve(min(FIRST_CAPACITY, max_length), ANSWER_COUNTS[-1])
 
     @classmethod
@@ -114,6 +123,13 @@ class NativeDecoder:
     def choose_threads(self, threads: Threads) -> None:
         """From now on `threads` sets their number, block by block."""
         self.threads = threads
+
+    def divide(self, seconds: float) -> int:
+        """In how many parts a forward of so many seconds is done from now on, so that what is late
+        is seen in time."""
+        wanted = min(max(1, round(seconds / _PART_SECONDS)), self.config.num_layers)
+        self._at_a_time = -(-self.config.num_layers // wanted)
+        return -(-self.config.num_layers // self._at_a_time)
 
     @property
     def vocab_size(self) -> int:
@@ -163,23 +179,17 @@ class NativeDecoder:
         """Leaves hidden states of rows, and writes their keys and values to the cache."""
         room = self._room
         rows = room.rows.fill(start, tokens, branches)
-        room.of_pass[PASS.index("rows")] = rows
-        layers, place = room.layers, room.of_pass.ctypes.data
-        table, is_panels = self._table()
-        self._library.embed(place, table.data_ptr(), is_panels)
+        room.of_pass[_ROWS_OF_PASS] = rows
+        table, is_panels = self._table
+        self._library.embed(room.place, table.data_ptr(), is_panels)
         if self.threads is None:
-            self._library.forward(layers.ctypes.data, len(layers), place, self._num_threads())
+            self._library.forward(room.layers[0], len(room.layers), room.place, self._num_threads())
             return
         self.threads.begin(rows)
-        for layer in layers:
-            self._library.forward(layer.ctypes.data, 1, place, self._num_threads())
+        for first in range(0, len(room.layers), self._at_a_time):
+            count = min(self._at_a_time, len(room.layers) - first)
+            self._library.forward(room.layers[first], count, room.place, self._num_threads())
             self.threads.check()
-
-    def _table(self) -> tuple[Tensor, bool]:
-        """Embeddings, and whether they are in panels."""
-        weights = self._weights
-        is_shared = weights.embedding.numel() == 0
-        return (weights.vocabulary.panels, True) if is_shared else (weights.embedding, False)
 
     def _head(self, first: int, stop: int, branches: Sequence[Branch]) -> Tensor:
         """Logits (n, V) of rows [first, stop) and of the last row of each branch."""
@@ -187,20 +197,12 @@ class NativeDecoder:
         if branches:
             rows = [*range(first, stop), *behind.final_rows(stop, branches)]
             hidden = self._room.rows.hidden[rows]
-        normed, vocabulary = torch.empty_like(hidden), self._weights.vocabulary
-        logits = torch.empty(len(hidden), len(vocabulary.bias))
-        tensors = {
-            "hidden": hidden,
-            "normed": normed,
-            "norm": self._weights.norm,
-            "weights": vocabulary.panels,
-            "bias": vocabulary.bias,
-            "logits": logits,
-        }
-        places = {name: tensor.data_ptr() for name, tensor in tensors.items()}
-        head = _in_order(HEAD, {"rows": len(hidden), **places})
+        logits = torch.empty(len(hidden), self._width)
+        head = self._room.head
+        head[_HIDDEN_AND_LOGITS] = hidden.data_ptr(), logits.data_ptr()
+        head[_ROWS_OF_HEAD] = len(hidden)
         self._library.head(head.ctypes.data, self._num_threads())
-        return logits[:, : self.vocab_size]
+        return logits if self._width == self.vocab_size else logits[:, : self.vocab_size]
 
     def _num_threads(self) -> int:
         return min(torch.get_num_threads(), self._most_threads)
@@ -219,7 +221,7 @@ class NativeDecoder:
         if rows > working.count:
             working = Rows(self.config, rows)
         if cache is not self._room.cache or working is not self._room.rows:
-            self._room = _lay_out(self._weights.layers, cache, working)
+            self._room = _lay_out(self._weights, cache, working)
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,20 +231,38 @@ class _Room:
 
     cache: Cache
     rows: Rows
-    layers: _Numbers  # (layers, LAYER): addresses
+    of_layers: _Numbers  # (layers, LAYER)
+    layers: tuple[int, ...]  # the addresses of these
     of_pass: _Numbers  # (PASS)
+    place: int  # its address
+    head: _Numbers  # (HEAD)
 
 
-def _lay_out(layers: Sequence[Layer[Packed, Tensor]], cache: Cache, rows: Rows) -> _Room:
+def _lay_out(weights: NativeWeights, cache: Cache, rows: Rows) -> _Room:
     caches = zip(cache.keys, cache.values, strict=True)
-    places = [_of_layer(layer, *own) for layer, own in zip(layers, caches, strict=True)]
+    places = [_of_layer(layer, *own) for layer, own in zip(weights.layers, caches, strict=True)]
+    of_layers = np.stack(places)
     tensors = {name: getattr(rows, name) for name in ("hidden", "normed", "qkv", "mixed", "gated")}
     tensors |= {name: getattr(cache, name) for name in ("scores", "zeros", "cos", "sin")}
     told = {name: getattr(rows, name) for name in ROW_NUMBERS}
     found = {name: tensor.data_ptr() for name, tensor in tensors.items()}
     found |= {name: numbers.ctypes.data for name, numbers in told.items()}
     of_pass = _in_order(PASS, {**found, "rows": 0, "capacity": cache.capacity})
-    return _Room(cache, rows, np.array(places, dtype=np.int64), of_pass)
+    layers = tuple(range(of_layers.ctypes.data, of_layers.ctypes.data + of_layers.nbytes, _LAYER))
+    place = of_pass.ctypes.data
+    return _Room(cache, rows, of_layers, layers, of_pass, place, _head_of(weights, rows))
+
+
+def _head_of(weights: NativeWeights, rows: Rows) -> _Numbers:
+    """The row count, and where states and logits are, is said before each use."""
+    tensors = {
+        "normed": rows.normed,
+        "norm": weights.norm,
+        "weights": weights.vocabulary.panels,
+        "bias": weights.vocabulary.bias,
+    }
+    known = {name: tensor.data_ptr() for name, tensor in tensors.items()}
+    return _in_order(HEAD, dict.fromkeys(HEAD, 0) | known)
 
 
 def _of_layer(layer: Layer[Packed, Tensor], keys: Tensor, values: Tensor) -> _Numbers:
