@@ -17,6 +17,13 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell leaves it to
 
 
 @pytest.fixture(scope="session")
+def pytorch():
+    """The bundled pair on PyTorch's kernels, in shapes that were found for them."""
+    with LLM("bundled", "bundled", kernels="torch", threads=1, gamma=3, history_bytes=0) as llm:
+        yield llm
+
+
+@pytest.fixture(scope="session")
 def bundled():
     """The bundled pair, its parallel draft in a process, without memory of other tests."""
     with LLM("bundled", "bundled", threads=1, gamma=3, history_bytes=0) as llm:

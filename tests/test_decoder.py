@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM
 from doublespec.errors import ModelError
 from doublespec.models import branches as behind
 from doublespec.models import decoder as decoder_module
+from doublespec.models import memory
 from doublespec.models.base import Branch, can_branch
 from doublespec.models.checkpoints import open_checkpoint
 from doublespec.models.decoder import Decoder, _Rows
@@ -496,8 +497,8 @@ def test_a_cache_that_does_not_fit_is_refused_with_what_to_change(
 ) -> None:
     model = canonical.with_shapes(canonical.shapes)
     needed = model.config.cache_bytes_per_token(model.dtype) * 2048
-    monkeypatch.setattr(decoder_module, "available_memory", lambda device: needed - 1)
+    monkeypatch.setattr(memory, "available_memory", lambda device: needed - 1)
     with pytest.raises(ModelError, match=r"2048 tokens needs 0\.00 GB.*max_length to at most 1023"):
         model.logits(random_text(1100), 1, 1100)
-    monkeypatch.setattr(decoder_module, "available_memory", lambda device: needed)
+    monkeypatch.setattr(memory, "available_memory", lambda device: needed)
     assert len(model.logits(random_text(1100), 1, 1100)) == 1

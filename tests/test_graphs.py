@@ -322,13 +322,14 @@ def test_a_model_whose_kernels_do_not_stand_it_records_nothing(
 
 
 def test_answers_with_recordings_are_those_without(
-    bundled: LLM, at_once: None, monkeypatch: pytest.MonkeyPatch
+    pytorch: LLM, at_once: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Target and draft of the bundled pair, at temperatures of 0 and above; and the setting turns
     them off."""
     capture = FakeCapture()
     monkeypatch.setattr(load, "find_capture", lambda device: capture)
     options = {"threads": 1, "gamma": 3, "background": "inline", "history_bytes": 0}
+    options |= {"kernels": "torch"}
     prompt = "Sort these words: pear, apple, fig."
     cases = [(method, heat) for method in ("ar", "sd", "double") for heat in (0.0, 0.9)]
 
@@ -338,7 +339,7 @@ def test_answers_with_recordings_are_those_without(
             for method, heat in cases
         ]
 
-    wanted = answers(bundled)
+    wanted = answers(pytorch)
     with LLM("bundled", "bundled", graphs=False, **options) as llm:
         assert answers(llm) == wanted
         assert model_provenance(llm)["graphs"] is False

@@ -26,6 +26,7 @@ from doublespec.drafting.retrieved import Retrieval
 from doublespec.llm import LLM
 from doublespec.methods import HINDSIGHT, METHODS, candidates
 from doublespec.models.base import LanguageModel
+from doublespec.models.native.library import can_compile
 from doublespec.models.toy import ToyModel
 from doublespec.sampling import Request, SamplingParams
 from doublespec.scheduling import Scheduler
@@ -152,18 +153,22 @@ PROMPTS = (
 )
 
 
-@pytest.fixture(scope="module", params=["process", "thread"])
+KERNELS = ("native", "torch") if can_compile() else ("torch",)
+
+
+@pytest.fixture(scope="module", params=[("process", name) for name in KERNELS] + [("thread", None)])
 def pair(request: pytest.FixtureRequest) -> Iterator[LLM]:
     """The bundled pair in its own precision, reused by all tests: caches hold what was before."""
-    with LLM("bundled", "bundled", threads=1, gamma=3, background=request.param) as llm:
+    background, kernels = request.param
+    settings = {"threads": 1, "gamma": 3, "background": background, "kernels": kernels}
+    with LLM("bundled", "bundled", **settings) as llm:
         yield llm
 
 
 def _plain(llm: LLM, prompt: list[int], params: SamplingParams) -> tuple[int, ...]:
     """Naive decoding by a model of its own, which has seen nothing else."""
     request, stop = llm.request(prompt, params)
-    fresh = llm.target.with_shapes(llm.target.shapes)
-    return tuple(naive(fresh, prompt, request, stop))
+    return tuple(naive(llm.target.fresh(), prompt, request, stop))
 
 
 @pytest.mark.parametrize("temperature", TEMPERATURES)
@@ -200,14 +205,20 @@ def test_a_chat_of_several_turns_gives_the_tokens_of_plain_decoding(pair: LLM) -
             messages.append({"role": "assistant", "content": completion.text})
 
 
+@pytest.fixture(scope="module", params=KERNELS)
+def alone(request: pytest.FixtureRequest) -> Iterator[LLM]:
+    with LLM("bundled", None, kernels=request.param) as llm:
+        yield llm
+
+
 @settings(max_examples=25, deadline=None)
 @given(data=st.data())
 def test_random_texts_splits_and_cached_states_give_the_same_bits(
-    bundled: LLM, data: st.DataObject
+    alone: LLM, data: st.DataObject
 ) -> None:
     """What the model has read before, and in which runs, never shows in its logits."""
-    model = bundled.target
-    fresh = model.with_shapes(model.shapes)
+    model = alone.target
+    fresh = model.fresh()
     length = data.draw(st.integers(2, 330))
     seed = data.draw(st.integers(0, 1 << 30))
     text = torch.randint(0, 8000, (length,), generator=torch.Generator().manual_seed(seed)).tolist()

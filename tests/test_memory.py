@@ -16,6 +16,7 @@ from doublespec.models.configs import built_in_config
 from doublespec.models.devices import gigabytes
 from doublespec.models.load import load_model
 from doublespec.models.memory import Plan, check_memory
+from doublespec.models.native.choice import is_native
 from doublespec.models.sizes import DecoderConfig
 from tests.checkpoints import write_checkpoint
 from tests.test_random_weights import write_shape
@@ -101,9 +102,10 @@ def test_only_what_makes_it_fit_is_offered(monkeypatch: pytest.MonkeyPatch) -> N
     message = refusal(source, torch.bfloat16, reserve=131072)
     found = re.search(r"--max-length (\d+)", message)
     assert found
-    check_memory(source, CPU, torch.bfloat16, None, int(found[1]))
+    native = is_native(None, source.config, CPU, torch.bfloat16)
+    check_memory(source, CPU, torch.bfloat16, None, int(found[1]), native=native)
     with pytest.raises(ModelError):
-        check_memory(source, CPU, torch.bfloat16, None, int(found[1]) + 256)
+        check_memory(source, CPU, torch.bfloat16, None, int(found[1]) + 256, native=native)
 
 
 def test_what_is_offered_is_enough_to_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,7 +125,11 @@ def test_a_draft_on_the_same_device_is_counted(
 ) -> None:
     """Else the target is read first, and then there is no room for its draft."""
     name = write_shape(tmp_path / "a.json")
-    plan = Plan(open_source(name).config, CPU, torch.bfloat16, None, None)
+    config = open_source(name).config
+    assert config is not None
+    plan = Plan(
+        config, CPU, torch.bfloat16, None, None, native=is_native(None, config, CPU, torch.bfloat16)
+    )
     available(monkeypatch, 2 * plan.total - 1)
     LLM(name, threads=1, dtype="bfloat16").close()
     with pytest.raises(ModelError, match=f"left beside the draft's {gigabytes(plan.total)}"):

@@ -238,10 +238,10 @@ def test_a_count_is_left_out_if_one_row_of_its_block_differs(place: int) -> None
 
 @pytest.mark.parametrize("slow", [(0,), (1,), (0, 1), (1, 2), (0, 1, 2)])
 def test_row_counts_over_which_more_rows_are_faster_are_left_out(
-    bundled: LLM, monkeypatch: pytest.MonkeyPatch, slow: tuple[int, ...]
+    pytorch: LLM, monkeypatch: pytest.MonkeyPatch, slow: tuple[int, ...]
 ) -> None:
     """And the bits stay."""
-    model = bundled.target
+    model = pytorch.target
     assert isinstance(model, Decoder)
     counts = model.shapes.answer
     if len(counts) < 4:
@@ -258,7 +258,7 @@ def test_row_counts_over_which_more_rows_are_faster_are_left_out(
 
 
 def test_row_counts_that_take_equally_long_are_kept(
-    bundled: LLM, monkeypatch: pytest.MonkeyPatch
+    pytorch: LLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(load.Stopwatch, "seconds", lambda watch, rows: 1.0)
-    assert load.without_slow_counts(bundled.target) is bundled.target
+    assert load.without_slow_counts(pytorch.target) is pytorch.target

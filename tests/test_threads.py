@@ -13,7 +13,8 @@ from doublespec import engine
 from doublespec.llm import LLM
 from doublespec.models import load
 from doublespec.models.decoder import Decoder
-from doublespec.models.load import ForwardCost, choose_threads
+from doublespec.models.load import ForwardCost, LocalDecoder, choose_threads
+from doublespec.models.native.decoder import NativeDecoder
 from doublespec.models.threads import Threads
 from doublespec.sampling import SamplingParams
 
@@ -298,10 +299,11 @@ def test_the_first_computation_of_a_shape_may_take_long() -> None:
 
 
 def test_kernels_are_compared_with_several_numbers_of_threads(
-    bundled: LLM, monkeypatch: pytest.MonkeyPatch
+    pytorch: LLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every row count of canonical shapes, and forwards with the model's own weights."""
-    model = _fresh(bundled)
+    model = pytorch.target.fresh()
+    assert isinstance(model, Decoder)
     proof = list(load._proof(model, None, ForwardCost(0.004, 0.05)))
     assert len(proof) > 5 * len(model.shapes.answer)
     with _all_threads():
@@ -320,12 +322,6 @@ def _all_threads() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _fresh(bundled: LLM) -> Decoder:
-    model = bundled.target
-    assert isinstance(model, Decoder)
-    return model.with_shapes(model.shapes)
 
 
 class Restless(Threads):
@@ -349,7 +345,10 @@ def test_tokens_are_the_same_however_often_the_number_changes(bundled: LLM) -> N
     prompt = bundled.codec.encode_chat([{"role": "user", "content": "Sort: pear, fig, apple."}])
     threads = Restless()
     with LLM("bundled", "bundled", threads=1, gamma=3, background="inline") as llm:
+        assert isinstance(llm.target, LocalDecoder)
         llm.target.choose_threads(threads)
+        if isinstance(llm.target, NativeDecoder):
+            llm.target.divide(1.0)  # in as many parts as layers
         for method in ("ar", "lookup", "double-serial", "double", "auto"):
             for temperature in (0.0, 0.9):
                 params = SamplingParams(temperature=temperature, max_tokens=40)
@@ -363,7 +362,7 @@ def test_an_answer_with_a_draft_beside_it_says_so(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(load, "usable_cores", lambda: EVERY)
     monkeypatch.setattr(Threads, "prove", lambda threads: None)
     with LLM("bundled", "bundled", threads=1, background="inline") as llm:
-        assert isinstance(llm.target, Decoder)
+        assert isinstance(llm.target, LocalDecoder)
         assert llm.target.threads is None  # a number that is set stays
         cost = choose_threads(llm.target, USUAL, None, ForwardCost(60.0, 0.05))
         assert 0.0 < cost.alone < 0.5  # as measured, of sixty seconds
@@ -404,7 +403,7 @@ def test_an_answer_with_a_draft_beside_it_says_so(monkeypatch: pytest.MonkeyPatc
 class _Wrapped:
     """A target as a replay wraps it: it answers like one, and is no Decoder."""
 
-    def __init__(self, model: Decoder) -> None:
+    def __init__(self, model: LocalDecoder) -> None:
         self._model = model
 
     def __getattr__(self, name: str) -> Any:
@@ -420,7 +419,7 @@ def test_a_draft_beside_a_wrapped_target_takes_its_core_too(
         threads = llm.engine.threads = Restless()
         monkeypatch.setattr(threads, "draft_begins", lambda: said.append("begins"))
         monkeypatch.setattr(threads, "draft_rests", lambda: said.append("rests"))
-        monkeypatch.setattr(llm.engine, "_target", _Wrapped(_fresh(llm)))
+        monkeypatch.setattr(llm.engine, "_target", _Wrapped(llm.target.fresh()))
         wanted = bundled.generate("One, two, three", max_tokens=20, method="ar").tokens
         assert llm.generate("One, two, three", max_tokens=20, method="double").tokens == wanted
     assert said == ["begins", "rests"]
@@ -434,6 +433,6 @@ def test_a_number_that_is_set_is_always_used() -> None:
 
 def test_other_models_keep_the_usual_number(bundled: LLM) -> None:
     model = bundled.target
-    assert isinstance(model, Decoder)
+    assert isinstance(model, LocalDecoder)
     choose_threads(model, 1 << 10, None, ForwardCost(0.004, 0.05))  # no core is left
     assert model.threads is None

@@ -23,6 +23,7 @@ from doublespec.models.load import (
     LocalDecoder,
     choose_threads,
     draft_kernels,
+    kernels_of,
     load_target,
     measure_cost,
 )
@@ -124,6 +125,7 @@ class LLM:
         cost = measure_cost(model)
         if not are_set:
             cost = choose_threads(model, threads, quantize, cost)
+        self.kernels = kernels_of(model)
         self.threads = model.threads if isinstance(model, LocalDecoder) else None
         self.target = model if wrap is None else wrap.target(model)
         self.recipe = None

@@ -42,7 +42,7 @@ def as_markdown(report: Mapping[str, Any]) -> str:
     begin = _BEGIN.format(
         **{**origin, "versions": versions},
         machine=", ".join(dict.fromkeys((origin["cpu"], origin["device"]))),
-        precision=f"{origin['dtype']}{quantised}",
+        precision=f"{origin['dtype']}{quantised}, {origin.get('kernels', 'torch')} kernels",
         max_tokens=params["max_tokens"],
         temperature=params["temperature"],
     )

@@ -29,8 +29,8 @@ def provenance() -> dict[str, object]:
 
 
 def model_provenance(llm: LLM) -> dict[str, object]:
-    """Device, precision, the target's quantisation, whether steps may be recorded, threads,
-    fingerprints of the models."""
+    """Device, precision, quantisation and kernels of the target, whether steps are recorded,
+    threads, fingerprints of the models."""
     device = llm.target.device
     names = [llm.target_name] + ([llm.recipe.source.name] if llm.recipe else [])
     return {
@@ -38,6 +38,7 @@ def model_provenance(llm: LLM) -> dict[str, object]:
         "ranks": len(llm.settings.target_devices),
         "dtype": str(llm.target.dtype).removeprefix("torch."),
         "quantize": llm.settings.quantize,
+        "kernels": llm.kernels,
         "graphs": llm.settings.graphs,
         "threads": _threads(llm),
         "models": [{"name": name, "sha256": fingerprint(name)} for name in names],

@@ -46,7 +46,7 @@ def bench_page(report: Mapping[str, Any], runs: Sequence[Run], items: Sequence[I
         run for run in runs if run.method in ours and run.method.removesuffix(REPLAYED) != BASELINE
     ]
     quantised = f" with {origin['quantize']} layers" if origin.get("quantize") else ""
-    precision = f"{origin['dtype']}{quantised}"
+    precision = f"{origin['dtype']}{quantised}, {origin.get('kernels', 'torch')} kernels"
     intro = (
         f"{origin['cpu']}, {origin['device']}, {origin['threads']} threads, {precision}; "
         f"{origin['prompts']} prompts, {origin['rounds']} rounds; revision {origin['revision']}; "

@@ -38,7 +38,6 @@ from doublespec.models.base import LanguageModel
 from doublespec.models.devices import (
     all_devices,
     describe,
-    find_dtype,
     usable_cores,
     use_threads,
 )
@@ -151,15 +150,14 @@ def _slower_beside(profile: Profile) -> dict[str, float] | None:
 
 def _print(llm: LLM, profile: Profile, found: list[Trial]) -> None:
     for device in all_devices():
-        chosen = str(find_dtype(None, device)).removeprefix("torch.")
-        terminal.print(f"device {device}: {describe(device)}, dtype by default {chosen}")
+        terminal.print(f"device {device}: {describe(device)}")
     kind = str(llm.target.dtype).removeprefix("torch.")
     kind += f" ({llm.settings.quantize} layers)" if llm.settings.quantize else ""
     ranks = len(llm.settings.target_devices)
     divided = f" and {ranks - 1} more, a rank each," if ranks > 1 else ""
     terminal.print(
-        f"target on {llm.target.device}{divided} in {kind}; CPU threads {profile.threads} of "
-        f"{usable_cores()} cores; answer rows come in {llm.target.row_counts}"
+        f"target on {llm.target.device}{divided} in {kind}, by {_kernels(llm)}; CPU threads "
+        f"{profile.threads} of {usable_cores()} cores"
     )
     terminal.print(f"threads: {llm.engine.explain_threads()}")
     table = Table("milliseconds a forward, by rows", *(str(rows) for rows in ROW_COUNTS))
@@ -204,6 +202,13 @@ def _print(llm: LLM, profile: Profile, found: list[Trial]) -> None:
     )
 
 
+def _kernels(llm: LLM) -> str:
+    """Of the target; and why a row's bits depend on nothing else."""
+    if llm.kernels == "native":
+        return "native kernels, in which no row knows of another"
+    return f"PyTorch's kernels, rows of an answer in {llm.target.row_counts}"
+
+
 def _broken(llm: LLM, found: list[Trial]) -> list[Trial]:
     """The trials in which the promise is not kept. Where the number of threads never changes, it
     may change bits."""
@@ -218,6 +223,7 @@ def _as_json(llm: LLM, profile: Profile, found: list[Trial]) -> dict[str, object
         "ranks": len(llm.settings.target_devices),
         "dtype": str(llm.target.dtype).removeprefix("torch."),
         "quantize": llm.settings.quantize,
+        "kernels": llm.kernels,
         "graphs": llm.settings.graphs,
         "profile": asdict(profile),
         "threads": llm.engine.explain_threads(),

@@ -158,6 +158,10 @@ class Decoder:
         """The same weights with a cache of their own, computing in other shapes."""
         return type(self)(self.config, self._weights, shapes, self._max_length, self._capture)
 
+    def fresh(self) -> Self:
+        """The same weights in the same shapes, with an empty cache."""
+        return self.with_shapes(self.shapes)
+
     def fastest(self) -> Self:
         """The same weights in the fastest shapes: the baseline of benchmarks."""
         return self.with_shapes(FASTEST)

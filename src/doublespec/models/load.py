@@ -147,6 +147,11 @@ def draft_kernels(kernels: str | None) -> str | None:
     return "torch" if kernels == "torch" else None
 
 
+def kernels_of(model: LanguageModel) -> str:
+    """By which kernels it computes: native ones or PyTorch's, as `kernels` is set."""
+    return "native" if isinstance(model, NativeDecoder) else "torch"
+
+
 @dataclass(frozen=True, slots=True)
 class ForwardCost:
     """What a forward costs: seconds over one row, the share of them that each further row adds, and
@@ -202,7 +207,7 @@ def _proof(model: Decoder, quantize: str | None, cost: ForwardCost) -> Iterator[
 
 def _fresh_logits(model: Decoder, context: int, rows: int) -> Tensor:
     text = [(i * i + i // 7) % model.vocab_size for i in range(context + rows)]
-    return model.with_shapes(model.shapes).logits(text, rows + 1, context)
+    return model.fresh().logits(text, rows + 1, context)
 
 
 def without_slow_counts(model: Decoder) -> Decoder:

@@ -13,6 +13,7 @@ from doublespec.bench.peers.prompt_lookup import prompt_lookup
 from doublespec.bench.peers.transformers import transformers
 from doublespec.errors import ConfigError
 from doublespec.llm import LLM
+from doublespec.models.devices import has_fast_bfloat16
 
 PEERS: dict[str, Callable[[Pair], Peer]] = {
     "transformers": transformers,
@@ -30,8 +31,9 @@ def check_peers(names: Sequence[str]) -> None:
 
 
 def make_peers(names: Sequence[str], llm: LLM) -> dict[str, Peer]:
-    """The peers of those names, on the same weights, device and precision as `llm`. Those whose
-    library cannot read the models fail at their first answer, so that it is reported."""
+    """The peers of those names, on the same weights and device as `llm`, in its precision or, where
+    PyTorch's kernels are slow in it, in float32. Those whose library cannot read the models fail at
+    their first answer, so that it is reported."""
     check_peers(names)
     if not names:
         return {}
@@ -40,7 +42,9 @@ def make_peers(names: Sequence[str], llm: LLM) -> dict[str, Peer]:
     quiet.disable_progress_bar()
     target = Path(llm.target_name)
     draft = Path(llm.recipe.source.name) if llm.recipe else None
-    dtype, device = str(llm.target.dtype).removeprefix("torch."), str(llm.target.device)
+    is_slow = llm.kernels == "native" and not has_fast_bfloat16()
+    dtype = "float32" if is_slow else str(llm.target.dtype).removeprefix("torch.")
+    device = str(llm.target.device)
     load = {"dtype": dtype, "device": device}
     try:
         target_model = _load(target, **load)

@@ -21,12 +21,13 @@ class Cache:
     def __init__(self, config: DecoderConfig, capacity: int) -> None:
         c = config
         self.capacity = capacity
+        self.threads = usable_cores()  # that may work with it at once
         panels = (c.num_layers, c.num_kv_heads, capacity // LANES, c.head_dim, LANES)
         self.keys = torch.zeros(panels)
         self.values = torch.zeros(c.num_layers, c.num_kv_heads, capacity, c.head_dim)
         self.cos, self.sin = _rotary_table(config, capacity)
         self.zeros = torch.zeros(max(capacity, c.head_dim))
-        self.scores = torch.empty(usable_cores(), c.num_heads // c.num_kv_heads, capacity)
+        self.scores = torch.empty(self.threads, c.num_heads // c.num_kv_heads, capacity)
 
     def grown(self, config: DecoderConfig, capacity: int) -> "Cache":
         """A larger one with the same tokens."""

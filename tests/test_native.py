@@ -1,0 +1,402 @@
+"""Kernels of our own: the logits of transformers, and bits that depend on the text alone, however
+it is split, cached, divided among threads, and whatever is computed beside it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from doublespec import LLM
+from doublespec.errors import ConfigError, ModelError
+from doublespec.models import memory
+from doublespec.models.base import Branch
+from doublespec.models.checkpoints import open_checkpoint
+from doublespec.models.decoder import Decoder
+from doublespec.models.load import choose_threads, load_model, load_target, measure_cost
+from doublespec.models.memory import FIRST_CAPACITY, Plan
+from doublespec.models.native import buffers, choice, library
+from doublespec.models.native.choice import choose_dtype, is_native
+from doublespec.models.native.decoder import NativeDecoder, Packed, pack
+from doublespec.models.native.library import Library
+from doublespec.models.native.products import Tiles
+from doublespec.models.sizes import DecoderConfig, Rotary
+from tests.checkpoints import FAMILIES, write_family
+
+CPU = torch.device("cpu")
+SIZES = {"hidden_size": 64, "intermediate_size": 96}  # heads of 16
+LONG = 300  # more than a block of rows
+
+pytestmark = pytest.mark.skipif(not library.can_compile(), reason="needs FMA and GCC's OpenMP")
+
+
+def write(folder: Path, family: str, **changes: Any) -> Path:
+    return write_family(folder, family, **{**SIZES, **changes})
+
+
+def load(folder: Path, dtype: torch.dtype = torch.float32, **options: Any) -> NativeDecoder:
+    return NativeDecoder.load(open_checkpoint(str(folder)), dtype, **options)
+
+
+def random_text(length: int, seed: int = 0) -> list[int]:
+    return torch.randint(300, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
+
+
+def reference_logits(folder: Path, tokens: list[int]) -> Tensor:
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    with torch.inference_mode():
+        return model(torch.tensor([tokens])).logits[0]
+
+
+def fresh(model: NativeDecoder, tokens: list[int]) -> Tensor:
+    """All logits of a text, computed at once by the same weights with an empty cache."""
+    return model.fresh().logits(tokens, len(tokens), 1)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Grouped queries, norms of queries and keys: whatever the forward pass can do."""
+    return write(tmp_path_factory.mktemp("native"), "qwen3")
+
+
+@pytest.fixture(scope="module", params=[torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def model(request: pytest.FixtureRequest, folder: Path) -> NativeDecoder:
+    return load(folder, request.param)
+
+
+@pytest.fixture
+def threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+# -- the logits of transformers --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_logits_equal_those_of_transformers(family: str, tmp_path: Path) -> None:
+    folder = write(tmp_path, family)
+    tokens = random_text(2 * LONG)
+    wanted = reference_logits(folder, tokens)
+    logits = load(folder).logits(tokens, len(tokens), 1)
+    torch.testing.assert_close(logits, wanted, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("sizes", [{"head_dim": 32}, {"head_dim": 48}, {"head_dim": 80}])
+def test_heads_of_any_size_are_turned(sizes: dict[str, int], tmp_path: Path) -> None:
+    """Half of one is a number of whole vectors, or not."""
+    folder = write(tmp_path, "qwen3", **sizes)
+    tokens = random_text(90)
+    wanted = reference_logits(folder, tokens)
+    torch.testing.assert_close(load(folder).logits(tokens, 90, 1), wanted, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("vocab_size", [300, 304])
+def test_a_vocabulary_of_any_size_has_its_logits(vocab_size: int, tmp_path: Path) -> None:
+    folder = write(tmp_path, "llama3", vocab_size=vocab_size)
+    tokens = random_text(30)
+    logits = load(folder).logits(tokens, 30, 1)
+    assert logits.shape == (30, vocab_size)
+    torch.testing.assert_close(logits, reference_logits(folder, tokens), atol=1e-4, rtol=0)
+
+
+def test_a_tied_table_is_held_once(tmp_path: Path) -> None:
+    tied = load(write(tmp_path / "tied", "qwen3-tied"))
+    own = load(write(tmp_path / "own", "qwen3"))
+    assert (tied._table[0].numel(), tied._table[1]) == (304 * 64, True)
+    assert (own._table[0].numel(), own._table[1]) == (300 * 64, False)
+    assert tied._weights.embedding.numel() == 0
+
+
+def test_a_checkpoint_in_bfloat16_has_the_same_bits_in_both_precisions(tmp_path: Path) -> None:
+    """Weights are held in either, and computed with in float32."""
+    folder = write(tmp_path, "llama3")
+    AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).save_pretrained(folder)
+    tokens = random_text(LONG)
+    both = [fresh(load(folder, dtype), tokens) for dtype in (torch.float32, torch.bfloat16)]
+    assert torch.equal(*both)
+
+
+def test_weights_in_bfloat16_are_rounded(folder: Path) -> None:
+    tokens = random_text(30)
+    exact, rounded = (
+        load(folder, d).logits(tokens, 30, 1) for d in (torch.float32, torch.bfloat16)
+    )
+    assert 0 < (exact - rounded).abs().max() < 0.5
+
+
+# -- bits that depend on the text alone ------------------------------------------------------------
+
+
+@st.composite
+def calls(draw: st.DrawFn) -> list[tuple[list[int], int, list[Branch]]]:
+    """Requests (tokens, last, branches) of one base text: it grows, is cut back, is followed by
+    guesses that turn out wrong, with branches from anywhere."""
+    base = random_text(LONG, seed=draw(st.integers(0, 3)))
+    requests = []
+    for _ in range(draw(st.integers(2, 6))):
+        length = draw(st.one_of(st.integers(1, 60), st.integers(1, len(base))))
+        tokens = base[:length] + random_text(draw(st.integers(0, 20)), draw(st.integers(10, 12)))
+        last = draw(st.one_of(st.integers(1, min(40, len(tokens))), st.just(len(tokens))))
+        runs = st.lists(st.integers(0, 299), min_size=1, max_size=6).map(tuple)
+        branch = st.builds(Branch, st.integers(1, len(tokens)), runs)
+        requests.append((tokens, last, draw(st.lists(branch, max_size=4))))
+    return requests
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(requests=calls(), count=st.integers(1, 3))
+def test_bits_depend_on_the_text_alone(
+    model: NativeDecoder,
+    threads: None,
+    requests: list[tuple[list[int], int, list[Branch]]],
+    count: int,
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(buffers, "usable_cores", lambda: 3)
+        used = model.fresh()
+    for tokens, last, branches in requests:
+        torch.set_num_threads(count)
+        rows, ends = used.branch_logits(tokens, last, branches, 1)
+        torch.set_num_threads(1)
+        assert torch.equal(rows, fresh(model, tokens)[-last:])
+        for branch, end in zip(branches, ends, strict=True):
+            alone = fresh(model, [*tokens[: branch.start], *branch.tokens])[-1]
+            torch.testing.assert_close(end, alone, atol=1e-4, rtol=0)
+
+
+def test_one_token_at_a_time_equals_many_at_once(model: NativeDecoder) -> None:
+    tokens, used = random_text(LONG), model.fresh()
+    rows = [used.logits(tokens[:stop], 1, 20) for stop in range(1, len(tokens) + 1)]
+    assert torch.equal(torch.cat(rows), fresh(model, tokens))
+
+
+def test_what_is_cached_is_not_computed_again(model: NativeDecoder) -> None:
+    tokens, used = random_text(100), model.fresh()
+    used.logits(tokens, 1, 60)
+    assert used.unread([*tokens, 5], 60) == 1
+    filled: list[tuple[int, int]] = []
+    fill = used._room.rows.fill
+    used._room.rows.fill = lambda start, new, ahead: (  # type: ignore[method-assign]
+        filled.append((start, len(new))) or fill(start, new, ahead)
+    )
+    used.logits([*tokens[:90], 5, 6], 1, 60)
+    assert filled == [(90, 2)]
+
+
+def test_growing_the_cache_changes_no_bit(model: NativeDecoder) -> None:
+    tokens, used = random_text(FIRST_CAPACITY + 10), model.fresh()
+    before = used.logits(tokens[:FIRST_CAPACITY], 5, 30)
+    after = used.logits(tokens, 15, 30)
+    assert torch.equal(before, after[:5])
+    assert torch.equal(after, fresh(model, tokens)[-15:])
+
+
+@pytest.mark.parametrize("part", ["check_cache", "_lay_out"])
+def test_an_interrupt_while_the_cache_grows_changes_no_bit(
+    model: NativeDecoder, part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens, used = random_text(FIRST_CAPACITY + 20), model.fresh()
+    used.logits(tokens[:FIRST_CAPACITY], 1, 30)
+
+    def interrupted(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(f"doublespec.models.native.decoder.{part}", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            used.logits(tokens, 1, 30)
+    short = tokens[: FIRST_CAPACITY - 10]
+    assert torch.equal(used.logits(short, 1, 30), fresh(model, short)[-1:])
+    assert torch.equal(used.logits(tokens, 1, 30), fresh(model, tokens)[-1:])
+
+
+def test_an_interrupt_leaves_no_lie_in_the_cache(
+    model: NativeDecoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used = model.fresh()
+    before, other = random_text(100), [*random_text(80), *random_text(60, seed=5)]
+    used.logits(before, 1, 50)
+
+    def interrupted(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(used, "_head", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            used.logits(other, 1, 50)
+    for tokens in (before, other):
+        assert torch.equal(used.logits(tokens, 10, 50), fresh(model, tokens)[-10:])
+
+
+def test_a_text_that_is_changed_afterwards_changes_nothing(model: NativeDecoder) -> None:
+    tokens, used = random_text(50), model.fresh()
+    used.logits(tokens, 1, 20)
+    tokens[10] = 7
+    assert torch.equal(used.logits(tokens, 1, 20), fresh(model, tokens)[-1:])
+
+
+def test_a_text_as_long_as_the_context_is_read(tmp_path: Path) -> None:
+    folder = write(tmp_path, "llama2", max_position_embeddings=50)
+    tokens, model = random_text(50), load(folder)
+    model.logits(tokens[:49], 1, 40)
+    wanted = reference_logits(folder, tokens)[-1:]
+    torch.testing.assert_close(model.logits(tokens, 1, 40), wanted, atol=1e-4, rtol=0)
+    assert load(folder, max_length=40).max_length == 40
+
+
+def test_a_cache_that_does_not_fit_is_refused(
+    model: NativeDecoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used = model.fresh()
+    monkeypatch.setattr(memory, "available_memory", lambda device: 1000)
+    with pytest.raises(ModelError, match="the cache for 2048 tokens needs"):
+        used.logits(random_text(FIRST_CAPACITY + 1), 1, 1)
+
+
+# -- products --------------------------------------------------------------------------------------
+
+
+def multiply(library: Library, packed: Packed, rows: Tensor, threads: int = 1) -> Tensor:
+    count, inputs = packed.panels.shape[0], packed.panels.shape[1]
+    outputs = torch.full((len(rows) * len(packed.bias) + 100,), 7.0)
+    library.multiply(
+        rows.data_ptr(), inputs, len(rows), packed.panels.data_ptr(), 16, 16 * inputs, inputs,
+        packed.bias.data_ptr(), 0, count, outputs.data_ptr(), 16 * count, 0, threads,
+    )  # fmt: skip
+    assert (outputs[-100:] == 7).all(), "written beyond its end"
+    return outputs[:-100].view(len(rows), -1)
+
+
+@pytest.mark.parametrize("storage", ["float32", "bfloat16"])
+@pytest.mark.parametrize("outputs", [16, 80, 300])
+def test_a_product_of_any_number_of_rows_has_the_same_bits(
+    storage: str, outputs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also in the tiles of a CPU with AVX-512 and of one without, whichever this is."""
+    config = DecoderConfig(300, 64, 96, 1, 4, 2, 16, 1e-5, False, 99, Rotary((1.0,) * 8))
+    generator = torch.Generator().manual_seed(outputs)
+    dtype = torch.float32 if storage == "float32" else torch.bfloat16
+    weight = torch.randn(outputs, 70, generator=generator).to(dtype)
+    bias, rows = (torch.randn(*size, generator=generator) for size in ((outputs,), (41, 70)))
+    found = []
+    for registers in (6, 24):
+        monkeypatch.setattr(library, "_tiles", lambda count=registers: Tiles(count))
+        kernels, packed = Library(config, storage), pack(weight, bias)
+        whole = multiply(kernels, packed, rows)
+        wanted = rows.double() @ weight.double().T + bias.double()
+        torch.testing.assert_close(whole[:, :outputs].double(), wanted, atol=1e-4, rtol=0)
+        for count in range(1, len(rows)):
+            for threads in (1, 3):
+                part = multiply(kernels, packed, rows[-count:].contiguous(), threads)
+                assert torch.equal(part, whole[-count:])
+        found.append(whole)
+    assert torch.equal(*found)
+
+
+# -- which models run on them ----------------------------------------------------------------------
+
+
+def test_they_are_the_default_but_where_pytorch_has_instructions_for_bfloat16(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = open_checkpoint(str(folder)).config
+    for fast in (False, True):
+        monkeypatch.setattr(choice, "has_fast_bfloat16", lambda fast=fast: fast)
+        assert is_native(None, config, CPU, torch.float32)
+        assert is_native(None, config, CPU, torch.bfloat16) is not fast
+        assert is_native("native", config, CPU, torch.bfloat16)
+        assert not is_native("torch", config, CPU, torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "quantize", "reason"),
+    [
+        ("cuda:0", torch.float32, None, "on cuda:0"),
+        ("cpu", torch.float16, None, "in float16"),
+        ("cpu", torch.float32, "int8", "with int8 layers"),
+    ],
+)
+def test_what_they_cannot_compute_is_left_to_pytorch_and_refused_where_asked_for(
+    folder: Path, device: str, dtype: torch.dtype, quantize: str | None, reason: str
+) -> None:
+    config, place = open_checkpoint(str(folder)).config, torch.device(device)
+    assert not is_native(None, config, place, dtype, quantize)
+    with pytest.raises(ConfigError, match=f"kernels native cannot be used {reason}; choose"):
+        is_native("native", config, place, dtype, quantize)
+
+
+def test_sizes_that_are_no_whole_vectors_are_left_to_pytorch(tmp_path: Path) -> None:
+    odd = open_checkpoint(str(write_family(tmp_path, "llama2")))  # heads of 8
+    assert isinstance(load_model(odd, CPU, torch.float32, canonical=True), Decoder)
+    with pytest.raises(ConfigError, match=r"sizes \(32, 48, 8\), not all multiples of 16"):
+        load_model(odd, CPU, torch.float32, canonical=True, kernels="native")
+
+
+def test_several_devices_are_left_to_pytorch(folder: Path) -> None:
+    with pytest.raises(ConfigError, match="kernels native cannot be used on several devices"):
+        load_target(
+            open_checkpoint(str(folder)), [CPU, CPU], torch.float32, threads=1, kernels="native"
+        )
+
+
+def test_a_cpu_without_fma_is_left_to_pytorch(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choice, "can_compile", lambda: False)
+    with pytest.raises(ConfigError, match="on this CPU or with this build of PyTorch"):
+        is_native("native", open_checkpoint(str(folder)).config, CPU, torch.float32)
+
+
+def test_the_precision_that_suits_them_is_bfloat16(folder: Path, tmp_path: Path) -> None:
+    config = open_checkpoint(str(folder)).config
+    odd = open_checkpoint(str(write_family(tmp_path, "llama2"))).config
+    pytorchs = choose_dtype(None, "torch", config, [CPU])
+    assert choose_dtype(None, None, config, [CPU]) == torch.bfloat16
+    assert choose_dtype("float32", None, config, [CPU]) == torch.float32
+    assert choose_dtype(None, None, odd, [CPU]) == pytorchs
+    assert choose_dtype(None, None, config, [CPU, CPU]) == pytorchs
+
+
+@pytest.mark.parametrize("kernels", ["native", "torch"])
+def test_an_llm_answers_alike_by_all_methods_on_either(kernels: str) -> None:
+    settings = {"kernels": kernels, "dtype": "float32", "background": "thread"}
+    with LLM("bundled", "bundled", **settings) as llm:
+        assert isinstance(llm.target, NativeDecoder if kernels == "native" else Decoder)
+        prompt = "Name three rivers."
+        texts = {
+            method: llm.generate(prompt, method=method, max_tokens=24, temperature=0.8).tokens
+            for method in ("ar", "lookup", "sd", "double")
+        }
+    assert len(set(texts.values())) == 1
+
+
+def test_all_cores_need_no_proof(model: NativeDecoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("doublespec.models.load.usable_cores", lambda: 2)
+    used = model.fresh()
+    choose_threads(used, 1, None, measure_cost(used))
+    assert used.threads is not None
+    assert used.threads.may_change
+    tokens = random_text(100)
+    assert torch.equal(used.logits(tokens, 100, 1), fresh(model, tokens))
+
+
+def test_long_forwards_are_done_in_parts(folder: Path) -> None:
+    model = load(folder)  # of two layers
+    assert [model.divide(seconds) for seconds in (1e-4, 4e-3, 1.0)] == [1, 2, 2]
+
+
+def test_the_memory_of_a_plan_holds_one_table_and_a_cache_in_float32(folder: Path) -> None:
+    config = open_checkpoint(str(folder)).config
+    assert config is not None
+    plan = Plan(config, CPU, torch.bfloat16, None, None, native=True)
+    assert plan.cache == plan.cache_tokens * config.cache_bytes_per_token(torch.float32)
+    assert plan.weights == config.num_parameters() * 2
