@@ -12,7 +12,7 @@ from doublespec.models.devices import usable_cores
 from doublespec.models.native.code import LANES
 from doublespec.models.sizes import DecoderConfig
 
-ROW_NUMBERS = ("ids", "positions", "slots", "text", "start", "stop")  # see `layout.py`
+ROW_NUMBERS = ("ids", "positions", "slots", "text", "start", "stop", "chosen")  # see `layout.py`
 
 
 class Cache:
@@ -58,14 +58,20 @@ class Rows:
         self.mixed = torch.empty(count, c.query_size)
         self.gated = torch.empty(count, 2 * c.intermediate_size)
         numbers = np.zeros((len(ROW_NUMBERS), count), dtype=np.int64)
-        self.ids, self.positions, self.slots, self.text, self.start, self.stop = numbers
+        self.ids, self.positions, self.slots, self.text, self.start, self.stop, _ = numbers
+        self.chosen = numbers[-1]
 
     def fill(self, start: int, tokens: Sequence[int], branches: Sequence[Branch]) -> int:
         """Rows for tokens at [start, ...) and for branches behind them (`branches.py`); their
         number."""
-        stop = start + len(tokens)
+        if len(tokens) == 1 and not branches:  # two microseconds, not ten
+            self.ids[0], self.text[0] = tokens[0], start + 1
+            self.positions[0] = self.slots[0] = start
+            self.start[0] = self.stop[0] = 0
+            return 1
+        stop, row = start + len(tokens), len(tokens)
         standing = range(start, stop) if not branches else behind.positions(start, stop, branches)
-        count, row = len(standing), len(tokens)
+        count = len(standing)
         self.ids[:row] = tokens
         self.positions[:count] = standing
         self.slots[:count] = np.arange(start, start + count)

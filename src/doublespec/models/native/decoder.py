@@ -21,7 +21,7 @@ from doublespec.models.layers import Layer, Make, Progress, Weights, read_weight
 from doublespec.models.memory import FIRST_CAPACITY, check_cache
 from doublespec.models.native.buffers import ROW_NUMBERS, Cache, Rows
 from doublespec.models.native.code import LANES
-from doublespec.models.native.layout import HEAD, LAYER, PASS
+from doublespec.models.native.layout import LAYER, PASS
 from doublespec.models.native.library import library_for
 from doublespec.models.shapes import ANSWER_COUNTS
 from doublespec.models.sizes import DecoderConfig
@@ -33,9 +33,9 @@ STORAGES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 _BLOCK = 256  # rows that are computed at a time
 _PART_SECONDS = 2e-3  # of a forward, between two looks at the clock
 
-_LAYER = 8 * len(LAYER)  # bytes
-_ROWS_OF_PASS, _ROWS_OF_HEAD = PASS.index("rows"), HEAD.index("rows")
-_HIDDEN_AND_LOGITS = [HEAD.index("hidden"), HEAD.index("logits")]
+# What is told anew for each pass.
+_TOLD = ("rows", "table", "layers", "num_layers", "num_chosen", "logits")
+_ROWS, _TABLE, _LAYERS, _NUM_LAYERS, _NUM_CHOSEN, _LOGITS = map(PASS.index, _TOLD)
 
 _CPU = torch.device("cpu")
 _Numbers = npt.NDArray[np.int64]
@@ -88,8 +88,8 @@ class NativeDecoder:
         self.max_length = max_length
         self.threads: Threads | None = None  # None: as many as PyTorch was told to use
         self._weights = weights
-        is_shared = weights.embedding.numel() == 0
-        self._table = weights.vocabulary.panels if is_shared else weights.embedding, is_shared
+        shared = _is_shared(weights)
+        self._table = weights.vocabulary.panels if shared else weights.embedding
         self._width = len(weights.vocabulary.bias)
         self._at_a_time = config.num_layers
         self._library = library_for(config, STORAGES[dtype])
@@ -166,9 +166,8 @@ class NativeDecoder:
             for first in range(start, len(tokens), _BLOCK):
                 stop = min(first + _BLOCK, len(tokens))
                 ahead = branches if stop == len(tokens) else ()
-                self._forward(first, tokens[first:stop], ahead)
-                if stop > wanted:
-                    parts.append(self._head(max(wanted - first, 0), stop - first, ahead))
+                chosen = range(max(wanted - first, 0), stop - first)
+                parts += self._forward(first, tokens[first:stop], ahead, chosen)
         finally:
             if self.threads is not None:
                 self.threads.end()
@@ -177,34 +176,32 @@ class NativeDecoder:
 
     # -- the forward pass ------------------------------------------------------------------------
 
-    def _forward(self, start: int, tokens: Sequence[int], branches: Sequence[Branch]) -> None:
-        """Leaves hidden states of rows, and writes their keys and values to the cache."""
-        room = self._room
+    def _forward(
+        self, start: int, tokens: Sequence[int], branches: Sequence[Branch], chosen: range
+    ) -> list[Tensor]:
+        """Writes keys and values of rows to the cache. Logits (n, V) of those of the tokens that
+        are chosen and of the last row of each branch, if there are any."""
+        room, told = self._room, self._room.of_pass
         rows = room.rows.fill(start, tokens, branches)
-        room.of_pass[_ROWS_OF_PASS] = rows
-        table, is_panels = self._table
-        self._library.embed(room.place, table.data_ptr(), is_panels)
-        if self.threads is None:
-            self._library.forward(room.layers[0], len(room.layers), room.place, self._num_threads())
-            return
-        self.threads.begin(rows)
-        for first in range(0, len(room.layers), self._at_a_time):
-            count = min(self._at_a_time, len(room.layers) - first)
-            self._library.forward(room.layers[first], count, room.place, self._num_threads())
-            self.threads.check()
-
-    def _head(self, first: int, stop: int, branches: Sequence[Branch]) -> Tensor:
-        """Logits (n, V) of rows [first, stop) and of the last row of each branch."""
-        hidden = self._room.rows.hidden[first:stop]
+        count = len(chosen) + len(branches)
+        room.rows.chosen[: len(chosen)] = chosen
         if branches:
-            rows = [*range(first, stop), *behind.final_rows(stop, branches)]
-            hidden = self._room.rows.hidden[rows]
-        logits = torch.empty(len(hidden), self._width)
-        head = self._room.head
-        head[_HIDDEN_AND_LOGITS] = hidden.data_ptr(), logits.data_ptr()
-        head[_ROWS_OF_HEAD] = len(hidden)
-        self._library.head(head.ctypes.data, self._num_threads())
-        return logits if self._width == self.vocab_size else logits[:, : self.vocab_size]
+            room.rows.chosen[len(chosen) : count] = behind.final_rows(len(tokens), branches)
+        logits = torch.empty(count, self._width)
+        told[_LOGITS], told[_ROWS] = logits.data_ptr(), rows
+        if self.threads is not None:
+            self.threads.begin(rows)
+        for first in range(0, self.config.num_layers, self._at_a_time):
+            last = min(first + self._at_a_time, self.config.num_layers)
+            told[_TABLE] = self._table.data_ptr() if first == 0 else 0
+            told[_LAYERS], told[_NUM_LAYERS] = room.layers[first], last - first
+            told[_NUM_CHOSEN] = count if last == self.config.num_layers else 0
+            self._library.forward(room.place, self._num_threads())
+            if self.threads is not None:
+                self.threads.check()
+        if not count:
+            return []
+        return [logits if self._width == self.vocab_size else logits[:, : self.vocab_size]]
 
     def _num_threads(self) -> int:
         return min(torch.get_num_threads(), self._room.cache.threads)
@@ -237,34 +234,29 @@ class _Room:
     layers: tuple[int, ...]  # the addresses of these
     of_pass: _Numbers  # (PASS)
     place: int  # its address
-    head: _Numbers  # (HEAD)
 
 
 def _lay_out(weights: NativeWeights, cache: Cache, rows: Rows) -> _Room:
     caches = zip(cache.keys, cache.values, strict=True)
     places = [_of_layer(layer, *own) for layer, own in zip(weights.layers, caches, strict=True)]
     of_layers = np.stack(places)
+    first = of_layers.ctypes.data
+    layers = tuple(range(first, first + of_layers.nbytes, of_layers.strides[0]))
     tensors = {name: getattr(rows, name) for name in ("hidden", "normed", "qkv", "mixed", "gated")}
     tensors |= {name: getattr(cache, name) for name in ("scores", "zeros", "cos", "sin")}
-    told = {name: getattr(rows, name) for name in ROW_NUMBERS}
-    found = {name: tensor.data_ptr() for name, tensor in tensors.items()}
-    found |= {name: numbers.ctypes.data for name, numbers in told.items()}
-    of_pass = _in_order(PASS, {**found, "rows": 0, "capacity": cache.capacity})
-    layers = tuple(range(of_layers.ctypes.data, of_layers.ctypes.data + of_layers.nbytes, _LAYER))
-    place = of_pass.ctypes.data
-    return _Room(cache, rows, of_layers, layers, of_pass, place, _head_of(weights, rows))
+    tensors |= {"vocabulary": weights.vocabulary.panels, "norm": weights.norm}
+    tensors |= {"vocabulary_bias": weights.vocabulary.bias}
+    told = {name: getattr(rows, name).ctypes.data for name in ROW_NUMBERS}
+    places_of = {name: tensor.data_ptr() for name, tensor in tensors.items()}
+    numbers = {"capacity": cache.capacity, "is_panels": _is_shared(weights)}
+    later = dict.fromkeys(_TOLD, 0)
+    of_pass = _in_order(PASS, {**places_of, **told, **numbers, **later})
+    return _Room(cache, rows, of_layers, layers, of_pass, of_pass.ctypes.data)
 
 
-def _head_of(weights: NativeWeights, rows: Rows) -> _Numbers:
-    """The row count, and where states and logits are, is said before each use."""
-    tensors = {
-        "normed": rows.normed,
-        "norm": weights.norm,
-        "weights": weights.vocabulary.panels,
-        "bias": weights.vocabulary.bias,
-    }
-    known = {name: tensor.data_ptr() for name, tensor in tensors.items()}
-    return _in_order(HEAD, dict.fromkeys(HEAD, 0) | known)
+def _is_shared(weights: NativeWeights) -> bool:
+    """Whether the vocabulary's panels hold the embeddings, too."""
+    return weights.embedding.numel() == 0
 
 
 def _of_layer(layer: Layer[Packed, Tensor], keys: Tensor, values: Tensor) -> _Numbers:

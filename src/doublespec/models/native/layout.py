@@ -21,12 +21,22 @@ LAYER = (
 )
 PASS = (
     "rows",  # their number
+    "table",  # of embeddings, which a pass begins with; null: it goes on from hidden states
+    "is_panels",  # 1: the table lies in panels, as weights do; 0: (V, D)
+    "layers",  # (num_layers, LAYER), of which a pass computes
+    "num_layers",
+    "num_chosen",  # of which logits are computed at the end; 0: none
+    "chosen",  # (num_chosen) of the rows
     "hidden",  # (rows, D)
     "normed",  # (rows, D)
     "qkv",  # (rows, (heads + 2 kv heads) x head_dim)
     "mixed",  # (rows, heads x head_dim)
     "gated",  # (rows, 2 x intermediate)
     "scores",  # (threads, heads of a group, capacity)
+    "logits",  # (num_chosen, V in whole panels)
+    "norm",  # (D), behind all layers
+    "vocabulary",
+    "vocabulary_bias",
     "zeros",  # (capacity)
     "capacity",  # of the cache, in tokens: a multiple of LANES
     "cos",  # (capacity, head_dim)
@@ -37,15 +47,6 @@ PASS = (
     "text",  # (rows): it looks at the slots [0, text)
     "start",  # (rows): and at [start, stop)
     "stop",
-)
-HEAD = (
-    "rows",
-    "hidden",  # (rows, D)
-    "normed",  # (rows, D)
-    "norm",  # (D)
-    "weights",
-    "bias",
-    "logits",  # (rows, V in whole panels)
 )
 
 
@@ -61,7 +62,3 @@ def of_pass(code: Code, name: str) -> Number:
 
 def number_of_pass(code: Code, name: str) -> Number:
     return code.load(code["pass"], PASS.index(name), INTEGER)
-
-
-def of_head(code: Code, name: str) -> Number:
-    return code.load(code["head"], HEAD.index(name), ADDRESS)

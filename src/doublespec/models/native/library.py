@@ -34,9 +34,7 @@ class Library:
         builder.getModulePassManager().run(module, builder)
         self._engine = llvm.create_mcjit_compiler(module, machine)
         self._engine.finalize_object()
-        self.embed = self._function("embed", [_POINTER, _POINTER, _NUMBER])
-        self.forward = self._function("forward", [_POINTER, _NUMBER, _POINTER, _NUMBER])
-        self.head = self._function("head", [_POINTER, _NUMBER])
+        self.forward = self._function("forward", [_POINTER, _NUMBER])
         product = [_POINTER if kind == ADDRESS else _NUMBER for kind in PRODUCT.values()]
         self.multiply = self._function("multiply", [*product, _NUMBER])
 

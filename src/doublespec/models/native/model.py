@@ -15,7 +15,7 @@ from llvmlite import ir
 
 from doublespec.models.native.attention import write_attend
 from doublespec.models.native.code import ADDRESS, INTEGER, LANES, WORD, Code, Number, Operand
-from doublespec.models.native.layout import HEAD, LAYER, number_of_pass, of_head, of_layer, of_pass
+from doublespec.models.native.layout import LAYER, number_of_pass, of_layer, of_pass
 from doublespec.models.native.products import PRODUCT, Tiles, multiply, write_product
 from doublespec.models.native.rows import write_embed, write_norm, write_swiglu, write_turn
 from doublespec.models.sizes import DecoderConfig
@@ -25,7 +25,7 @@ _SHARED = {"thread": INTEGER, "threads": INTEGER}  # which one this is, and of h
 
 def write_model(config: DecoderConfig, storage: str, tiles: Tiles) -> ir.Module:
     """The kernels of a decoder of these sizes whose weights are held in `storage`. Public are
-    `embed`, `forward` and `head`, and `multiply` for tests."""
+    `forward`, and `multiply` for tests."""
     module = ir.Module("doublespec")
     _declare_openmp(module)
     for kind in sorted({storage, "float32"}):  # keys and values are float32
@@ -36,8 +36,8 @@ def write_model(config: DecoderConfig, storage: str, tiles: Tiles) -> ir.Module:
     write_swiglu(module, config)
     write_embed(module, config, storage)
     _write_layer(module, config, storage)
-    _write_forward(module)
     _write_head(module, config, storage)
+    _write_forward(module)
     _write_multiply(module, storage)
     return module
 
@@ -137,37 +137,42 @@ def _attend_rows(code: Code, config: DecoderConfig) -> None:
 
 
 def _write_forward(module: ir.Module) -> None:
-    """`count` layers, a row of addresses each."""
-    fields = {"layers": ADDRESS, "count": INTEGER, "pass": ADDRESS}
-    with _threaded(module, "forward", fields) as code, code.loop(0, code["count"]) as i:
-        layer = code.offset(code["layers"], i * len(LAYER), INTEGER)
-        code.call("layer", layer, code["pass"], code["thread"], code["threads"])
+    """A pass, or a part of one."""
+    with _threaded(module, "forward", {"pass": ADDRESS}) as code:
+        with code.when(code.is_set(of_pass(code, "table"))):
+            with code.loop(*_share(code, number_of_pass(code, "rows"))) as row:
+                code.call("embed", row, code["pass"])
+            _meet(code)
+        with code.loop(0, number_of_pass(code, "num_layers")) as i:
+            layer = code.offset(of_pass(code, "layers"), i * len(LAYER), INTEGER)
+            code.call("layer", layer, code["pass"], code["thread"], code["threads"])
+        with code.when(number_of_pass(code, "num_chosen") > 0):
+            code.call("head", code["pass"], code["thread"], code["threads"])
 
 
 def _write_head(module: ir.Module, config: DecoderConfig, storage: str) -> None:
-    """Logits of hidden states, in whole panels."""
+    """The logits of some rows, in whole panels."""
     size, panels = config.hidden_size, -(-config.vocab_size // LANES)
-    with _threaded(module, "head", {"head": ADDRESS}) as code:
-        rows = code.load(code["head"], HEAD.index("rows"), INTEGER)
-        hidden, normed = of_head(code, "hidden"), of_head(code, "normed")
-        with code.loop(*_share(code, rows)) as row:
-            place = row * size
-            outputs = code.offset(normed, place)
-            code.call("norm", code.offset(hidden, place), of_head(code, "norm"), outputs)
+    with Code(module, "head", {"pass": ADDRESS, **_SHARED}) as code:
+        count, normed = number_of_pass(code, "num_chosen"), of_pass(code, "normed")
+        with code.loop(*_share(code, count)) as i:
+            row = code.load(of_pass(code, "chosen"), i, INTEGER)
+            inputs = code.offset(of_pass(code, "hidden"), row * size)
+            code.call("norm", inputs, of_pass(code, "norm"), code.offset(normed, i * size))
         _meet(code)
         first, last = _share(code, panels)
         arguments: dict[str, Operand] = {
             "inputs": normed,
             "stride": size,
-            "rows": rows,
-            "weights": of_head(code, "weights"),
+            "rows": count,
+            "weights": of_pass(code, "vocabulary"),
             "step": LANES,
             "panel": LANES * size,
             "depth": size,
-            "bias": of_head(code, "bias"),
+            "bias": of_pass(code, "vocabulary_bias"),
             "first": first,
             "last": last,
-            "outputs": of_head(code, "logits"),
+            "outputs": of_pass(code, "logits"),
             "apart": panels * LANES,
             "is_added": 0,
         }

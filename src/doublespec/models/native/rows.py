@@ -109,17 +109,15 @@ def _copy(code: Code, count: int, source: Number, target: Number, step: int) -> 
 
 
 def write_embed(module: ir.Module, config: DecoderConfig, storage: str) -> None:
-    """The embeddings of a pass. Number i of token t is at t x stride + i or, where the table comes
-    in panels, in that of t."""
+    """The embedding of a row's token."""
     size = config.hidden_size
-    parameters = {"pass": ADDRESS, "table": ADDRESS, "is_panels": INTEGER}
-    with Code(module, "embed", parameters, inner=False) as code:
-        is_panels = code["is_panels"].equals(1)
+    with Code(module, "embed", {"row": INTEGER, "pass": ADDRESS}) as code:
+        token = code.load(of_pass(code, "ids"), code["row"], INTEGER)
+        is_panels = number_of_pass(code, "is_panels").equals(1)
+        in_panel = token // LANES * (LANES * size) + token % LANES
+        first = is_panels.then(in_panel, token * size)
         step = is_panels.then(code.integer(LANES), 1)
-        with code.loop(0, number_of_pass(code, "rows")) as row:
-            token = code.load(of_pass(code, "ids"), row, INTEGER)
-            in_panel = token // LANES * (LANES * size) + token % LANES
-            first = is_panels.then(in_panel, token * size)
-            outputs = code.offset(of_pass(code, "hidden"), row * size)
-            with code.loop(0, size) as i:
-                code.store(code.load_one(code["table"], first + i * step, storage), outputs, i)
+        table = of_pass(code, "table")
+        outputs = code.offset(of_pass(code, "hidden"), code["row"] * size)
+        with code.loop(0, size) as i:
+            code.store(code.load_one(table, first + i * step, storage), outputs, i)
