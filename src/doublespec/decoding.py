@@ -208,7 +208,9 @@ def decode_in_turns(
                 past, stop = over.popleft()
                 start = stop - past.tokens
                 scheduler.compare(past, hindsight.seconds(tokens, start, stop, request))
-            yield replace(step, seconds=step.seconds + clock() - asked)
+            judging = clock() - asked
+            hindsight.spend(judging)
+            yield replace(step, seconds=step.seconds + judging)
     finally:
         if steps is not None:
             steps.close()

@@ -14,6 +14,7 @@ from doublespec.tokens import Tokens, common_prefix
 
 _REMEMBERED = 64  # steps of the method, by which its time is known
 _ENOUGH = 6
+_SHARE = 0.005  # of the time of all steps, which judging may cost
 
 
 class Hindsight:
@@ -32,16 +33,23 @@ class Hindsight:
         self._most = most
         self._expected = expected
         self._measured: deque[tuple[float, float]] = deque(maxlen=_REMEMBERED)  # and expected
+        self._worked = self._spent = 0.0
 
     def learn(self, method: str, shown: int, seconds: float) -> None:
         """A step of some method that showed so many tokens took that long."""
+        self._worked += seconds
         if method == self._method:
             self._measured.append((seconds, self._expected(shown)))
 
+    def spend(self, seconds: float) -> None:
+        """To judge took that long, from the time of the answer."""
+        self._spent += seconds
+
     @property
     def is_ready(self) -> bool:
-        """Whether enough steps were measured to say how long they take."""
-        return len(self._measured) >= _ENOUGH
+        """Whether enough steps were measured to say how long they take, and judging has not cost
+        more than its share of the time."""
+        return len(self._measured) >= _ENOUGH and self._spent <= _SHARE * self._worked
 
     def seconds(self, tokens: Tokens, start: int, stop: int, request: Request) -> float:
         """In what time the method would have settled `tokens` from position `start` to `stop`. Of a
