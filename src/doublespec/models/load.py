@@ -179,11 +179,11 @@ def choose_threads(
         return cost
     few_rows = max(_FEW_ROWS, model.row_counts[0])
     if isinstance(model, NativeDecoder):  # no sum is divided among threads: nothing to prove
-        proof: Iterator[Compute] = iter(())
-        parts = model.divide(cost.seconds)
+        parts, use = model.divide(cost.seconds), model.use_threads
+        threads = Threads(usual, every, (), cost.of, parts, set_threads=use, few_rows=few_rows)
     else:
-        proof, parts = _proof(model, quantize, cost), model.config.num_layers
-    threads = Threads(usual, every, proof, cost.of, parts, few_rows=few_rows)
+        proof, layers = _proof(model, quantize, cost), model.config.num_layers
+        threads = Threads(usual, every, proof, cost.of, layers, few_rows=few_rows)
     threads.prove()
     model.choose_threads(threads)
     alone = forward_seconds(model, repeats=_ALONE_FORWARDS)  # it tries all cores first

@@ -92,6 +92,7 @@ class NativeDecoder:
         self._table = weights.vocabulary.panels if shared else weights.embedding
         self._width = len(weights.vocabulary.bias)
         self._at_a_time = config.num_layers
+        self._num_threads: int | None = None
         self._library = library_for(config, STORAGES[dtype])
         self._cached: list[int] = []
         self._room = _lay_out(weights, Cache(config, 0), Rows(config, 0))
@@ -125,6 +126,10 @@ class NativeDecoder:
     def choose_threads(self, threads: Threads) -> None:
         """From now on `threads` sets their number, block by block."""
         self.threads = threads
+
+    def use_threads(self, number: int) -> None:
+        """From now on as many; PyTorch's own number stays, which takes longer to change."""
+        self._num_threads = number
 
     def divide(self, seconds: float) -> int:
         """In how many parts a forward of so many seconds is done from now on, so that what is late
@@ -196,15 +201,17 @@ class NativeDecoder:
             told[_TABLE] = self._table.data_ptr() if first == 0 else 0
             told[_LAYERS], told[_NUM_LAYERS] = room.layers[first], last - first
             told[_NUM_CHOSEN] = count if last == self.config.num_layers else 0
-            self._library.forward(room.place, self._num_threads())
+            self._library.forward(room.place, self._most_threads())
             if self.threads is not None:
                 self.threads.check()
         if not count:
             return []
         return [logits if self._width == self.vocab_size else logits[:, : self.vocab_size]]
 
-    def _num_threads(self) -> int:
-        return min(torch.get_num_threads(), self._room.cache.threads)
+    def _most_threads(self) -> int:
+        """As many as `threads` says, or PyTorch was told to use."""
+        wanted = torch.get_num_threads() if self._num_threads is None else self._num_threads
+        return min(wanted, self._room.cache.threads)
 
     # -- memory ----------------------------------------------------------------------------------
 
