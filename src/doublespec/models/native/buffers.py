@@ -9,6 +9,7 @@ from torch import Tensor
 from doublespec.models import branches as behind
 from doublespec.models.base import Branch
 from doublespec.models.devices import usable_cores
+from doublespec.models.native.attention import queries_at_a_time
 from doublespec.models.native.code import LANES
 from doublespec.models.sizes import DecoderConfig
 
@@ -27,7 +28,9 @@ class Cache:
         self.values = torch.zeros(c.num_layers, c.num_kv_heads, capacity, c.head_dim)
         self.cos, self.sin = _rotary_table(config, capacity)
         self.zeros = torch.zeros(max(capacity, c.head_dim))
-        self.scores = torch.empty(self.threads, c.num_heads // c.num_kv_heads, capacity)
+        queries = queries_at_a_time(config)
+        self.scores = torch.empty(self.threads, queries, capacity)
+        self.states = torch.empty(self.threads, queries, c.head_dim)
 
     def grown(self, config: DecoderConfig, capacity: int) -> "Cache":
         """A larger one with the same tokens."""

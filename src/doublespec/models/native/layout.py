@@ -32,7 +32,8 @@ PASS = (
     "qkv",  # (rows, (heads + 2 kv heads) x head_dim)
     "mixed",  # (rows, heads x head_dim)
     "gated",  # (rows, 2 x intermediate)
-    "scores",  # (threads, heads of a group, capacity)
+    "scores",  # (threads, queries, capacity)
+    "states",  # (threads, queries, head_dim)
     "logits",  # (num_chosen, V in whole panels)
     "norm",  # (D), behind all layers
     "vocabulary",

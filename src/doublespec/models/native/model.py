@@ -13,7 +13,12 @@ from typing import Any
 
 from llvmlite import ir
 
-from doublespec.models.native.attention import write_attend
+from doublespec.models.native.attention import (
+    queries_at_a_time,
+    rows_at_a_time,
+    write_attend,
+    write_softmax,
+)
 from doublespec.models.native.code import ADDRESS, INTEGER, LANES, WORD, Code, Number, Operand
 from doublespec.models.native.layout import LAYER, number_of_pass, of_layer, of_pass
 from doublespec.models.native.products import PRODUCT, Tiles, multiply, write_product
@@ -32,6 +37,7 @@ def write_model(config: DecoderConfig, storage: str, tiles: Tiles) -> ir.Module:
         write_product(module, kind, tiles)
     write_norm(module, config)
     write_turn(module, config)
+    write_softmax(module, config)
     write_attend(module, config)
     write_swiglu(module, config)
     write_embed(module, config, storage)
@@ -128,11 +134,17 @@ def _turn_rows(code: Code, config: DecoderConfig) -> None:
 
 
 def _attend_rows(code: Code, config: DecoderConfig) -> None:
-    heads = config.num_kv_heads
-    room = number_of_pass(code, "capacity") * (config.num_heads // heads)
-    scores = code.offset(of_pass(code, "scores"), room * code["thread"])
-    with code.loop(*_share(code, number_of_pass(code, "rows") * heads)) as i:
-        code.call("attend", i % heads, i // heads, scores, code["layer"], code["pass"])
+    """Some rows of one head at a time."""
+    heads, thread, rows = config.num_kv_heads, code["thread"], number_of_pass(code, "rows")
+    queries = queries_at_a_time(config)
+    room = number_of_pass(code, "capacity") * queries
+    scores = code.offset(of_pass(code, "scores"), room * thread)
+    states = code.offset(of_pass(code, "states"), thread * (queries * config.head_dim))
+    parts = (rows + (rows_at_a_time(config) - 1)) // rows_at_a_time(config)
+    with code.loop(*_share(code, parts * heads)) as i:
+        part = i // heads
+        bounds = rows * part // parts, rows * (part + 1) // parts
+        code.call("attend", i % heads, *bounds, scores, states, code["layer"], code["pass"])
     _meet(code)
 
 
