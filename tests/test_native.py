@@ -22,9 +22,11 @@ from doublespec.models.load import choose_threads, load_model, load_target, meas
 from doublespec.models.memory import FIRST_CAPACITY, Plan
 from doublespec.models.native import buffers, choice, library
 from doublespec.models.native.choice import choose_dtype, is_native
-from doublespec.models.native.decoder import NativeDecoder, Packed, pack
+from doublespec.models.native.decoder import NativeDecoder, Packed, pack, pack_int8
 from doublespec.models.native.library import Library
+from doublespec.models.native.model import Storage
 from doublespec.models.native.products import Tiles
+from doublespec.models.quantize import rounded_to_int8
 from doublespec.models.sizes import DecoderConfig, Rotary
 from tests.checkpoints import FAMILIES, write_family
 
@@ -64,9 +66,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write(tmp_path_factory.mktemp("native"), "qwen3")
 
 
-@pytest.fixture(scope="module", params=[torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.fixture(
+    scope="module",
+    params=[(torch.float32, None), (torch.bfloat16, None), (torch.bfloat16, "int8")],
+    ids=["fp32", "bf16", "int8"],
+)
 def model(request: pytest.FixtureRequest, folder: Path) -> NativeDecoder:
-    return load(folder, request.param)
+    dtype, quantize = request.param
+    return load(folder, dtype, quantize=quantize)
 
 
 @pytest.fixture
@@ -128,6 +135,21 @@ def test_weights_in_bfloat16_are_rounded(folder: Path) -> None:
         load(folder, d).logits(tokens, 30, 1) for d in (torch.float32, torch.bfloat16)
     )
     assert 0 < (exact - rounded).abs().max() < 0.5
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rounded_layers_are_those_of_pytorchs_kernels(dtype: torch.dtype, tmp_path: Path) -> None:
+    """The same whole numbers and scales, with biases."""
+    source = open_checkpoint(str(write(tmp_path, "llama-biased")))
+    tokens = random_text(60)
+    ours = NativeDecoder.load(source, dtype, quantize="int8").logits(tokens, 60, 1)
+    theirs = load_model(
+        source, CPU, dtype, canonical=False, quantize="int8", kernels="torch"
+    ).logits(tokens, 60, 1)
+    tolerance = 1e-4 if dtype is torch.float32 else 0.2
+    torch.testing.assert_close(ours, theirs.float(), atol=tolerance, rtol=0)
+    exact = NativeDecoder.load(source, dtype).logits(tokens, 60, 1)
+    assert (exact - ours).std() > 3e-3
 
 
 # -- bits that depend on the text alone ------------------------------------------------------------
@@ -269,13 +291,14 @@ def multiply(library: Library, packed: Packed, rows: Tensor, threads: int = 1) -
     outputs = torch.full((len(rows) * len(packed.bias) + 100,), 7.0)
     library.multiply(
         rows.data_ptr(), inputs, len(rows), packed.panels.data_ptr(), 16, 16 * inputs, inputs,
-        packed.bias.data_ptr(), 0, count, outputs.data_ptr(), 16 * count, 0, threads,
+        packed.bias.data_ptr(), 0 if packed.scale is None else packed.scale.data_ptr(), 0, count,
+        outputs.data_ptr(), 16 * count, 0, threads,
     )  # fmt: skip
     assert (outputs[-100:] == 7).all(), "written beyond its end"
     return outputs[:-100].view(len(rows), -1)
 
 
-@pytest.mark.parametrize("storage", ["float32", "bfloat16"])
+@pytest.mark.parametrize("storage", ["float32", "bfloat16", "int8"])
 @pytest.mark.parametrize("outputs", [16, 80, 300])
 def test_a_product_of_any_number_of_rows_has_the_same_bits(
     storage: str, outputs: int, monkeypatch: pytest.MonkeyPatch
@@ -283,15 +306,20 @@ def test_a_product_of_any_number_of_rows_has_the_same_bits(
     """Also in the tiles of a CPU with AVX-512 and of one without, whichever this is."""
     config = DecoderConfig(300, 64, 96, 1, 4, 2, 16, 1e-5, False, 99, Rotary((1.0,) * 8))
     generator = torch.Generator().manual_seed(outputs)
-    dtype = torch.float32 if storage == "float32" else torch.bfloat16
+    dtype = torch.bfloat16 if storage == "bfloat16" else torch.float32
     weight = torch.randn(outputs, 70, generator=generator).to(dtype)
     bias, rows = (torch.randn(*size, generator=generator) for size in ((outputs,), (41, 70)))
+    exact = weight
+    if storage == "int8":
+        rounded, scales = rounded_to_int8(weight)
+        exact = rounded.float() * scales[:, None]
     found = []
     for registers in (6, 24):
         monkeypatch.setattr(library, "_tiles", lambda count=registers: Tiles(count))
-        kernels, packed = Library(config, storage), pack(weight, bias)
+        kernels = Library(config, Storage("float32", storage))
+        packed = pack_int8(weight, bias) if storage == "int8" else pack(weight, bias)
         whole = multiply(kernels, packed, rows)
-        wanted = rows.double() @ weight.double().T + bias.double()
+        wanted = rows.double() @ exact.double().T + bias.double()
         torch.testing.assert_close(whole[:, :outputs].double(), wanted, atol=1e-4, rtol=0)
         for count in range(1, len(rows)):
             for threads in (1, 3):
@@ -321,7 +349,7 @@ def test_they_are_the_default_but_where_pytorch_has_instructions_for_bfloat16(
     [
         ("cuda:0", torch.float32, None, "on cuda:0"),
         ("cpu", torch.float16, None, "in float16"),
-        ("cpu", torch.float32, "int8", "with int8 layers"),
+        ("cpu", torch.float32, "fp8", "with fp8 layers"),
     ],
 )
 def test_what_they_cannot_compute_is_left_to_pytorch_and_refused_where_asked_for(

@@ -17,7 +17,7 @@ from doublespec.models.checkpoints import open_checkpoint
 from doublespec.models.decoder import Decoder
 from doublespec.models.kernels import KernelProbe
 from doublespec.models.layers import Linear, linear
-from doublespec.models.load import load_model
+from doublespec.models.load import LocalDecoder, load_model
 from doublespec.models.quantize import find_products, int8_linear, rounded_to_int8
 from doublespec.models.shapes import find_shapes
 from doublespec.sampling import SamplingParams
@@ -28,9 +28,15 @@ CPU = torch.device("cpu")
 TEXT = "Convert this CSV to JSON:\nname,city\nAnna,Oslo\nTom,Paris\nLena,Rome"
 
 
-@pytest.fixture(scope="module", params=["bfloat16", "float32"])
+@pytest.fixture(
+    scope="module",
+    params=[("bfloat16", "torch"), ("float32", "torch"), ("bfloat16", None)],
+    ids=["bfloat16", "float32", "default"],
+)
 def pair(request: pytest.FixtureRequest) -> Iterator[LLM]:
-    with LLM("bundled", "bundled", quantize="int8", dtype=request.param, threads=1, gamma=3) as llm:
+    dtype, kernels = request.param
+    options = {"dtype": dtype, "kernels": kernels, "threads": 1, "gamma": 3}
+    with LLM("bundled", "bundled", quantize="int8", **options) as llm:
         yield llm
 
 
@@ -41,9 +47,8 @@ def test_every_method_gives_the_tokens_of_the_quantised_target(
     prompt = pair.codec.encode_chat([{"role": "user", "content": TEXT}])
     params = SamplingParams(temperature=temperature, seed=3, max_tokens=40)
     request, stop = pair.request(prompt, params)
-    assert isinstance(pair.target, Decoder)
-    fresh = pair.target.with_shapes(pair.target.shapes)
-    wanted = tuple(naive(fresh, prompt, request, stop))
+    assert isinstance(pair.target, LocalDecoder)
+    wanted = tuple(naive(pair.target.fresh(), prompt, request, stop))
     for method in [*METHODS, *(f"double@{preset}" for preset in PRESETS)]:
         assert pair.generate(prompt, params, method=method).tokens == wanted, method
 

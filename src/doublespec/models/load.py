@@ -109,7 +109,9 @@ def load_model(
     check_memory(source, device, dtype, quantize, reserve, beside, graphs=graphs, native=native)
     prepare_device(device)
     if native:
-        return NativeDecoder.load(source, dtype, max_length=max_length, progress=progress)
+        return NativeDecoder.load(
+            source, dtype, max_length=max_length, quantize=quantize, progress=progress
+        )
     if isinstance(source, Checkpoint) and source.config is None:
         if quantize is not None:
             raise ModelError(

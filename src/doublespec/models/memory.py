@@ -167,9 +167,8 @@ def _remedies(plan: Plan, available: int) -> list[str]:
     """The options, each by itself, with which it fits; both at once if none does alone."""
     found = []
     half = replace(plan, dtype=torch.bfloat16) if plan.dtype.itemsize > 2 else plan
-    whole = replace(half, quantize=plan.quantize or "int8", native=False)
-    rounded = replace(plan, quantize=whole.quantize, native=False)
-    changes = {"--dtype bfloat16": half, "--quantize int8": rounded}
+    whole = replace(half, quantize=plan.quantize or "int8")
+    changes = {"--dtype bfloat16": half, "--quantize int8": replace(plan, quantize=whole.quantize)}
     for option, changed in changes.items():
         if changed != plan and changed.total <= available:
             found.append(f"{option} ({gigabytes(changed.total)})")

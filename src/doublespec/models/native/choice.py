@@ -52,7 +52,7 @@ def _why_not(
     """What keeps a model from them, if anything does."""
     if device.type != "cpu":
         return f"on {device}"
-    if quantize is not None:
+    if quantize not in (None, "int8"):
         return f"with {quantize} layers"
     if config is None:
         return "for a model that runs through transformers"

@@ -16,11 +16,13 @@ LANES = 16
 INTEGER, BIT, FLOAT = ir.IntType(64), ir.IntType(1), ir.FloatType()
 FLOATS = ir.VectorType(FLOAT, LANES)
 ADDRESS = ir.PointerType()
-WORD, HALF = ir.IntType(32), ir.IntType(16)
+WORD, HALF, BYTE = ir.IntType(32), ir.IntType(16), ir.IntType(8)
 _WORDS, _HALVES = ir.VectorType(WORD, LANES), ir.VectorType(HALF, LANES)
 
+_BYTES = ir.VectorType(BYTE, LANES)
+
 # How weights hold their numbers; bfloat16 is the upper half of a float32.
-_UNITS = {"float32": (FLOAT, FLOATS), "bfloat16": (HALF, _HALVES)}
+_UNITS = {"float32": (FLOAT, FLOATS), "bfloat16": (HALF, _HALVES), "int8": (BYTE, _BYTES)}
 
 
 class Number:
@@ -158,10 +160,13 @@ class Code:
         """A whole number below 2^31, in all lanes as one of 32 bits."""
         return self.number(self._spread(self.builder.trunc(number.value, WORD), _WORDS))
 
+    def null(self) -> Number:
+        """No address."""
+        return self.number(ir.Constant(ADDRESS, None))
+
     def is_set(self, address: Number) -> Number:
         """Whether it is not null."""
-        null = ir.Constant(ADDRESS, None)
-        return self.number(self.builder.icmp_unsigned("!=", address.value, null))
+        return self.number(self.builder.icmp_unsigned("!=", address.value, self.null().value))
 
     def word(self, number: "Operand") -> Number:
         """A whole number below 2^31, as one of 32 bits."""
@@ -254,7 +259,9 @@ class Code:
         """LANES numbers from that index on, in float32."""
         unit, wide = _UNITS[storage]
         place = self.offset(address, index, unit).value
-        value = self.builder.load(place, typ=wide, align=2 if unit is HALF else 4)
+        value = self.builder.load(place, typ=wide, align={FLOAT: 4, HALF: 2, BYTE: 1}[unit])
+        if unit is BYTE:
+            return self.number(self.builder.sitofp(self.builder.sext(value, _WORDS), FLOATS))
         if unit is HALF:
             words = self.number(self.builder.zext(value, _WORDS))
             return self.from_words(self.shifted(words, 16))

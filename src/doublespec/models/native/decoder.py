@@ -12,7 +12,6 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from doublespec.models import branches as behind
@@ -23,6 +22,8 @@ from doublespec.models.native.buffers import ROW_NUMBERS, Cache, Rows
 from doublespec.models.native.code import LANES
 from doublespec.models.native.layout import LAYER, PASS
 from doublespec.models.native.library import library_for
+from doublespec.models.native.model import Storage
+from doublespec.models.quantize import rounded_to_int8
 from doublespec.models.shapes import ANSWER_COUNTS
 from doublespec.models.sizes import DecoderConfig
 from doublespec.models.threads import Threads
@@ -43,27 +44,43 @@ _Numbers = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """A product's weights in panels and its bias in float32, both padded to whole panels."""
+    """A product's weights in panels; its bias and, of weights in int8, its scale in float32. All
+    are padded to whole panels."""
 
     panels: Tensor  # (outputs / LANES, inputs, LANES)
     bias: Tensor
+    scale: Tensor | None = None
 
 
 def pack(weight: Tensor, bias: Tensor | None = None) -> Packed:
     """Lays out a weight (outputs, inputs)."""
-    outputs, inputs = weight.shape
-    padding = -outputs % LANES
-    whole = F.pad(weight, (0, 0, 0, padding)) if padding else weight
-    panels = whole.view(-1, LANES, inputs).transpose(1, 2).contiguous()
-    known = torch.zeros(outputs) if bias is None else bias.float()
-    return Packed(panels, F.pad(known, (0, padding)))
+    return Packed(_panels(weight), _bias(weight, bias))
 
 
-_MAKE: Make[Packed, Tensor] = Make(
-    product=pack,
-    vocabulary=lambda read: pack(read()),
-    norm=lambda weight, _: weight.float(),
-)
+def pack_int8(weight: Tensor, bias: Tensor | None = None) -> Packed:
+    """The same, rounded to 8 bits (`quantize.py`)."""
+    rounded, scales = rounded_to_int8(weight)
+    return Packed(_panels(rounded), _bias(weight, bias), _padded(scales.float()))
+
+
+def _bias(weight: Tensor, bias: Tensor | None) -> Tensor:
+    return _padded(torch.zeros(len(weight)) if bias is None else bias.float())
+
+
+def _panels(weight: Tensor) -> Tensor:
+    return _padded(weight).view(-1, LANES, weight.shape[1]).transpose(1, 2).contiguous()
+
+
+def _padded(values: Tensor) -> Tensor:
+    """With zeros up to whole panels."""
+    padding = -len(values) % LANES
+    return torch.cat((values, values.new_zeros(padding, *values.shape[1:]))) if padding else values
+
+
+def _make(quantize: str | None) -> Make[Packed, Tensor]:
+    product = pack if quantize is None else pack_int8
+    return Make(product, lambda read: pack(read()), lambda weight, _: weight.float())
+
 
 NativeWeights = Weights[Packed, Tensor]
 
@@ -82,6 +99,7 @@ class NativeDecoder:
         weights: NativeWeights,
         dtype: torch.dtype,
         max_length: int,
+        quantize: str | None = None,
     ) -> None:
         self.config = config
         self.dtype = dtype
@@ -93,7 +111,8 @@ class NativeDecoder:
         self._width = len(weights.vocabulary.bias)
         self._at_a_time = config.num_layers
         self._num_threads: int | None = None
-        self._library = library_for(config, STORAGES[dtype])
+        self._quantize = quantize
+        self._library = library_for(config, Storage(STORAGES[dtype], quantize or STORAGES[dtype]))
         self._cached: list[int] = []
         self._room = _lay_out(weights, Cache(config, 0), Rows(config, 0))
         self._reserve(min(FIRST_CAPACITY, max_length), ANSWER_COUNTS[-1])
@@ -105,19 +124,22 @@ class NativeDecoder:
         dtype: torch.dtype,
         *,
         max_length: int | None = None,
+        quantize: str | None = None,
         progress: Progress | None = None,
     ) -> Self:
-        """Reads the weights. Raises ModelError."""
+        """Reads the weights, those of its layers rounded with `quantize`. Raises ModelError."""
         config = source.config
         assert config is not None  # of others, `load.py` makes no decoder
-        weights = read_weights(source, config, _CPU, dtype, _MAKE, progress)
+        weights = read_weights(source, config, _CPU, dtype, _make(quantize), progress)
         if config.tied and not source.has("lm_head.weight"):  # one table serves as both
             weights = replace(weights, embedding=weights.embedding[:0].clone())
-        return cls(config, weights, dtype, min(config.max_length, max_length or config.max_length))
+        length = min(config.max_length, max_length or config.max_length)
+        return cls(config, weights, dtype, length, quantize)
 
     def fresh(self) -> Self:
         """The same weights with an empty cache."""
-        return type(self)(self.config, self._weights, self.dtype, self.max_length)
+        own = self._weights, self.dtype, self.max_length, self._quantize
+        return type(self)(self.config, *own)
 
     def fastest(self) -> Self:
         """The baseline of benchmarks: no shape is faster than another."""
@@ -267,13 +289,14 @@ def _is_shared(weights: NativeWeights) -> bool:
 
 
 def _of_layer(layer: Layer[Packed, Tensor], keys: Tensor, values: Tensor) -> _Numbers:
-    """The addresses of a layer, 0 for norms that it does not have."""
+    """The addresses of a layer, 0 for norms and scales that it does not have."""
     norms = ("attention_norm", "query_norm", "key_norm", "mlp_norm")
     tensors: dict[str, Tensor | None] = {name: getattr(layer, name) for name in norms}
     tensors |= {"keys": keys, "values": values}
     for name in ("qkv", "output", "gate_up", "down"):
         packed: Packed = getattr(layer, name)
         tensors |= {name: packed.panels, f"{name}_bias": packed.bias}
+        tensors |= {f"{name}_scale": packed.scale}
     found = {name: 0 if t is None else t.data_ptr() for name, t in tensors.items()}
     return _in_order(LAYER, found)
 

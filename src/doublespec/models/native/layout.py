@@ -7,15 +7,19 @@ LAYER = (
     "attention_norm",  # (D)
     "qkv",
     "qkv_bias",
+    "qkv_scale",  # of weights in int8, or null
     "query_norm",  # (head_dim), or null
     "key_norm",
     "output",
     "output_bias",
+    "output_scale",
     "mlp_norm",
     "gate_up",  # the gate's panels, then those of up
     "gate_up_bias",
+    "gate_up_scale",
     "down",
     "down_bias",
+    "down_scale",
     "keys",  # (kv heads, capacity / LANES, head_dim, LANES): panels, a key being an output
     "values",  # (kv heads, capacity, head_dim)
 )

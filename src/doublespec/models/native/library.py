@@ -9,7 +9,7 @@ import llvmlite.binding as llvm
 
 from doublespec.models.devices import openmp
 from doublespec.models.native.code import ADDRESS
-from doublespec.models.native.model import write_model
+from doublespec.models.native.model import Storage, write_model
 from doublespec.models.native.products import PRODUCT, Tiles
 from doublespec.models.sizes import DecoderConfig
 
@@ -24,7 +24,7 @@ class Library:
     """Functions of addresses and whole numbers (`layout.py`), the last of which is the number of
     threads."""
 
-    def __init__(self, config: DecoderConfig, storage: str) -> None:
+    def __init__(self, config: DecoderConfig, storage: Storage) -> None:
         _find_openmp()
         machine = _machine()
         module = llvm.parse_assembly(str(write_model(config, storage, _tiles())))
@@ -43,7 +43,7 @@ class Library:
 
 
 @cache
-def library_for(config: DecoderConfig, storage: str) -> Library:
+def library_for(config: DecoderConfig, storage: Storage) -> Library:
     """One for all models of these sizes."""
     return Library(config, storage)
 

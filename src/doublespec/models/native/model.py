@@ -28,23 +28,30 @@ from doublespec.models.sizes import DecoderConfig
 _SHARED = {"thread": INTEGER, "threads": INTEGER}  # which one this is, and of how many
 
 
-def write_model(config: DecoderConfig, storage: str, tiles: Tiles) -> ir.Module:
-    """The kernels of a decoder of these sizes whose weights are held in `storage`. Public are
-    `forward`, and `multiply` for tests."""
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """How weights are held: float32 or bfloat16, those of layers also int8."""
+
+    tables: str  # embeddings and vocabulary
+    layers: str
+
+
+def write_model(config: DecoderConfig, storage: Storage, tiles: Tiles) -> ir.Module:
+    """The kernels of a decoder of these sizes. Public are `forward`, and `multiply` for tests."""
     module = ir.Module("doublespec")
     _declare_openmp(module)
-    for kind in sorted({storage, "float32"}):  # keys and values are float32
+    for kind in sorted({storage.tables, storage.layers, "float32"}):  # the cache is float32
         write_product(module, kind, tiles)
     write_norm(module, config)
     write_turn(module, config)
     write_softmax(module, config)
     write_attend(module, config)
     write_swiglu(module, config)
-    write_embed(module, config, storage)
-    _write_layer(module, config, storage)
-    _write_head(module, config, storage)
+    write_embed(module, config, storage.tables)
+    _write_layer(module, config, storage.layers)
+    _write_head(module, config, storage.tables)
     _write_forward(module)
-    _write_multiply(module, storage)
+    _write_multiply(module, storage.layers)
     return module
 
 
@@ -117,6 +124,7 @@ def _multiply_rows(
         "panel": LANES * depth,
         "depth": depth,
         "bias": of_layer(code, f"{name}_bias"),
+        "scale": of_layer(code, f"{name}_scale"),
         "first": panels[0],
         "last": panels[1],
         "outputs": outputs.start,

@@ -23,6 +23,7 @@ PRODUCT = {
     "panel": INTEGER,
     "depth": INTEGER,  # the number of inputs
     "bias": ADDRESS,  # of panel p: LANES float32 at p x LANES
+    "scale": ADDRESS,  # as the bias, on sums with weights in int8
     "first": INTEGER,  # panels [first, last)
     "last": INTEGER,
     "outputs": ADDRESS,  # rows of float32, `apart` apart
@@ -74,19 +75,22 @@ def write_product(module: ir.Module, storage: str, tiles: Tiles) -> None:
 
 
 def multiply(code: Code, storage: str, arguments: dict[str, Operand]) -> None:
-    """Calls a product."""
-    code.call(f"product_{storage}", *(arguments[name] for name in PRODUCT))
+    """Calls a product; it has no scale unless one is given."""
+    whole = {"scale": code.null(), **arguments}
+    code.call(f"product_{storage}", *(whole[name] for name in PRODUCT))
 
 
 def _write_tile(module: ir.Module, storage: str, rows: int, width: int) -> None:
     """The product of so many rows with so many panels, the first of which is `first`. Each sum is a
-    chain in the order of the inputs, and begins with the bias."""
+    chain in the order of the inputs, and begins with the bias; one of weights in int8 begins with
+    0, and scale and bias come at its end."""
     with Code(module, _tile_name(storage, rows, width), _TILE) as code:
         panels = [code["first"] + p for p in range(width)]
         starts = [panel * code["panel"] for panel in panels]
         inputs = [code.offset(code["inputs"], code["stride"] * r) for r in range(rows)]
         bias = [code.load_lanes(code["bias"], panel * LANES) for panel in panels]
-        sums = [[Variable(code, bias[p]) for p in range(width)] for _ in range(rows)]
+        begins = [code.wide(0.0)] * width if storage == "int8" else bias
+        sums = [[Variable(code, begin) for begin in begins] for _ in range(rows)]
         with code.loop(0, code["depth"]) as i:
             place = i * code["step"]
             weights = [code.load_lanes(code["weights"], start + place, storage) for start in starts]
@@ -94,6 +98,11 @@ def _write_tile(module: ir.Module, storage: str, rows: int, width: int) -> None:
                 value = code.wide(code.load(inputs[r], i))
                 for total, weight in zip(sums[r], weights, strict=True):
                     total.set(code.fma(value, weight, total.get()))
+        if storage == "int8":
+            scales = [code.load_lanes(code["scale"], panel * LANES) for panel in panels]
+            for row in sums:
+                for total, scale, add in zip(row, scales, bias, strict=True):
+                    total.set(code.fma(total.get(), scale, add))
         for r in range(rows):
             for total, panel in zip(sums[r], panels, strict=True):
                 _put(code, total, code["apart"] * r + panel * LANES)
