@@ -21,9 +21,10 @@ PROMPT = [1, 2, 3]
 REQUEST = Request(SamplingParams(), 3)
 
 
-def _drafted_a_step(agreement: float, seconds: float = 0.1) -> float:
+def _drafted_a_step(agreement: float, seconds: float = 0.1, row_cost: float = 0.0) -> float:
     """Tokens drafted a step, once it has learnt."""
-    draft = ConfidentDrafter(ToyModel(agreement=agreement), NoDrafter(), seconds)
+    model = ToyModel(agreement=agreement)
+    draft = ConfidentDrafter(model, NoDrafter(), seconds, row_cost=row_cost)
     steps = list(decode_serial(ToyModel(), draft, NoDrafter(), PROMPT, REQUEST, StopRule(600), 24))
     assert answer(steps) == naive(ToyModel(), PROMPT, REQUEST, StopRule(600))
     late = steps[len(steps) // 2 :]
@@ -43,6 +44,10 @@ def test_a_draft_that_is_always_wrong_drafts_in_one_of_eight_steps() -> None:
 
 def test_it_drafts_less_the_more_a_forward_costs() -> None:
     assert _drafted_a_step(0.9, seconds=0.05) > _drafted_a_step(0.9, seconds=0.4) >= 1
+
+
+def test_it_drafts_less_the_more_a_row_of_the_target_costs() -> None:
+    assert _drafted_a_step(0.9, 0.05) > 1.5 * _drafted_a_step(0.9, 0.05, row_cost=0.2) >= 1.5
 
 
 def test_what_it_drafts_is_the_models_own() -> None:

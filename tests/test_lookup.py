@@ -1,6 +1,6 @@
 """Retrieved runs alone and behind a draft."""
 
-from doublespec.drafting.lookup import LookupDrafter, WeighingDrafter
+from doublespec.drafting.lookup import LookupDrafter, WeighingDrafter, worth_showing
 from doublespec.retrieval.base import Match
 from doublespec.retrieval.expectation import NOTHING, Ahead
 from doublespec.retrieval.layered import LayeredIndex
@@ -65,6 +65,25 @@ def test_how_likely_a_draft_holds_is_learnt_from_the_text() -> None:
     assert good.reach > 0.9 > 0.5 > index.ahead[-1].reach
     assert good.shown == 2
     assert index.ahead[-1].settled < good.settled
+
+
+def test_of_a_draft_as_much_is_shown_as_settles_most_in_its_time() -> None:
+    for kept in (0.3, 0.6, 0.8, 0.95):
+        for row_cost in (0.0, 0.02, 0.2):
+            rates = [
+                sum(kept**place for place in range(shown + 1)) / (1 + row_cost * shown)
+                for shown in range(1, 13)
+            ]
+            assert worth_showing(12, kept, row_cost) == rates.index(max(rates)) + 1
+    assert worth_showing(0, 0.8, 0.2) == 0
+
+
+def test_a_draft_is_cut_where_its_rows_cost_more_than_they_settle() -> None:
+    drafted = [5, 6, 5, 6, 5, 6, 5, 6]
+    for row_cost, shown in ((0.0, 8), (0.4, 1)):
+        drafter = WeighingDrafter(Fixed(()), 4, row_cost)
+        text = _follow(drafter, drafted, [5, 4], steps=40)  # one of two holds
+        assert drafter.complete(text, drafted, 24, REQUEST) == (drafted[:shown], shown)
 
 
 def test_another_text_teaches_nothing() -> None:

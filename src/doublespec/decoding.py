@@ -134,7 +134,8 @@ def decode_parallel(
             asked = clock()
             guess = helper.complete(tokens, drafted, room, request)
             retrieving = clock() - asked
-            more = drafter.wait(pending, _worth(guess), room)
+            is_cut = guess.num_drafted < len(drafted)  # more are not worth it, nor waiting for them
+            more = drafted if is_cut else drafter.wait(pending, _worth(guess), room)
             if len(more) > len(drafted):
                 asked = clock()
                 guess = helper.complete(tokens, more, room, request)

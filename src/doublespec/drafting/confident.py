@@ -29,12 +29,19 @@ class ConfidentDrafter:
     """
 
     def __init__(
-        self, model: LanguageModel, helper: Drafter, seconds: float, odds: Odds | None = None
+        self,
+        model: LanguageModel,
+        helper: Drafter,
+        seconds: float,
+        odds: Odds | None = None,
+        row_cost: float = 0.0,
     ) -> None:
-        """`seconds` is the time of a draft forward, in forwards of the target."""
+        """`seconds` is the time of a draft forward, in forwards of the target; `row_cost` what
+        each token that the target is shown adds to one."""
         self._model = model
         self._helper = helper
         self._seconds = seconds
+        self._row_cost = row_cost
         self._odds = odds or Odds()
         self._text: list[int] = []  # that was drafted after last,
         self._rankings: list[Ranking] = []  # the choices made there,
@@ -67,7 +74,8 @@ class ConfidentDrafter:
     def _is_worth_a_forward(self, reach: float) -> bool:
         if self._forwards:
             rate = self._settled / self._spent
-            return self._forwards < _MOST_FORWARDS and reach > self._seconds * rate
+            cost = self._seconds + self._row_cost
+            return self._forwards < _MOST_FORWARDS and reach > cost * rate
         self._steps += 1
         return self._first.value > _KEPT or self._steps % _PROBE_STEPS == 0
 
@@ -88,6 +96,7 @@ class ConfidentDrafter:
         if 0 < stop < len(tokens) and tokens[:stop] == self._text:
             self._settled += len(tokens) - stop
             self._spent += 1.0 + self._seconds * self._forwards
+            self._spent += self._row_cost * len(self._rankings)
             if self._spent > _MEMORY:
                 self._settled, self._spent = self._settled / 2, self._spent / 2
             if self._rankings:

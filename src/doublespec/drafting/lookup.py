@@ -37,13 +37,17 @@ class LookupDrafter:
 class WeighingDrafter(LookupDrafter):
     """The same with an index that knows what runs are worth, and with what is learnt of the draft.
 
-    The run behind a draft is of use only if the whole draft holds, so it is as long as pays then.
-    A draft that hardly ever holds only hides the run that is found for the text itself.
+    Of a draft as much is shown as is worth its rows. The run behind it is of use only if all of
+    that holds, so it is as long as pays then. A draft that hardly ever holds only hides the run
+    that is found for the text itself.
     """
 
-    def __init__(self, index: LayeredIndex, most: int) -> None:
+    def __init__(self, index: LayeredIndex, most: int, row_cost: float = 0.0) -> None:
+        """`row_cost` is what each token that the target is shown adds to its forward, as a share
+        of one."""
         super().__init__(index, most)
         self._layered = index
+        self._row_cost = row_cost
         self._kept = Ratio(0.8, 4.0)
         self._length = 0  # of the text that was drafted after last,
         self._tail: Tokens = []  # its last tokens,
@@ -56,6 +60,7 @@ class WeighingDrafter(LookupDrafter):
             run = self.propose(tokens, limit, request)
             if run:
                 return Guess(run, 0)
+        drafted = drafted[: worth_showing(len(drafted), self._kept.value, self._row_cost)]
         room = min(limit - len(drafted), self._most)
         ahead = drafted_ahead(len(drafted), self._kept.value)
         match = self._layered.lookup([*tokens, *drafted], room, ahead) if room > 0 else None
@@ -68,6 +73,20 @@ class WeighingDrafter(LookupDrafter):
         if new and tokens[max(0, stop - _TAIL) : stop] == self._tail:
             kept = common_prefix(drafted, new)
             self._kept.learn(kept, min(kept + 1, len(new)))
+
+
+def worth_showing(count: int, kept: float, row_cost: float) -> int:
+    """How many of `count` drafted tokens settle most in the time of the forward that judges them,
+    each holding with chance `kept` where those before it do: one at least, to go on learning."""
+    settled = reach = best = 1.0
+    for shown in range(1, count + 1):
+        reach *= kept
+        settled += reach
+        rate = settled / (1.0 + row_cost * shown)
+        if rate < best and shown > 1:
+            return shown - 1
+        best = rate
+    return count
 
 
 class Helper(Drafter, Completer, Protocol):

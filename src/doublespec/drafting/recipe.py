@@ -78,7 +78,8 @@ class DraftRecipe:
         helper = _helper(retrieval, self._history())
         if retrieval is None or retrieval.ngram is not None or self.gamma is not None:
             return ModelDrafter(model, self._steps(model), helper)
-        return ConfidentDrafter(model, helper, self.seconds(model))
+        cost = retrieval.row_cost or 0.0
+        return ConfidentDrafter(model, helper, self.seconds(model), row_cost=cost)
 
     def seconds(self, model: LanguageModel) -> float:
         """The time of a draft forward, in forwards of the target."""

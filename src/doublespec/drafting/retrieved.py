@@ -37,7 +37,8 @@ class Retrieval:
             kind = RecentNgramIndex if settings.latest else NgramIndex
             return LookupDrafter(kind(settings.ngram, settings.shortest), settings.tokens)
         return TenantDrafter(
-            lambda tenant: WeighingDrafter(self._index(tenant), settings.tokens), _MOST_TENANTS
+            lambda tenant: WeighingDrafter(self._index(tenant), settings.tokens, self._row_cost),
+            _MOST_TENANTS,
         )
 
     def choice(self, steps: int, seconds: float) -> Choice | None:
@@ -49,10 +50,13 @@ class Retrieval:
             lambda tenant: RunOrDraft(self._index(tenant), steps, seconds)
         )
 
+    @property
+    def _row_cost(self) -> float:
+        return ROW_COST if self._settings.row_cost is None else self._settings.row_cost
+
     def _index(self, tenant: int) -> LayeredIndex:
         """An index that learns for itself, over sources that are shared."""
-        cost = ROW_COST if self._settings.row_cost is None else self._settings.row_cost
-        costs = [1.0 + cost * n for n in range(_MOST_SHOWN + 1)]
+        costs = [1.0 + self._row_cost * n for n in range(_MOST_SHOWN + 1)]
         return LayeredIndex(self._sources_of(tenant), costs)
 
     def _make_sources(self, tenant: int) -> Sequence[TokenIndex]:
