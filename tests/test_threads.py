@@ -107,6 +107,29 @@ def test_a_first_prompt_that_finds_nothing_in_caches_decides_nothing() -> None:
     assert [machine.forward(threads, rows=64) for _ in range(10)] == 10 * [{EVERY}]
 
 
+def test_prompts_take_all_cores_at_once_where_steps_were_faster_with_them() -> None:
+    machine = Machine(one=4e-3, two=3e-3)
+    threads = machine.governed()
+    for _ in range(12):
+        machine.forward(threads)
+    machine.seconds = {USUAL: 40e-3, EVERY: 20e-3}
+    assert [machine.forward(threads, rows=64) for _ in range(20)] == 20 * [{EVERY}]
+    later = [machine.forward(threads, rows=64) for _ in range(60)]
+    assert later.count({USUAL}) == 2  # a trial comes all the same
+
+
+def test_a_short_delay_after_calm_forwards_is_followed_by_no_pause() -> None:
+    machine = Machine()
+    threads = machine.governed()
+    for _ in range(40):
+        machine.forward(threads)
+    for stall, after in ((5e-3, {EVERY}), (5e-3, {USUAL})):  # the second one is soon after it
+        machine.is_busy, machine.stall = True, stall
+        assert machine.forward(threads) == {USUAL, EVERY}
+        machine.is_busy = False
+        assert machine.forward(threads) == after
+
+
 def test_a_machine_that_changes_is_noticed() -> None:
     machine = Machine(one=3e-3, two=4e-3)
     threads = machine.governed()

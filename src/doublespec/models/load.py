@@ -34,10 +34,9 @@ _FEW_COUNTS = 4  # the smallest row counts, which are compared with each other
 _COUNTS_SECONDS = 0.1  # for how long
 _FEW_ROWS = 8  # a step's, rather than a prompt's
 _FASTER = 0.9  # of the time of fewer rows, which makes these useless
-_DRAFT_SECONDS = 0.05  # of measuring a draft, which may be in the middle of an answer
+_SHORT_SECONDS = 0.05  # of measuring one row, which may be in the middle of an answer
 _PROOF_KEYS = 6  # key lengths over which attention is compared between numbers of threads
 _PROOF_TEXTS = ((1, 1), (40, 2), (200, 7), (60, 64))  # and texts: tokens of the prompt, and more
-_ALONE_FORWARDS = 4  # to find out how long one takes on all cores
 _PROOF_SECONDS = 0.1  # forwards longer than that are left out, but the first
 
 
@@ -188,7 +187,7 @@ def choose_threads(
         threads = Threads(usual, every, proof, cost.of, layers, few_rows=few_rows)
     threads.prove()
     model.choose_threads(threads)
-    alone = forward_seconds(model, repeats=_ALONE_FORWARDS)  # it tries all cores first
+    alone = undisturbed_seconds(model)  # it tries all cores first
     return replace(cost, alone=min(1.0, alone / cost.seconds))
 
 
@@ -263,7 +262,7 @@ def undisturbed_seconds(model: LanguageModel) -> float:
     found: list[float] = []
     begun = perf_counter()
     while len(found) < _FEWEST_ROUNDS or (
-        len(found) < _MOST_ROUNDS and perf_counter() - begun < _DRAFT_SECONDS
+        len(found) < _MOST_ROUNDS and perf_counter() - begun < _SHORT_SECONDS
     ):
         found.append(median(watch.seconds(1) for _ in range(times)))
     return min(found)

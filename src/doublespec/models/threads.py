@@ -28,6 +28,7 @@ _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.02, 30.0  # within these seconds: all cores 
 # Pauses are short again after so many seconds of forwards on all cores that have saved as much as
 # the next delay loses: by the gain of the last trial, or by a likely one before any.
 _CALM = 0.05
+_HICCUP = 0.01  # a delay of fewer seconds, after forwards that were calm, is followed by no pause
 _LIKELY_GAIN = 1.1
 _LATE_SECONDS, _LATE_TIMES = 1.5e-3, 3  # a layer is late after so long, beyond its usual time
 _SLOW = 1.5  # a block that took so many times as long as with the usual number was disturbed
@@ -64,6 +65,12 @@ class _Blocks:
         longest = _HOLDS_LONGEST * self.samples
         self.held = min(2 * self.held, longest) if agrees else _HOLDS * self.samples
         self.holds = self.held
+        self.forget_trial()
+
+    def believe(self, gain: float) -> None:
+        """Until a trial, which comes as late as if one had found that."""
+        self.gain = gain
+        self.held = self.holds = _HOLDS * self.samples
         self.forget_trial()
 
     def forget_trial(self) -> None:
@@ -241,6 +248,9 @@ class Threads:
         blocks = self._blocks_of(rows)
         usual_seconds = rows * blocks.usual_seconds
         self._late_after = _LATE_SECONDS + _LATE_TIMES * usual_seconds / self._layers
+        lone = self._blocks_of(1).gain
+        if blocks.gain is None and rows > self._few_rows and lone is not None and lone > 1.0:
+            blocks.believe(lone)  # a prompt divides even better
         if blocks.holds:
             blocks.holds -= 1
             return blocks.gain is not None and blocks.gain > 1.0
@@ -272,7 +282,8 @@ class Threads:
         is_calm = self._calm_seconds >= _CALM and self._saved_seconds >= lost
         pause = max(_SHORTEST_PAUSE, _PAUSE_TIMES * lost, 0.0 if is_calm else 2 * self._pause)
         self._pause = min(pause, _LONGEST_PAUSE)
-        self._paused_until = now + self._pause
+        is_alone = is_calm and lost < _HICCUP
+        self._paused_until = now if is_alone else now + self._pause
         self._calm_seconds = self._saved_seconds = 0.0
         self._uses_every = False
         self._rows = 0  # a block with both numbers says nothing of either
