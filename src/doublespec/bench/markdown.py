@@ -17,8 +17,8 @@ Written by a command, not to be edited:
 temperature {temperature}.
 
 - `plain` is plain decoding in its fastest shape on as many threads as are fastest; ratios are to it
-  or to `ar` (canonical shapes), whichever is faster; in brackets a 95 % interval, by a bootstrap
-  over prompts.
+  or to `ar` (as all methods compute), whichever is faster; in brackets a 95 % interval, by a
+  bootstrap over prompts.
 - M is the mean accepted length, tokens a step; `repeated` the share of 8-grams that stood in the
   text before.
 - `identical`: texts equal to those of `ar`; of a peer, to its own plain decoding's.

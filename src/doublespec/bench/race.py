@@ -61,7 +61,7 @@ class Run:
 class Figures:
     """A method's figures over all prompts. `tokens_per_second` is all tokens over the sum of each
     prompt's median time; `ratio` is to the fastest plain decoding's; `identical` counts texts equal
-    to those of `ar`, plain decoding in canonical shapes."""
+    to those of `ar`, plain decoding as all methods compute."""
 
     tokens_per_second: float
     ratio: float

@@ -93,7 +93,7 @@ def _slow_baseline(runs: Sequence[Run]) -> list[str]:
     if shares and median(shares) < SLOWER:
         return [
             f"the baseline is not in its fastest shape: it reaches {median(shares):.0%} of the "
-            "speed of plain decoding in canonical shapes"
+            "speed of plain decoding as all methods compute"
         ]
     return []
 

@@ -21,8 +21,8 @@ from doublespec.sampling import SamplingParams
 
 _METHODS = ("ar", "lookup", "sd", "psd", "double", "double-serial", "auto")
 _CAPTION = (
-    f"'{BASELINE}': plain decoding in its fastest shape; 'ar': in canonical shapes, the reference "
-    "of texts; ratios are to the faster of the two. M: mean accepted length (tokens a step). "
+    f"'{BASELINE}': plain decoding in its fastest shape; 'ar': as all methods compute, the "
+    "reference of texts; ratios are to the faster of the two. M: mean accepted length (tokens a step). "
     "draft, retr.: share of drafted and of retrieved tokens that were kept. rep.: share of "
     "8-grams that stood in the text before. equal: texts equal to those of 'ar'."
 )
