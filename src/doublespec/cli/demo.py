@@ -22,8 +22,8 @@ from doublespec.sampling import SamplingParams
 _METHODS = ("ar", "lookup", "sd", "psd", "double", "double-serial", "auto")
 _CAPTION = (
     f"'{BASELINE}': plain decoding in its fastest shape; 'ar': as all methods compute, the "
-    "reference of texts; ratios are to the faster of the two. M: mean accepted length (tokens a step). "
-    "draft, retr.: share of drafted and of retrieved tokens that were kept. rep.: share of "
+    "reference of texts; ratios are to the faster of the two. M: mean accepted length (tokens a "
+    "step). draft, retr.: share of drafted and of retrieved tokens that were kept. rep.: share of "
     "8-grams that stood in the text before. equal: texts equal to those of 'ar'."
 )
 _LINES = 14  # of an answer, shown while the race goes on
