@@ -29,6 +29,7 @@ from doublespec.models.layers import (
     attention,
     lone_attention,
     read_weights,
+    rotary_table,
     swiglu,
     with_torch,
 )
@@ -292,14 +293,8 @@ class Decoder:
         return torch.zeros(shape, dtype=self.dtype, device=self.device)
 
     def _rotary_table(self, capacity: int) -> tuple[Tensor, Tensor]:
-        """cos and sin (capacity, head_dim) of rotary embeddings (arXiv 2104.09864, eq. 34),
-        the sign of the turned half folded into sin."""
-        rotary = self.config.rotary
-        factor = rotary.factor
-        angles = torch.arange(capacity).float()[:, None] * torch.tensor(rotary.frequencies)
-        cos, sin = angles.cos() * factor, angles.sin() * factor
-        table = torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
-        return table[0].to(self.device, self.dtype), table[1].to(self.device, self.dtype)
+        cos, sin = rotary_table(self.config.rotary, capacity)
+        return cos.to(self.device, self.dtype), sin.to(self.device, self.dtype)
 
     def _staircase(self, capacity: int) -> Tensor:
         """Zeros, then minus infinity: its window of k values from place capacity + padding - 1 - p

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from doublespec.models.sizes import DecoderConfig
+from doublespec.models.sizes import DecoderConfig, Rotary
 from doublespec.models.weights import Source
 
 _UNDIVIDED = 32767  # elementwise operations on more values are divided among threads
@@ -186,6 +186,14 @@ def rms_norm(weight: Tensor, eps: float) -> Norm:
         return cast((x * torch.addcmul(term, length, length).rsqrt_()).mul_(scaled))
 
     return norm
+
+
+def rotary_table(rotary: Rotary, capacity: int) -> tuple[Tensor, Tensor]:
+    """cos and sin (capacity, head_dim) of rotary embeddings (arXiv 2104.09864, eq. 34), the sign of
+    the turned half folded into sin."""
+    angles = torch.arange(capacity).float()[:, None] * torch.tensor(rotary.frequencies)
+    cos, sin = angles.cos() * rotary.factor, angles.sin() * rotary.factor
+    return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
 
 
 def attention(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:

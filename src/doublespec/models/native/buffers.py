@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from doublespec.models import branches as behind
 from doublespec.models.base import Branch
 from doublespec.models.devices import usable_cores
+from doublespec.models.layers import rotary_table
 from doublespec.models.native.attention import queries_at_a_time
 from doublespec.models.native.code import LANES
 from doublespec.models.sizes import DecoderConfig
@@ -26,7 +26,7 @@ class Cache:
         panels = (c.num_layers, c.num_kv_heads, capacity // LANES, c.head_dim, LANES)
         self.keys = torch.zeros(panels)
         self.values = torch.zeros(c.num_layers, c.num_kv_heads, capacity, c.head_dim)
-        self.cos, self.sin = _rotary_table(config, capacity)
+        self.cos, self.sin = rotary_table(config.rotary, capacity)
         self.zeros = torch.zeros(max(capacity, c.head_dim))
         queries = queries_at_a_time(config)
         self.scores = torch.empty(self.threads, queries, capacity)
@@ -38,15 +38,6 @@ class Cache:
         new.keys[:, :, : self.keys.shape[2]] = self.keys
         new.values[:, :, : self.capacity] = self.values
         return new
-
-
-def _rotary_table(config: DecoderConfig, capacity: int) -> tuple[Tensor, Tensor]:
-    """cos and sin (capacity, head_dim) of rotary embeddings (arXiv 2104.09864, eq. 34), the sign of
-    the turned half folded into sin."""
-    rotary = config.rotary
-    angles = torch.arange(capacity).float()[:, None] * torch.tensor(rotary.frequencies)
-    cos, sin = angles.cos() * rotary.factor, angles.sin() * rotary.factor
-    return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
 
 
 class Rows:

@@ -181,9 +181,6 @@ class Code:
         """first, first + 1, ...: a whole number of 32 bits for each lane."""
         return self.words(first) + self.number(ir.Constant(_WORDS, list(range(LANES))))
 
-    def as_float(self, number: Number) -> Number:
-        return self.number(self.builder.uitofp(number.value, FLOAT))
-
     def fma(self, a: Number, b: Number, c: Number) -> Number:
         """a x b + c, rounded once."""
         return self._intrinsic("fma", a, b, c)
