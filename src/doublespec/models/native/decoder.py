@@ -209,6 +209,8 @@ class NativeDecoder:
         """Writes keys and values of rows to the cache. Logits (n, V) of those of the tokens that
         are chosen and of the last row of each branch, if there are any."""
         room, told = self._room, self._room.of_pass
+        ids = [*tokens, *(token for branch in branches for token in branch.tokens)]
+        assert min(ids) >= 0 and max(ids) < self.vocab_size  # kernels read where they are told
         rows = room.rows.fill(start, tokens, branches)
         count = len(chosen) + len(branches)
         room.rows.chosen[: len(chosen)] = chosen
