@@ -314,7 +314,7 @@ def test_a_product_of_any_number_of_rows_has_the_same_bits(
         rounded, scales = rounded_to_int8(weight)
         exact = rounded.float() * scales[:, None]
     found = []
-    for registers in (6, 24):
+    for registers in (8, 32):
         monkeypatch.setattr(library, "_tiles", lambda count=registers: Tiles(count))
         kernels = Library(config, Storage("float32", storage))
         packed = pack_int8(weight, bias) if storage == "int8" else pack(weight, bias)

@@ -17,12 +17,12 @@ INTEGER, BIT, FLOAT = ir.IntType(64), ir.IntType(1), ir.FloatType()
 FLOATS = ir.VectorType(FLOAT, LANES)
 ADDRESS = ir.PointerType()
 WORD, HALF, BYTE = ir.IntType(32), ir.IntType(16), ir.IntType(8)
-_WORDS, _HALVES = ir.VectorType(WORD, LANES), ir.VectorType(HALF, LANES)
-
+_WORDS, _PAIRS = ir.VectorType(WORD, LANES), ir.VectorType(WORD, LANES // 2)
 _BYTES = ir.VectorType(BYTE, LANES)
 
-# How weights hold their numbers; bfloat16 is the upper half of a float32.
-_UNITS = {"float32": (FLOAT, FLOATS), "bfloat16": (HALF, _HALVES), "int8": (BYTE, _BYTES)}
+# How weights hold their numbers. bfloat16 is the upper half of a float32; of LANES of them number i
+# stands beside number i + LANES / 2, in one word.
+_UNITS = {"float32": (FLOAT, FLOATS), "bfloat16": (HALF, _PAIRS), "int8": (BYTE, _BYTES)}
 
 
 class Number:
@@ -260,9 +260,16 @@ class Code:
         if unit is BYTE:
             return self.number(self.builder.sitofp(self.builder.sext(value, _WORDS), FLOATS))
         if unit is HALF:
-            words = self.number(self.builder.zext(value, _WORDS))
-            return self.from_words(self.shifted(words, 16))
+            return self.number(self._widened_pairs(value))
         return self.number(value)
+
+    def _widened_pairs(self, words: Any) -> Any:
+        """Both numbers of each word, by a shift and a mask: to widen them one by one takes twice as
+        many instructions."""
+        shift, mask = (ir.Constant(_PAIRS, [bits] * (LANES // 2)) for bits in (16, 0xFFFF0000))
+        halves = self.builder.shl(words, shift), self.builder.and_(words, mask)
+        order = ir.Constant(_WORDS, list(range(LANES)))
+        return self.builder.bitcast(self.builder.shuffle_vector(*halves, order), FLOATS)
 
     def store(self, number: Number, address: Number, index: Operand) -> None:
         """A float32 or LANES of them, a whole number, or an address."""

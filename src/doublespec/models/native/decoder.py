@@ -68,7 +68,11 @@ def _bias(weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _panels(weight: Tensor) -> Tensor:
-    return _padded(weight).view(-1, LANES, weight.shape[1]).transpose(1, 2).contiguous()
+    panels = _padded(weight).view(-1, LANES, weight.shape[1]).transpose(1, 2)
+    if weight.dtype == torch.bfloat16:  # in pairs (`code.py`)
+        halves = panels.reshape(*panels.shape[:2], 2, LANES // 2)
+        panels = halves.transpose(2, 3).flatten(2)
+    return panels.contiguous()
 
 
 def _padded(values: Tensor) -> Tensor:

@@ -71,6 +71,5 @@ def _machine() -> llvm.TargetMachine:
 
 
 def _tiles() -> Tiles:
-    """AVX-512 has 32 registers of 16 numbers, AVX2 16 of 8, ARM's NEON 32 of 4; a part of them
-    holds weights and inputs."""
-    return Tiles(24 if llvm.get_host_cpu_features().get("avx512f", False) else 6)
+    """AVX-512 has 32 registers of 16 numbers, AVX2 16 of 8, ARM's NEON 32 of 4."""
+    return Tiles(32 if llvm.get_host_cpu_features().get("avx512f", False) else 8)

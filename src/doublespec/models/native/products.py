@@ -30,23 +30,29 @@ PRODUCT = {
     "apart": INTEGER,
     "is_added": INTEGER,  # 1: to what is there
 }
+_MOST_ROWS = 12
 _TILE = {name: kind for name, kind in PRODUCT.items() if name not in ("rows", "last")}
 
 
 @dataclass(frozen=True, slots=True)
 class Tiles:
     """How many rows, and how many panels beside each other, one pass over weights computes: as many
-    sums as a CPU has registers for."""
+    sums as a CPU has registers for, beside the weights that are used more than once and an input.
+    (Where these do not fit, a product takes twice as long.)"""
 
     registers: int  # of LANES float32
 
     @property
     def most_rows(self) -> int:
-        return min(self.registers, 12)
+        return max(rows for rows in range(1, _MOST_ROWS + 1) if self.widths(rows))
 
     def widths(self, rows: int) -> list[int]:
         """The numbers of panels, the largest first."""
-        return [width for width in (4, 2, 1) if width * rows <= self.registers]
+        return [width for width in (4, 2, 1) if self._fits(rows, width)]
+
+    def _fits(self, rows: int, width: int) -> bool:
+        weights = width if rows > 1 else 1
+        return rows * width + weights < self.registers
 
 
 def write_product(module: ir.Module, storage: str, tiles: Tiles) -> None:

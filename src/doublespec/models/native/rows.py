@@ -114,7 +114,10 @@ def write_embed(module: ir.Module, config: DecoderConfig, storage: str) -> None:
     with Code(module, "embed", {"row": INTEGER, "pass": ADDRESS}) as code:
         token = code.load(of_pass(code, "ids"), code["row"], INTEGER)
         is_panels = number_of_pass(code, "is_panels").equals(1)
-        in_panel = token // LANES * (LANES * size) + token % LANES
+        lane = token % LANES
+        if storage == "bfloat16":
+            lane = lane % (LANES // 2) * 2 + lane // (LANES // 2)
+        in_panel = token // LANES * (LANES * size) + lane
         first = is_panels.then(in_panel, token * size)
         step = is_panels.then(code.integer(LANES), 1)
         table = of_pass(code, "table")
