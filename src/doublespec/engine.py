@@ -170,7 +170,8 @@ class Engine:
 
     def retrieval(self, settings: RetrievalSettings) -> Retrieval:
         """Retrieval on the target's side."""
-        return Retrieval(settings, None if self.history is None else self.history.index_of)
+        history = None if self.history is None else self.history.index_of
+        return Retrieval(settings, history, self.cost.of_alone(1))
 
     def draft_model(self) -> LanguageModel:
         """The draft model in this process, read when it is first needed."""
@@ -183,12 +184,9 @@ class Engine:
         """A draft before the target. With retrieval, it is left out where the target had better
         be shown a run of its own side."""
         assert self._recipe is not None
-        model = self.draft_model()
-        drafter = self._recipe.drafter(model, retrieval)
-        if retrieval is None:
-            return drafter
-        seconds = drafter.steps * self._recipe.seconds(model)
-        choice = target_side.choice(drafter.steps, seconds)
+        model, target_seconds = self.draft_model(), self.cost.of_alone(1)
+        drafter, steps, seconds = self._recipe.drafter(model, retrieval, target_seconds)
+        choice = None if retrieval is None else target_side.choice(steps, seconds)
         return drafter if choice is None else DraftUnlessRun(drafter, choice)
 
     def background(self) -> RemoteDrafter:

@@ -15,7 +15,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -131,8 +131,7 @@ def choose(logits: Tensor, text: Tokens, start: int, request: Request) -> list[i
     return _argmax(_scores(logits, text, start, request))
 
 
-@dataclass(frozen=True, slots=True)
-class Ranking:
+class Ranking(NamedTuple):  # of which every token of a draft makes one: cheap to make
     """The best tokens at a position, best first, by the rule of `choose`; `behind` says how far
     each one's score lies behind the best one's. Tokens that are filtered out are not among them."""
 
@@ -146,26 +145,24 @@ def rank(logits: Tensor, text: Tokens, start: int, request: Request, count: int)
     Scores are what `choose` compares: logits with bias and penalties at temperature 0, above it
     log-probabilities over the temperature with the position's noise.
     """
-    scores = _scores(logits, text, start, request)
-    table = _table(scores.to(torch.float32, copy=scores is logits))
+    table = _table(_scores(logits, text, start, request).float())
     count = min(count, table.shape[-1])
     if isinstance(table, Tensor):
-        return [_ranking(found) for found in _best_on_device(table, count)]
-    if len(table) <= _FEW_ROWS:
-        return [_ranking(_best_of_row(row, count)) for row in table]
-    rows = list(range(len(table)))
-    found = []
-    for _ in range(count):
-        best = table.argmax(-1).tolist()
-        found.append((best, table[rows, best].tolist()))
-        table[rows, best] = -math.inf
-    return [_ranking([(tokens[i], scores[i]) for tokens, scores in found]) for i in rows]
+        best = _best_on_device(table, count)
+    elif len(table) <= _FEW_ROWS:
+        best = [_best_of_row(row, count) for row in table]
+    else:
+        best = _best_of_rows(table, count)
+    return list(map(_ranking, best))
 
 
-def _best_on_device(table: Tensor, count: int) -> list[list[tuple[int, float]]]:
-    """The same for all rows of a table (n, V), which comes down as one: in float64, which holds
-    every id and every score. The table is written to."""
-    ids, scores = [], []
+_Best = list[tuple[int, float]]  # ids and scores, best first
+
+
+def _best_on_device(table: Tensor, count: int) -> list[_Best]:
+    """Those of all rows of a table (n, V), which come down as one: in float64, which holds every id
+    and every score."""
+    ids, scores, table = [], [], table.clone()
     for _ in range(count):
         ids.append(table.argmax(-1, keepdim=True))
         scores.append(table.gather(-1, ids[-1]))
@@ -174,20 +171,34 @@ def _best_on_device(table: Tensor, count: int) -> list[list[tuple[int, float]]]:
     return [[(int(row[i]), row[count + i]) for i in range(count)] for row in both]
 
 
-def _best_of_row(row: npt.NDArray[np.float32], count: int) -> list[tuple[int, float]]:
-    """The same for one row, without the cost of indexing by arrays."""
-    found = []
+def _best_of_row(row: npt.NDArray[np.float32], count: int) -> _Best:
+    """Those of one row, which is as it was in the end: a copy would take longer."""
+    found: _Best = []
     for _ in range(count):
         best = int(row.argmax())
         found.append((best, float(row[best])))
         row[best] = -math.inf
+    for best, score in reversed(found):  # where nothing else was left, one may stand there twice
+        row[best] = score
     return found
 
 
-def _ranking(found: Sequence[tuple[int, float]]) -> Ranking:
+def _best_of_rows(table: npt.NDArray[np.float32], count: int) -> list[_Best]:
+    """Those of many rows (n, V), by arrays, which costs more for a few."""
+    table, rows = table.copy(), list(range(len(table)))
+    found = []
+    for _ in range(count):
+        best = table.argmax(-1).tolist()
+        found.append((best, table[rows, best].tolist()))
+        table[rows, best] = -math.inf
+    return [[(tokens[i], scores[i]) for tokens, scores in found] for i in rows]
+
+
+def _ranking(found: _Best) -> Ranking:
     top = found[0][1]
     kept = [found[0], *(pair for pair in found[1:] if pair[1] > -math.inf)]
-    return Ranking(tuple(token for token, _ in kept), tuple(top - score for _, score in kept))
+    tokens, scores = zip(*kept, strict=True)
+    return Ranking(tokens, tuple(top - score for score in scores))
 
 
 def _scores(logits: Tensor, text: Tokens, start: int, request: Request) -> Tensor:

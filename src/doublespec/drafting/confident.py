@@ -4,10 +4,10 @@ import math
 
 from doublespec.drafting.base import Drafter
 from doublespec.drafting.odds import Odds
-from doublespec.drafting.pace import Ratio
 from doublespec.models.base import LanguageModel
 from doublespec.oracle import known
-from doublespec.sampling import Ranking, Request, choose, rank
+from doublespec.ratio import Ratio
+from doublespec.sampling import Ranking, Request, rank
 from doublespec.tokens import Tokens, common_prefix
 
 _MOST_FORWARDS = 16
@@ -85,10 +85,11 @@ class ConfidentDrafter:
         run = known(self._helper.propose(ahead, limit, request), self._model.vocab_size)
         text = [*ahead, *run]
         logits = self._model.logits(text, len(run) + 1, request.prompt_length)
-        chosen = choose(logits, text, len(ahead), request)
+        rankings = rank(logits, text, len(ahead), request, _RANKED)
+        chosen = [ranking.tokens[0] for ranking in rankings]
         kept = common_prefix(chosen, run) + 1
         ends = (i + 1 for i, token in enumerate(chosen[:kept]) if token in request.end_ids)
-        return rank(logits[: next(ends, kept)], text, len(ahead), request, _RANKED)
+        return rankings[: next(ends, kept)]
 
     def _learn(self, tokens: list[int]) -> None:
         """What the text became after the last draft."""

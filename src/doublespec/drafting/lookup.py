@@ -5,7 +5,7 @@ from functools import lru_cache
 from typing import Protocol
 
 from doublespec.drafting.base import Completer, Drafter, Guess
-from doublespec.drafting.pace import Ratio
+from doublespec.ratio import Ratio
 from doublespec.retrieval.base import TokenIndex
 from doublespec.retrieval.expectation import drafted_ahead
 from doublespec.retrieval.layered import LayeredIndex

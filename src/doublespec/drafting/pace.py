@@ -11,27 +11,12 @@ hardly anything is kept, what it takes from a processor that both share is lost 
 in few steps only, in which it may show that it has become better.
 """
 
+from doublespec.ratio import Ratio
+
 _WEIGHT = 0.1  # of the latest value in a running mean
 _SHARE = 0.25  # of c
 _KEPT = 0.2  # of the drafted tokens, below which a wait is lost, and drafting, too
 _PROBE_STEPS = 8  # in one of which is done what has not paid so far
-_MEMORY = 0.98  # of what was learnt before a step
-
-
-class Ratio:
-    """Of two sums, the later amounts counting more (how often something happens, of late); `prior`
-    before anything was seen, which weighs as much as `weight` cases."""
-
-    def __init__(self, prior: float, weight: float) -> None:
-        self._amount, self._cases = prior * weight, weight
-
-    def learn(self, amount: float, cases: float) -> None:
-        self._amount = _MEMORY * self._amount + amount
-        self._cases = _MEMORY * self._cases + cases
-
-    @property
-    def value(self) -> float:
-        return self._amount / self._cases
 
 
 class Pace:

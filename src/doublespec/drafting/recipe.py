@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from doublespec.config import DraftStyle, RetrievalSettings
 from doublespec.drafting.ahead import DraftAhead
@@ -63,38 +64,51 @@ class DraftRecipe:
     def __call__(self) -> Worker:
         """The draft beside the target."""
         model, history = self.load(), self._history()
+        seconds = undisturbed_seconds(model)
 
         def make(style: DraftStyle) -> Draft:
-            ahead = DraftAhead(model, _helper(style.retrieval, history), style.forks)
-            return Draft(ahead, style.gamma or self._steps(model) if style.lockstep else None)
+            ahead = DraftAhead(model, _helper(style.retrieval, history, seconds), style.forks)
+            return Draft(ahead, style.gamma or self._steps(seconds) if style.lockstep else None)
 
         return Worker(make)
 
     def drafter(
-        self, model: LanguageModel, retrieval: RetrievalSettings | None
-    ) -> ModelDrafter | ConfidentDrafter:
-        """The draft before the target, around a model that is loaded already: with retrieval and
-        no given gamma, as many forwards as are worth their time."""
-        helper = _helper(retrieval, self._history())
+        self, model: LanguageModel, retrieval: RetrievalSettings | None, target_seconds: float
+    ) -> "SerialDraft":
+        """The draft before a target whose forwards take `target_seconds` then, around a model that
+        is loaded already: with retrieval and no given gamma, as many forwards as are worth their
+        time."""
+        seconds = undisturbed_seconds(model)
+        helper, share = _helper(retrieval, self._history(), seconds), seconds / target_seconds
+        drafter: ModelDrafter | ConfidentDrafter
         if retrieval is None or retrieval.ngram is not None or self.gamma is not None:
-            return ModelDrafter(model, self._steps(model), helper)
-        cost = retrieval.row_cost or 0.0
-        return ConfidentDrafter(model, helper, self.seconds(model), row_cost=cost)
-
-    def seconds(self, model: LanguageModel) -> float:
-        """The time of a draft forward, in forwards of the target."""
-        return undisturbed_seconds(model) / self.target_seconds
+            drafter = ModelDrafter(model, self._steps(seconds), helper)
+        else:
+            cost = retrieval.row_cost or 0.0
+            drafter = ConfidentDrafter(model, helper, share, row_cost=cost)
+        return SerialDraft(drafter, drafter.steps, drafter.steps * share)
 
     def _history(self) -> History | None:
         return None if self.history is None else open_history(self.history)
 
-    def _steps(self, model: LanguageModel) -> int:
-        return self.gamma or self._measured_steps(model)
-
-    def _measured_steps(self, model: LanguageModel) -> int:
-        ratio = self.target_seconds / undisturbed_seconds(model)
-        return max(1, min(round(ratio), _MOST_STEPS))
+    def _steps(self, seconds: float) -> int:
+        """As many forwards, each of which takes `seconds`, as a forward of the target is long."""
+        return self.gamma or max(1, min(round(self.target_seconds / seconds), _MOST_STEPS))
 
 
-def _helper(retrieval: RetrievalSettings | None, history: History | None) -> Drafter:
-    return NoDrafter() if retrieval is None else Retrieval(retrieval, history).lookup()
+class SerialDraft(NamedTuple):
+    """A draft before the target: how many forwards it is likely to make, and how long they take,
+    in forwards of the target."""
+
+    drafter: Drafter
+    steps: int
+    seconds: float
+
+
+def _helper(
+    retrieval: RetrievalSettings | None, history: History | None, seconds: float
+) -> Drafter:
+    """Retrieval for a draft whose forwards take `seconds`."""
+    if retrieval is None:
+        return NoDrafter()
+    return Retrieval(retrieval, history, seconds).lookup()

@@ -1,5 +1,6 @@
 """What one side of a method retrieves with: indexes by its settings, and drafters around them."""
 
+import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -17,6 +18,7 @@ from doublespec.retrieval.recent import RecentNgramIndex
 History = Callable[[int], TokenIndex]  # earlier answers by the tenant's number
 
 _MOST_SHOWN = 2 * MOST_TOKENS  # a draft and the run behind it
+_ASKING_SECONDS = 1e-4  # that a lookup takes between forwards (docs/log.md)
 _MOST_TENANTS = 16  # whose indexes are kept
 
 
@@ -24,8 +26,15 @@ class Retrieval:
     """Drafters over the same sources: the text, in `history` the tenant's earlier answers, and the
     datastores. Where n-grams are limited it is a published search in the text alone."""
 
-    def __init__(self, settings: RetrievalSettings, history: History | None = None) -> None:
+    def __init__(
+        self,
+        settings: RetrievalSettings,
+        history: History | None = None,
+        forward_seconds: float = math.inf,
+    ) -> None:
+        """`forward_seconds` is the time of a forward, of which runs are to save some."""
         self._settings = settings
+        self._asking_cost = _ASKING_SECONDS / forward_seconds
         self._history = history
         self._stores = [Datastore(Path(p), settings.vocabulary) for p in settings.datastores]
         self._sources_of = lru_cache(maxsize=_MOST_TENANTS)(self._make_sources)
@@ -57,7 +66,7 @@ class Retrieval:
     def _index(self, tenant: int) -> LayeredIndex:
         """An index that learns for itself, over sources that are shared."""
         costs = [1.0 + self._row_cost * n for n in range(_MOST_SHOWN + 1)]
-        return LayeredIndex(self._sources_of(tenant), costs)
+        return LayeredIndex(self._sources_of(tenant), costs, self._asking_cost)
 
     def _make_sources(self, tenant: int) -> Sequence[TokenIndex]:
         earlier = [] if self._history is None else [self._history(tenant)]

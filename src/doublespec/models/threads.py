@@ -25,10 +25,10 @@ _HOLDS = 20  # times as many blocks later it is tried again; twice as many each 
 _HOLDS_LONGEST = 160  # agree, up to so many times
 _PAUSE_TIMES = 3  # as long as what was lost is the pause after it, twice as long each time,
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.02, 30.0  # within these seconds: all cores may be much faster
-# Pauses are short again after so many seconds of forwards on all cores that have saved as much as
-# the next delay loses: by the gain of the last trial, or by a likely one before any.
-_CALM = 0.05
-_HICCUP = 0.01  # a delay of fewer seconds, after forwards that were calm, is followed by no pause
+_CALM = 0.05  # and short again after so many seconds of forwards on all cores
+# Seconds that delays may lose without a pause: at first, and at most of what forwards on all cores
+# have saved, by the gain of the last trial or by a likely one before any.
+_FIRST_CREDIT, _MOST_CREDIT = 0.01, 0.25
 _LIKELY_GAIN = 1.1
 _LATE_SECONDS, _LATE_TIMES = 1.5e-3, 3  # a layer is late after so long, beyond its usual time
 _SLOW = 1.5  # a block that took so many times as long as with the usual number was disturbed
@@ -119,8 +119,8 @@ class Threads:
         self._late_after = 0.0
         self._pause = _SHORTEST_PAUSE
         self._paused_until = 0.0
-        # Of forwards on all cores since something was late; and how much they have saved.
-        self._calm_seconds, self._saved_seconds = _CALM, math.inf
+        self._calm_seconds = _CALM  # of forwards on all cores since something was late
+        self._credit = _FIRST_CREDIT
 
     # -- what the model says ---------------------------------------------------------------------
 
@@ -273,18 +273,25 @@ class Threads:
             return
         else:
             self._calm_seconds += seconds
-            self._saved_seconds += seconds * ((blocks.gain or _LIKELY_GAIN) - 1)
+            saved = seconds * ((blocks.gain or _LIKELY_GAIN) - 1)
+            self._credit = min(self._credit + saved, _MOST_CREDIT)
         if self._is_on_trial:
             blocks.add(seconds / rows, uses_every=self._uses_every)
 
     def _fall_back(self, now: float, lost: float) -> None:
-        """The usual number at once and for a while, longer each time until all cores pay."""
-        is_calm = self._calm_seconds >= _CALM and self._saved_seconds >= lost
-        pause = max(_SHORTEST_PAUSE, _PAUSE_TIMES * lost, 0.0 if is_calm else 2 * self._pause)
-        self._pause = min(pause, _LONGEST_PAUSE)
-        is_alone = is_calm and lost < _HICCUP
-        self._paused_until = now if is_alone else now + self._pause
-        self._calm_seconds = self._saved_seconds = 0.0
+        """The usual number at once; and for a while if all cores have not saved as much as that
+        lost, longer each time until they have been calm."""
+        self._credit -= lost
+        self._paused_until = now
+        if self._credit >= 0:
+            self._pause = _SHORTEST_PAUSE
+        else:
+            longer = 0.0 if self._calm_seconds >= _CALM else 2 * self._pause
+            pause = max(_SHORTEST_PAUSE, _PAUSE_TIMES * lost, longer)
+            self._pause = min(pause, _LONGEST_PAUSE)
+            self._paused_until += self._pause
+            self._credit = 0.0
+        self._calm_seconds = 0.0
         self._uses_every = False
         self._rows = 0  # a block with both numbers says nothing of either
         self._set_threads(self.usual)

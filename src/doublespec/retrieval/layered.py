@@ -5,21 +5,30 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
+from doublespec.ratio import Ratio
 from doublespec.retrieval.base import Match, TokenIndex
-from doublespec.retrieval.expectation import NOTHING, Ahead, Expectation
-from doublespec.tokens import Tokens
+from doublespec.retrieval.expectation import NOTHING, Ahead, Expectation, Run
+from doublespec.tokens import Tokens, common_prefix
 
 LONGEST_RUN = 96
 ROW_COST = 0.015  # of a forward, where no profile says better: 2.7 rows a token on the traces
 TAIL = 16  # tokens by which a text is known again
+_PROBES = 8  # lookups, of which one is made where they do not pay
 
 
 class Asked(NamedTuple):
-    """What the sources found for a text of `length` tokens that ended with `tail`."""
+    """What the sources found for a text of `length` tokens that ended with `tail`; and what was
+    shown of it (`run`), whose every token is `worth` so much time, and which `costs` some."""
 
     length: int
     tail: Tokens
     matches: list[Match]
+    run: Tokens = ()
+    worth: float = 0.0
+    costs: float = 0.0
+
+
+_NOTHING_ASKED = Asked(0, [], [])
 
 
 class LayeredIndex:
@@ -27,37 +36,62 @@ class LayeredIndex:
     showing none.
 
     How far runs hold it learns from the texts themselves, source by source: the next text it is
-    handed says what followed the last one, also where the run was not shown.
+    handed says what followed the last one, also where the run was not shown. So it learns, too, how
+    much time runs gain: while that is less than it takes to look for them, it seldom does.
     """
 
-    def __init__(self, sources: Sequence[TokenIndex], row_costs: Sequence[float] = ()) -> None:
-        """`row_costs[n]` is the time of a target forward that shows n tokens."""
+    def __init__(
+        self,
+        sources: Sequence[TokenIndex],
+        row_costs: Sequence[float] = (),
+        asking_cost: float = 0.0,
+    ) -> None:
+        """`row_costs[n]` is the time of a forward that shows n tokens, `asking_cost` that of a
+        lookup; the unit is a forward that shows none."""
         self._sources = sources
+        self._asking_cost = asking_cost
+        self._gained = Ratio(1.0, 4.0)  # by a lookup
+        self._left_out = 0
         self._costs = list(row_costs) or [1.0 + ROW_COST * n for n in range(LONGEST_RUN + 1)]
         self._expectations: defaultdict[str, Expectation] = defaultdict(Expectation)
-        self._asked = Asked(0, [], [])
+        self._asked = _NOTHING_ASKED
 
     def lookup(self, tokens: Tokens, limit: int, ahead: Ahead = NOTHING) -> Match | None:
         """The run of the best source, as much of it as pays behind what is shown `ahead` of it
         (the last of `tokens`)."""
         self._learn(tokens)
+        self._asked = _NOTHING_ASKED
+        if not self._is_worth_asking():
+            return None
         most = min(limit, len(self._costs) - 1 - ahead.shown)
         found = [source.lookup(tokens, most) for source in self._sources]
         matches = [match for match in found if match is not None]
-        self._asked = Asked(len(tokens), tokens[-TAIL:], matches)
-        best, length, rate = None, 0, 0.0
+        best, (length, rate) = None, Run(0, 0.0)
         for match in matches:
             run = self._expectations[match.source].best_run(match, self._costs, ahead)
             if run.rate > rate:
                 best, (length, rate) = match, run
-        if best is None or length == 0:
-            return None
-        return replace(best, tokens=best.tokens[:length], rate=rate)
+        shown = best.tokens[:length] if best is not None else ()
+        costs = self._costs[ahead.shown + length] - self._costs[ahead.shown]
+        worth = self._costs[ahead.shown] / ahead.settled  # the time in which as much is settled
+        self._asked = Asked(len(tokens), tokens[-TAIL:], matches, shown, worth, costs)
+        return replace(best, tokens=shown, rate=rate) if best is not None and shown else None
+
+    def _is_worth_asking(self) -> bool:
+        if self._gained.value >= self._asking_cost:
+            return True
+        self._left_out += 1
+        return self._left_out % _PROBES == 0
 
     def _learn(self, tokens: Tokens) -> None:
         """Compare what was found last with what the text has become."""
-        length, tail, matches = self._asked
-        if tokens[max(0, length - TAIL) : length] == tail:
+        asked = self._asked
+        length, goes_on = asked.length, len(tokens) > asked.length
+        if tokens[max(0, length - TAIL) : length] != asked.tail:
+            self._gained.learn(-asked.costs, 1)
+        elif goes_on and length:
             after = tokens[length : length + LONGEST_RUN]
-            for match in matches:
+            kept = common_prefix(asked.run, after)
+            self._gained.learn(kept * asked.worth - asked.costs, 1)
+            for match in asked.matches:
                 self._expectations[match.source].learn(match, after)
