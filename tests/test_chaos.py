@@ -45,6 +45,9 @@ class ChaosParts:
         self._toy = DRAFTS[self.chance.choice(sorted(DRAFTS))]
         self._drafter: StyledDrafter | None = None
 
+    def forward_seconds(self, shown: int, *, beside: bool) -> float:
+        return 0.005
+
     def is_draft_ready(self) -> bool:
         return True
 

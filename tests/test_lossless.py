@@ -68,6 +68,9 @@ class ToyParts:
         self._threads = threads
         self._open: list[BackgroundDrafter] = []
 
+    def forward_seconds(self, shown: int, *, beside: bool) -> float:
+        return 0.001
+
     def is_draft_ready(self) -> bool:
         return True
 

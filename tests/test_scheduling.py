@@ -20,6 +20,10 @@ def _no_hindsight() -> Hindsight:
     return Hindsight("nobody", NoDrafter(), 8, lambda shown: 0.01)
 
 
+def _expected(name: str, shown: int) -> float:
+    return 0.01
+
+
 def _run(scheduler: Scheduler, rates: dict[str, float], steps: int, seed: int = 0) -> float:
     """Steps of methods with such rates (tokens per second), noisy; tokens per second of all."""
     chance = random.Random(seed)
@@ -210,7 +214,9 @@ def test_a_turn_ends_the_method_it_leaves() -> None:
 
     scheduler = Scheduler(("lookup", "ar"), {"ar": 100.0})
     steps = list(
-        decode_in_turns(begin, lambda name: True, scheduler, _no_hindsight(), [0], _REQUEST)
+        decode_in_turns(
+            begin, lambda name: True, scheduler, _no_hindsight(), [0], _REQUEST, _expected
+        )
     )
     assert [step.new[0] for step in steps] == list(range(1, 2001))
     assert len(closed) > 5
@@ -333,7 +339,7 @@ def test_turns_are_judged_by_the_text_that_follows_them(length: int) -> None:
 
     scheduler = Scheduler(("double", "lookup", "ar"), {"ar": 100.0}, "lookup")
     hindsight = _measured(Asked("lookup", NoDrafter(), 8, lambda shown: 0.01))
-    list(decode_in_turns(begin, lambda name: True, scheduler, hindsight, [0], _REQUEST))
+    list(decode_in_turns(begin, lambda name: True, scheduler, hindsight, [0], _REQUEST, _expected))
     assert asked[0][0] == 2  # not the first step, which reads the prompt
     assert length > 3 or asked == [(2, 4, 4)]
     assert all(stop < known or known == length + 1 for _, stop, known in asked)
@@ -351,5 +357,5 @@ def test_no_turn_is_judged_before_the_time_of_a_step_is_known() -> None:
 
     hindsight = Asked("lookup", NoDrafter(), 8, lambda shown: 0.01)
     scheduler = Scheduler(("double", "lookup", "ar"), {"ar": 90.0}, "lookup")
-    list(decode_in_turns(begin, lambda name: True, scheduler, hindsight, [0], _REQUEST))
+    list(decode_in_turns(begin, lambda name: True, scheduler, hindsight, [0], _REQUEST, _expected))
     assert not hindsight.is_ready

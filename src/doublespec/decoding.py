@@ -177,10 +177,12 @@ def decode_in_turns(
     hindsight: Hindsight,
     prompt: Tokens,
     request: Request,
+    expected: Callable[[str, int], float],
     clock: Clock = perf_counter,
 ) -> Steps:
     """Decodes with the method that the scheduler names, turn by turn; `begin` begins one anywhere
-    in the answer, and one that is named again goes on. The first step is not measured: it reads the
+    in the answer, and one that is named again goes on. `expected` gives the seconds of a forward
+    that shows so many tokens beside that method. The first step is not measured: it reads the
     prompt. What it takes to judge turns in hindsight counts as time of the step before it."""
     tokens = list(prompt)
     finish: Finish | None = None
@@ -196,7 +198,8 @@ def decode_in_turns(
                 name, steps = turn.name, begin(turn.name, list(tokens))
             for place, step in enumerate(islice(steps, turn.steps)):
                 if place or len(tokens) > len(prompt):
-                    scheduler.learn(turn, place, len(step.new), step.seconds)
+                    slowness = step.target_seconds / expected(turn.name, len(step.guess))
+                    scheduler.learn(turn, place, len(step.new), step.seconds, slowness)
                     hindsight.learn(turn.name, len(step.guess), step.seconds)
                 tokens += step.new
                 finish = step.finish

@@ -333,6 +333,10 @@ class _Parts:
             return _Announced(drafter, threads, self.target.unread)
         return _Announced(drafter, threads, lambda tokens, _: len(tokens))  # it does not tell
 
+    def forward_seconds(self, shown: int, *, beside: bool) -> float:
+        cost = self._engine.cost
+        return cost.of(shown + 1) if beside else cost.of_alone(shown + 1)
+
     def is_draft_ready(self) -> bool:
         return self._engine.background().is_ready()
 

@@ -42,6 +42,11 @@ class Parts(Protocol):
         """The draft model beside the target."""
         ...
 
+    def forward_seconds(self, shown: int, *, beside: bool) -> float:
+        """What a forward of the target that shows so many tokens takes, as far as is known before
+        it: beside a draft at work, or alone."""
+        ...
+
     def is_draft_ready(self) -> bool:
         """Whether the draft beside the target is loaded; if not, its loading begins."""
         ...
@@ -105,9 +110,11 @@ def auto(parts: Parts, prompt: Tokens, request: Request, stop: StopRule) -> Step
     def can_run(name: str) -> bool:
         return name not in BESIDE or parts.is_draft_ready()
 
-    return decode_in_turns(
-        begin, can_run, parts.scheduler, parts.hindsight, prompt, request, parts.clock
-    )
+    def expected(name: str, shown: int) -> float:
+        return parts.forward_seconds(shown, beside=name in BESIDE)
+
+    learnt = parts.scheduler, parts.hindsight
+    return decode_in_turns(begin, can_run, *learnt, prompt, request, expected, parts.clock)
 
 
 METHODS: dict[str, Method] = {

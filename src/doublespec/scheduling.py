@@ -13,6 +13,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import median
 
 TURN_STEPS = 16  # of the leading method, before it is asked again
 TRIAL_STEPS = 6  # of another one, if it is compared with other text
@@ -24,6 +25,7 @@ _LONGEST_STEP = 16  # times as long as the mean of all, and no longer counts a s
 _MEMORY_STEPS = 512  # after which what was measured counts half
 _NEAR_STEPS = 32  # the latest of a method; of the leading one, a trial is compared with them
 _FEW_STEPS = 48  # of a method whose rate is known beforehand, which may have met a busy moment
+_SLOWNESS_STEPS = 32  # whose forwards say how long one takes
 _LEAST_STEPS = 64  # of the leading method, after which plain decoding need not be surely faster
 _LONG_STEPS = 32  # of the leading method, compared with what one in hindsight would have settled
 _JUDGED_EVERY = 4  # turns, of which one is compared where the other method has lost so far
@@ -149,6 +151,7 @@ class Scheduler:
         self._seconds = 0.0  # in all
         self._lost = 0.0  # of them, by trials
         self._latest: Turn | None = None
+        self._slowness: deque[float] = deque([1.0], maxlen=_SLOWNESS_STEPS)
 
     def choose(self, can_run: Callable[[str], bool] = lambda name: True) -> Turn:
         """The next turn, with a method that can run now (plain decoding always can)."""
@@ -170,8 +173,12 @@ class Scheduler:
         )
         return self._latest
 
-    def learn(self, turn: Turn, place: int, tokens: int, seconds: float) -> None:
-        """Step number `place` of a turn has settled so many tokens in so many seconds."""
+    def learn(
+        self, turn: Turn, place: int, tokens: int, seconds: float, slowness: float = 1.0
+    ) -> None:
+        """Step number `place` of a turn has settled so many tokens in so many seconds; `slowness`
+        is how many times as long its forward took as was to be expected beforehand."""
+        self._slowness.append(slowness)
         record, near = self._records[turn.name], self._records[self._leader].near_rate
         if self._steps >= TURN_STEPS:  # a longer one was stopped, or its machine was
             seconds = min(seconds, _LONGEST_STEP * self._seconds / self._steps)
@@ -236,11 +243,21 @@ class Scheduler:
             return next((name for name in names if not self._lags(name)), names[0])
         faster = [name for name in names if name != self._leader and self._is_faster(name)]
         if faster:
-            self._leader = max(faster, key=self._speed)
+            self._leader = self._or_in_hindsight(max(faster, key=self._speed), names)
             self._records[self._leader].near.clear()
             for record in self._records.values():  # they were compared with the last one
                 record.forget_trials()
         return self._leader
+
+    def _or_in_hindsight(self, name: str, names: Sequence[str]) -> str:
+        """Instead of plain decoding the method that can be judged in hindsight, unless it was
+        slower: where retrieval does not pay, it leaves itself out."""
+        other = self._in_hindsight
+        if name not in self._expected or other not in names or other == self._leader:
+            return name
+        record = self._records[other]
+        was_slower = record.steps >= _LEAST_STEPS and record.rate < self._rate(name)
+        return name if was_slower or record.lags_behind(self._rate(name)) else other
 
     def _is_faster(self, name: str) -> bool:
         record, leader = self._records[name], self._records[self._leader]
@@ -259,10 +276,12 @@ class Scheduler:
 
     def _rate(self, name: str) -> float:
         """Tokens per second of a method (0.0: nothing is known). What is measured of a few steps
-        is too low if the machine was busy, as what was expected is if it was busy before."""
+        is too low if the machine was busy, as what was expected is if it was busy before. That a
+        text is longer now, or a machine slower, shows in the forwards of all methods."""
         record = self._records[name]
-        expected = self._expected.get(name, 0.0) if record.steps < _FEW_STEPS else 0.0
-        return max(record.rate, expected)
+        if name not in self._expected or record.steps >= _FEW_STEPS:
+            return record.rate
+        return max(record.rate, self._expected[name] / median(self._slowness))
 
     def _speed(self, name: str) -> float:
         """How many times as fast as the leading method one is, as far as is known."""

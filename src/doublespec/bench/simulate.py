@@ -224,6 +224,9 @@ class _Parts:
             yield step
         assert settled == trace.answer
 
+    def forward_seconds(self, shown: int, *, beside: bool) -> float:
+        return self._machine.target(shown + 1)
+
     def is_draft_ready(self) -> bool:
         return True
 

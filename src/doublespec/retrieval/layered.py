@@ -13,7 +13,9 @@ from doublespec.tokens import Tokens, common_prefix
 LONGEST_RUN = 96
 ROW_COST = 0.015  # of a forward, where no profile says better: 2.7 rows a token on the traces
 TAIL = 16  # tokens by which a text is known again
-_PROBES = 8  # lookups, of which one is made where they do not pay
+# Where lookups do not pay, one of so many is made, and of twice as many while that finds nothing.
+_SPACING, _LARGEST_SPACING = 8, 32
+_MEMORY = 0.9  # of what lookups have gained, with each
 
 
 class Asked(NamedTuple):
@@ -50,8 +52,8 @@ class LayeredIndex:
         lookup; the unit is a forward that shows none."""
         self._sources = sources
         self._asking_cost = asking_cost
-        self._gained = Ratio(1.0, 4.0)  # by a lookup
-        self._left_out = 0
+        self._gained = Ratio(1.0, 4.0, _MEMORY)  # by a lookup
+        self._left_out, self._spacing = 0, _SPACING
         self._costs = list(row_costs) or [1.0 + ROW_COST * n for n in range(LONGEST_RUN + 1)]
         self._expectations: defaultdict[str, Expectation] = defaultdict(Expectation)
         self._asked = _NOTHING_ASKED
@@ -78,10 +80,14 @@ class LayeredIndex:
         return replace(best, tokens=shown, rate=rate) if best is not None and shown else None
 
     def _is_worth_asking(self) -> bool:
-        if self._gained.value >= self._asking_cost:
+        if max(self._gained.value, 0.0) >= self._asking_cost:
+            self._left_out, self._spacing = 0, _SPACING
             return True
         self._left_out += 1
-        return self._left_out % _PROBES == 0
+        if self._left_out < self._spacing:
+            return False
+        self._left_out, self._spacing = 0, min(2 * self._spacing, _LARGEST_SPACING)
+        return True
 
     def _learn(self, tokens: Tokens) -> None:
         """Compare what was found last with what the text has become."""
