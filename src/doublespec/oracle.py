@@ -33,5 +33,7 @@ def advance(model: LanguageModel, tokens: Tokens, guess: Tokens, request: Reques
 
 def known(guess: Tokens, vocab_size: int) -> Tokens:
     """`guess` up to the first id that is not in the vocabulary."""
+    if not guess:
+        return guess
     unknown = (i for i, token in enumerate(guess) if not 0 <= token < vocab_size)
     return guess[: next(unknown, len(guess))]

@@ -1,4 +1,6 @@
-"""How often something happens, or how much it brings, of late."""
+"""How often something happens, how much it brings, or how long it takes, of late."""
+
+_WEIGHT = 0.1  # of the latest value in a running mean
 
 
 class Ratio:
@@ -16,3 +18,9 @@ class Ratio:
     @property
     def value(self) -> float:
         return self._amount / self._cases
+
+
+def running_mean(mean: float, value: float) -> float:
+    """The mean (0: of nothing yet) with another value; a single outlier (a prompt's own forward)
+    moves it little."""
+    return mean + _WEIGHT * (min(value, 4 * mean) - mean) if mean else value

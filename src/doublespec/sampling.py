@@ -196,9 +196,8 @@ def _best_of_rows(table: npt.NDArray[np.float32], count: int) -> list[_Best]:
 
 def _ranking(found: _Best) -> Ranking:
     top = found[0][1]
-    kept = [found[0], *(pair for pair in found[1:] if pair[1] > -math.inf)]
-    tokens, scores = zip(*kept, strict=True)
-    return Ranking(tokens, tuple(top - score for score in scores))
+    kept = [pair for pair in found if pair[1] > -math.inf] or found[:1]
+    return Ranking(tuple([token for token, _ in kept]), tuple([top - score for _, score in kept]))
 
 
 def _scores(logits: Tensor, text: Tokens, start: int, request: Request) -> Tensor:

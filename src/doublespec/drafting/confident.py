@@ -1,6 +1,8 @@
 """A draft before the target that goes on for as long as its next token is worth a forward."""
 
-import math
+from collections import deque
+from collections.abc import Callable
+from statistics import median
 
 from doublespec.drafting.base import Drafter
 from doublespec.drafting.odds import Odds
@@ -16,7 +18,12 @@ _KEPT = 0.2  # of first tokens, below which not even the first forward is worth 
 _PROBE_STEPS = 8  # in one of which it is made all the same
 _PRIOR_STEPS = 8.0
 _PRIOR_RATE = 2.0  # tokens settled in the time of a target forward, before anything was learnt
+_UNTIMED = 2  # forwards of a draft: they read what is new, and find little in caches
+_TIMED = 16  # forwards by which it is known how long one takes
 _MEMORY = 64.0  # steps after which what was learnt counts half
+
+
+Clock = Callable[[], float]
 
 
 class ConfidentDrafter:
@@ -35,12 +42,18 @@ class ConfidentDrafter:
         seconds: float,
         odds: Odds | None = None,
         row_cost: float = 0.0,
+        clock: Clock | None = None,
+        unit: float = 1.0,
     ) -> None:
         """`seconds` is the time of a draft forward, in forwards of the target; `row_cost` what
-        each token that the target is shown adds to one."""
+        each token that the target is shown adds to one. With a `clock`, of which a forward of the
+        target takes a `unit`, that time is measured on and on: in the midst of others a forward
+        takes longer, and choices and lookups take as long as that of a small draft."""
         self._model = model
         self._helper = helper
         self._seconds = seconds
+        self._clock, self._unit = clock, unit
+        self._timed = deque([seconds], maxlen=_TIMED)
         self._row_cost = row_cost
         self._odds = odds or Odds()
         self._text: list[int] = []  # that was drafted after last,
@@ -59,17 +72,18 @@ class ConfidentDrafter:
         tokens = list(tokens)
         self._learn(tokens)
         limit = min(limit, self._model.max_length - len(tokens))
-        drafted: list[int] = []
+        ahead, most = tokens.copy(), len(tokens) + limit
         reach = 1.0
-        while len(drafted) < limit and self._is_worth_a_forward(reach):
-            rankings = self._forward([*tokens, *drafted], limit - len(drafted) - 1, request)
-            drafted += [ranking.tokens[0] for ranking in rankings]
-            reach *= math.prod(self._odds.of(ranking, 0) for ranking in rankings)
+        while len(ahead) < most and self._is_worth_a_forward(reach):
+            rankings = self._timed_forward(ahead, most - len(ahead) - 1, request)
+            for ranking in rankings:
+                ahead.append(ranking.tokens[0])
+                reach *= self._odds.of(ranking, 0)
             self._rankings += rankings
             self._forwards += 1
-            if drafted[-1] in request.end_ids:
+            if ahead[-1] in request.end_ids:
                 break
-        return drafted
+        return ahead[len(tokens) :]
 
     def _is_worth_a_forward(self, reach: float) -> bool:
         if self._forwards:
@@ -79,13 +93,24 @@ class ConfidentDrafter:
         self._steps += 1
         return self._first.value > _KEPT or self._steps % _PROBE_STEPS == 0
 
+    def _timed_forward(self, ahead: list[int], limit: int, request: Request) -> list[Ranking]:
+        if self._clock is None or self._forwards < _UNTIMED:
+            return self._forward(ahead, limit, request)
+        begun = self._clock()
+        rankings = self._forward(ahead, limit, request)
+        self._timed.append((self._clock() - begun) / self._unit)
+        self._seconds = median(self._timed)
+        return rankings
+
     def _forward(self, ahead: list[int], limit: int, request: Request) -> list[Ranking]:
         """The model's choices after `ahead`, as far as a retrieved run agrees, and one more; cut
         where the answer ends."""
         run = known(self._helper.propose(ahead, limit, request), self._model.vocab_size)
-        text = [*ahead, *run]
+        text = [*ahead, *run] if run else ahead
         logits = self._model.logits(text, len(run) + 1, request.prompt_length)
         rankings = rank(logits, text, len(ahead), request, _RANKED)
+        if not run:
+            return rankings
         chosen = [ranking.tokens[0] for ranking in rankings]
         kept = common_prefix(chosen, run) + 1
         ends = (i + 1 for i, token in enumerate(chosen[:kept]) if token in request.end_ids)

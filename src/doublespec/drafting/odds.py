@@ -36,7 +36,7 @@ class Odds:
 def _bin(ranking: Ranking) -> int:
     """By how far the second choice lies behind the first: steps of a factor of two from 1/8."""
     behind = ranking.behind[1] if len(ranking.behind) > 1 else math.inf
-    return 0 if behind < 0.125 else min(int(math.log2(min(behind, 1e9)) + 4.0), _BINS - 1)
+    return 0 if behind < 0.125 else min(math.frexp(min(behind, 1e9))[1] + 3, _BINS - 1)
 
 
 def _prior(place: int) -> list[float]:

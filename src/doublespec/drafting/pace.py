@@ -11,9 +11,8 @@ hardly anything is kept, what it takes from a processor that both share is lost 
 in few steps only, in which it may show that it has become better.
 """
 
-from doublespec.ratio import Ratio
+from doublespec.ratio import Ratio, running_mean
 
-_WEIGHT = 0.1  # of the latest value in a running mean
 _SHARE = 0.25  # of c
 _KEPT = 0.2  # of the drafted tokens, below which a wait is lost, and drafting, too
 _PROBE_STEPS = 8  # in one of which is done what has not paid so far
@@ -34,11 +33,11 @@ class Pace:
 
     def drafted(self, seconds: float) -> None:
         """A draft forward took that long."""
-        self.draft_seconds = _mean(self.draft_seconds, seconds)
+        self.draft_seconds = running_mean(self.draft_seconds, seconds)
 
     def stepped(self, seconds: float) -> None:
         """The target was away for that long."""
-        self._step_seconds = _mean(self._step_seconds, seconds)
+        self._step_seconds = running_mean(self._step_seconds, seconds)
 
     def waited(self, seconds: float, before: int, after: int) -> None:
         """A step has waited; so many tokens were drafted before and after."""
@@ -87,10 +86,3 @@ class Pace:
     def longest_wait(self) -> float:
         """Seconds after which the draft is late."""
         return _SHARE * self._step_seconds
-
-
-def _mean(mean: float, value: float) -> float:
-    """The running mean; a single outlier (a prompt's own forward) moves it little."""
-    if not mean:
-        return value
-    return mean + _WEIGHT * (min(value, 4 * mean) - mean)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from time import perf_counter
 from typing import NamedTuple
 
 from doublespec.config import DraftStyle, RetrievalSettings
@@ -85,7 +86,9 @@ class DraftRecipe:
             drafter = ModelDrafter(model, self._steps(seconds), helper)
         else:
             cost = retrieval.row_cost or 0.0
-            drafter = ConfidentDrafter(model, helper, share, row_cost=cost)
+            drafter = ConfidentDrafter(
+                model, helper, share, row_cost=cost, clock=perf_counter, unit=target_seconds
+            )
         return SerialDraft(drafter, drafter.steps, drafter.steps * share)
 
     def _history(self) -> History | None:

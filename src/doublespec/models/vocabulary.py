@@ -42,7 +42,8 @@ class CommonVocabulary:
         return self._model.max_length
 
     def logits(self, tokens: Tokens, last: int, prompt_length: int) -> Tensor:
-        return self._model.logits(self._known(tokens), last, prompt_length)[:, : self._size]
+        rows = self._model.logits(self._known(tokens), last, prompt_length)
+        return rows if rows.shape[1] == self._size else rows[:, : self._size]
 
     @property
     def can_branch(self) -> bool:
