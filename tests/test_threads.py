@@ -132,7 +132,7 @@ def test_what_all_cores_have_saved_pays_for_delays() -> None:
         delays += 1
         if machine.forward(threads) == {USUAL}:
             break
-    assert 0.7 * saved < delays * machine.stall < saved + 0.03
+    assert saved < delays * machine.stall < saved + 0.12  # with a tenth of a second at first
 
 
 def test_a_machine_that_changes_is_noticed() -> None:
@@ -151,14 +151,14 @@ def test_one_layer_that_waits_for_a_busy_core_is_enough() -> None:
     threads = machine.governed()
     for _ in range(50):
         machine.forward(threads)
-    machine.is_busy, machine.stall = True, 0.1
+    machine.is_busy, machine.stall = True, 0.3
     machine.forward(threads)
     assert machine.used == [EVERY] + [USUAL] * (LAYERS - 1)
     assert machine.forward(threads) == {USUAL}
     assert "other programs" in threads.explain()
 
 
-@pytest.mark.parametrize(("seconds", "may_prompt"), [(0.13, False), (60.0, True)])
+@pytest.mark.parametrize(("seconds", "may_prompt"), [(0.85, False), (60.0, True)])
 def test_after_a_delay_all_cores_are_tried_on_few_rows_first(
     seconds: float, may_prompt: bool
 ) -> None:
@@ -166,9 +166,9 @@ def test_after_a_delay_all_cores_are_tried_on_few_rows_first(
     machine = Machine()
     threads = machine.governed()
     assert machine.forward(threads, rows=64) == {EVERY}
-    machine.is_busy = True
+    machine.is_busy, machine.stall = True, 0.2
     machine.forward(threads)
-    machine.is_busy, machine.now = False, seconds  # paused until 0.11
+    machine.is_busy, machine.now = False, seconds  # paused until 0.8
     assert machine.forward(threads, rows=64) == ({EVERY} if may_prompt else {USUAL})
     assert machine.forward(threads, rows=2) == {EVERY}
     assert EVERY in set().union(*(machine.forward(threads, rows=64) for _ in range(3)))

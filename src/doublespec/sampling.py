@@ -92,6 +92,11 @@ class SamplingParams:
             _check_range(f"logit_bias[{token}]", bias, -1000.0, 1000.0)
 
     @property
+    def is_greedy(self) -> bool:
+        """Whether the token with the largest logit is chosen, nothing added to any."""
+        return self.temperature == 0.0 and not self.logit_bias and not self.has_penalties
+
+    @property
     def has_penalties(self) -> bool:
         """Whether a token's score depends on the tokens before it."""
         return (

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from statistics import median
 
 from doublespec.drafting.base import Drafter
-from doublespec.drafting.odds import Odds
-from doublespec.models.base import LanguageModel
+from doublespec.drafting.odds import EDGES, Odds
+from doublespec.models.base import ChainingModel, LanguageModel, Worth, can_chain
 from doublespec.oracle import known
 from doublespec.ratio import Ratio
 from doublespec.sampling import Ranking, Request, rank
@@ -18,6 +18,7 @@ _KEPT = 0.2  # of first tokens, below which not even the first forward is worth 
 _PROBE_STEPS = 8  # in one of which it is made all the same
 _PRIOR_STEPS = 8.0
 _PRIOR_RATE = 2.0  # tokens settled in the time of a target forward, before anything was learnt
+_UNKNOWN = -1  # the second choice in a chain
 _UNTIMED = 2  # forwards of a draft: they read what is new, and find little in caches
 _TIMED = 16  # forwards by which it is known how long one takes
 _MEMORY = 64.0  # steps after which what was learnt counts half
@@ -44,11 +45,14 @@ class ConfidentDrafter:
         row_cost: float = 0.0,
         clock: Clock | None = None,
         unit: float = 1.0,
+        chains: bool = False,
     ) -> None:
         """`seconds` is the time of a draft forward, in forwards of the target; `row_cost` what
         each token that the target is shown adds to one. With a `clock`, of which a forward of the
         target takes a `unit`, that time is measured on and on: in the midst of others a forward
-        takes longer, and choices and lookups take as long as that of a small draft."""
+        takes longer, and choices and lookups take as long as that of a small draft. If it
+        `chains`, a model that can goes on by itself after the first forward, without retrieval."""
+        self._chains = chains
         self._model = model
         self._helper = helper
         self._seconds = seconds
@@ -75,32 +79,52 @@ class ConfidentDrafter:
         ahead, most = tokens.copy(), len(tokens) + limit
         reach = 1.0
         while len(ahead) < most and self._is_worth_a_forward(reach):
-            rankings = self._timed_forward(ahead, most - len(ahead) - 1, request)
+            forwards, rankings = self._go_on(ahead, most - len(ahead), reach, request)
             for ranking in rankings:
                 ahead.append(ranking.tokens[0])
                 reach *= self._odds.of(ranking, 0)
             self._rankings += rankings
-            self._forwards += 1
+            self._forwards += forwards
             if ahead[-1] in request.end_ids:
                 break
         return ahead[len(tokens) :]
 
     def _is_worth_a_forward(self, reach: float) -> bool:
         if self._forwards:
-            rate = self._settled / self._spent
-            cost = self._seconds + self._row_cost
-            return self._forwards < _MOST_FORWARDS and reach > cost * rate
+            return self._forwards < _MOST_FORWARDS and reach > self._least_reach
         self._steps += 1
         return self._first.value > _KEPT or self._steps % _PROBE_STEPS == 0
 
-    def _timed_forward(self, ahead: list[int], limit: int, request: Request) -> list[Ranking]:
-        if self._clock is None or self._forwards < _UNTIMED:
-            return self._forward(ahead, limit, request)
-        begun = self._clock()
-        rankings = self._forward(ahead, limit, request)
-        self._timed.append((self._clock() - begun) / self._unit)
-        self._seconds = median(self._timed)
-        return rankings
+    @property
+    def _least_reach(self) -> float:
+        """How likely a further token is the target's where it is just worth its time."""
+        return (self._seconds + self._row_cost) * self._settled / self._spent
+
+    def _go_on(
+        self, ahead: list[int], limit: int, reach: float, request: Request
+    ) -> tuple[int, list[Ranking]]:
+        """1 to `limit` choices after `ahead`, and in how many forwards: several where a retrieved
+        run agrees with one forward, or where the model goes on by itself."""
+        begun = self._clock() if self._clock is not None else 0.0
+        is_chained = self._forwards > 0 and self._chains and request.params.is_greedy
+        if is_chained and can_chain(self._model):
+            rankings = self._chain(self._model, ahead, limit, reach, request)
+            forwards = len(rankings)
+        else:
+            rankings, forwards = self._forward(ahead, limit - 1, request), 1
+        if self._clock is not None and self._forwards >= (1 if is_chained else _UNTIMED):
+            self._timed.append((self._clock() - begun) / forwards / self._unit)
+            self._seconds = median(self._timed)
+        return forwards, rankings
+
+    def _chain(
+        self, model: ChainingModel, ahead: list[int], limit: int, reach: float, request: Request
+    ) -> list[Ranking]:
+        most = min(limit, _MOST_FORWARDS - self._forwards)
+        worth = Worth(EDGES, self._odds.of_first(), self._least_reach / reach)
+        chain = model.chain(ahead, most, model.vocab_size, request.end_ids, worth)
+        found = zip(chain.tokens, chain.behind, strict=True)
+        return [Ranking((token, _UNKNOWN), (0.0, behind)) for token, behind in found]
 
     def _forward(self, ahead: list[int], limit: int, request: Request) -> list[Ranking]:
         """The model's choices after `ahead`, as far as a retrieved run agrees, and one more; cut

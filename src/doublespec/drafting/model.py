@@ -1,7 +1,7 @@
 """Guesses from a draft model, whose every forward may judge a retrieved run."""
 
 from doublespec.drafting.base import Drafter
-from doublespec.models.base import LanguageModel
+from doublespec.models.base import LanguageModel, Worth, can_chain
 from doublespec.oracle import advance
 from doublespec.sampling import Request
 from doublespec.tokens import Tokens
@@ -14,8 +14,13 @@ class ModelDrafter:
     draft-side retrieval (arXiv 2601.05524), the reason why its ceiling lies above c = t_T / t_D.
     """
 
-    def __init__(self, model: LanguageModel, steps: int, helper: Drafter) -> None:
+    def __init__(
+        self, model: LanguageModel, steps: int, helper: Drafter, *, chains: bool = False
+    ) -> None:
+        """If it `chains`, a model that can goes on by itself after the first forward, without the
+        helper."""
         self._model = model
+        self._chains = chains
         self.steps = steps
         self._helper = helper
 
@@ -31,5 +36,10 @@ class ModelDrafter:
             end = next((i + 1 for i, token in enumerate(new) if token in request.end_ids), None)
             drafted += new[:end]
             if end is not None:
+                break
+            more = min(self.steps - 1, limit - len(drafted))
+            if self._chains and more > 0 and request.params.is_greedy and can_chain(self._model):
+                size, ends = self._model.vocab_size, request.end_ids
+                drafted += self._model.chain([*tokens, *drafted], more, size, ends, Worth()).tokens
                 break
         return drafted[: max(limit, 0)]

@@ -4,10 +4,13 @@ Knows rankings and what was chosen; not why.
 """
 
 import math
+from bisect import bisect_right
 
 from doublespec.sampling import Ranking
 
-_BINS = 8
+# How far a second choice lies behind: steps of a factor of two.
+EDGES = tuple(2.0**power for power in range(-3, 4))
+_BINS = len(EDGES) + 1
 _PRIOR_WEIGHT = 8.0  # choices that the prior counts for
 _MEMORY = 512.0  # choices after which what was learnt counts half
 _SECOND, _THIRD = 0.6, 0.15  # of the target's departures, before anything was learnt
@@ -24,6 +27,11 @@ class Odds:
         counts = self._counts[_bin(ranking)]
         return counts[order] / sum(counts)
 
+    def of_first(self) -> list[float]:
+        """The chance that the target chooses the first token, by how many of the EDGES the second
+        one lies behind it."""
+        return [counts[0] / sum(counts) for counts in self._counts]
+
     def learn(self, ranking: Ranking, token: int) -> None:
         """The target chose `token`."""
         counts = self._counts[_bin(ranking)]
@@ -34,9 +42,8 @@ class Odds:
 
 
 def _bin(ranking: Ranking) -> int:
-    """By how far the second choice lies behind the first: steps of a factor of two from 1/8."""
-    behind = ranking.behind[1] if len(ranking.behind) > 1 else math.inf
-    return 0 if behind < 0.125 else min(math.frexp(min(behind, 1e9))[1] + 3, _BINS - 1)
+    """By how far the second choice lies behind the first."""
+    return bisect_right(EDGES, ranking.behind[1]) if len(ranking.behind) > 1 else _BINS - 1
 
 
 def _prior(place: int) -> list[float]:

@@ -21,6 +21,7 @@ from doublespec.models.weights import Source
 from doublespec.retrieval.history import open_history
 
 _MOST_STEPS = 16
+_SHORT_FORWARD = 1e-3  # of a draft, seconds, of which what is between two takes a good part
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +84,16 @@ class DraftRecipe:
         helper, share = _helper(retrieval, self._history(), seconds), seconds / target_seconds
         drafter: ModelDrafter | ConfidentDrafter
         if retrieval is None or retrieval.ngram is not None or self.gamma is not None:
-            drafter = ModelDrafter(model, self._steps(seconds), helper)
+            drafter = ModelDrafter(model, self._steps(seconds), helper, chains=retrieval is None)
         else:
-            cost = retrieval.row_cost or 0.0
             drafter = ConfidentDrafter(
-                model, helper, share, row_cost=cost, clock=perf_counter, unit=target_seconds
+                model,
+                helper,
+                share,
+                row_cost=retrieval.row_cost or 0.0,
+                clock=perf_counter,
+                unit=target_seconds,
+                chains=seconds < _SHORT_FORWARD,
             )
         return SerialDraft(drafter, drafter.steps, drafter.steps * share)
 

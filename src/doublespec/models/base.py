@@ -1,8 +1,8 @@
 """What the rest of the program asks of a model: logits for a text."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Protocol, Self, TypeGuard
+from typing import NamedTuple, Protocol, Self, TypeGuard
 
 import torch
 from torch import Tensor
@@ -80,6 +80,42 @@ class BranchingModel(LanguageModel, Protocol):
         follows its whole text. Branches start within `tokens`, end within `max_length`, and are
         forgotten afterwards."""
         ...
+
+
+class Worth(NamedTuple):
+    """While a chain is worth going on with: as long as the product of its choices' chances is above
+    `least`. A choice has the chance `chances[i]`, i being how many of the `edges` the second choice
+    lies behind it."""
+
+    edges: Sequence[float] = ()
+    chances: Sequence[float] = (1.0,)
+    least: float = 0.0
+
+
+class Chain(NamedTuple):
+    """The tokens with which a text goes on, and how far the second choice lay behind each."""
+
+    tokens: list[int]
+    behind: list[float]
+
+
+class ChainingModel(LanguageModel, Protocol):
+    """A language model that can go on from its own choices."""
+
+    @property
+    def can_chain(self) -> bool: ...
+
+    def chain(
+        self, tokens: Tokens, most: int, size: int, ends: Collection[int], worth: Worth
+    ) -> Chain:
+        """1 to `most` tokens after a text, each the likeliest of the first `size` ids (the lowest
+        of several): fewer behind one of `ends`, or where more are not `worth` it. The model must
+        have room for all but the last."""
+        ...
+
+
+def can_chain(model: LanguageModel) -> TypeGuard[ChainingModel]:
+    return bool(getattr(model, "can_chain", False))
 
 
 def can_branch(model: LanguageModel) -> TypeGuard[BranchingModel]:

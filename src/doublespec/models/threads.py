@@ -28,7 +28,7 @@ _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.02, 30.0  # within these seconds: all cores 
 _CALM = 0.05  # and short again after so many seconds of forwards on all cores
 # Seconds that delays may lose without a pause: at first, and at most of what forwards on all cores
 # have saved, by the gain of the last trial or by a likely one before any.
-_FIRST_CREDIT, _MOST_CREDIT = 0.01, 0.25
+_FIRST_CREDIT, _MOST_CREDIT = 0.1, 0.25
 _LIKELY_GAIN = 1.1
 _LATE_SECONDS, _LATE_TIMES = 1.5e-3, 3  # a layer is late after so long, beyond its usual time
 _SLOW = 1.5  # a block that took so many times as long as with the usual number was disturbed

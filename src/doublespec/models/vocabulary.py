@@ -1,11 +1,18 @@
 """A draft and a target must speak the same tokens, whatever size their output is padded to."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from torch import Tensor
 
 from doublespec.errors import ModelError
-from doublespec.models.base import Branch, LanguageModel, can_branch
+from doublespec.models.base import (
+    Branch,
+    Chain,
+    LanguageModel,
+    Worth,
+    can_branch,
+    can_chain,
+)
 from doublespec.tokens import Tokens
 
 
@@ -44,6 +51,17 @@ class CommonVocabulary:
     def logits(self, tokens: Tokens, last: int, prompt_length: int) -> Tensor:
         rows = self._model.logits(self._known(tokens), last, prompt_length)
         return rows if rows.shape[1] == self._size else rows[:, : self._size]
+
+    @property
+    def can_chain(self) -> bool:
+        return can_chain(self._model)
+
+    def chain(
+        self, tokens: Tokens, most: int, size: int, ends: Collection[int], worth: Worth
+    ) -> Chain:
+        assert can_chain(self._model)
+        size = min(size, self._size)
+        return self._model.chain(self._known(tokens), most, size, ends, worth)
 
     @property
     def can_branch(self) -> bool:

@@ -1,17 +1,20 @@
 """The memory that the kernels work in."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from doublespec.models import branches as behind
-from doublespec.models.base import Branch
+from doublespec.models.base import Branch, Chain, Worth
 from doublespec.models.devices import usable_cores
 from doublespec.models.layers import rotary_table
 from doublespec.models.native.attention import queries_at_a_time
 from doublespec.models.native.code import LANES
+from doublespec.models.native.layout import CHAIN, in_order
 from doublespec.models.sizes import DecoderConfig
+from doublespec.tokens import Tokens
 
 ROW_NUMBERS = ("ids", "positions", "slots", "text", "start", "stop", "chosen")  # see `layout.py`
 
@@ -79,3 +82,30 @@ class Rows:
             self.stop[own] = self.slots[own] + 1
             row = own.stop
         return count
+
+
+class ChainPlan:
+    """What a chain is told (`layout.py`), and where it writes."""
+
+    def __init__(
+        self, tokens: Tokens, most: int, size: int, ends: Collection[int], worth: Worth
+    ) -> None:
+        self._tokens = np.zeros(most, dtype=np.int64)
+        self._behind = np.zeros(most, dtype=np.float32)
+        self._held: dict[str, npt.NDArray[np.generic]] = {
+            "ends": np.array([*ends], dtype=np.int64),
+            "edges": np.array(worth.edges, dtype=np.float32),
+            "chances": np.array(worth.chances, dtype=np.float32),
+            "reach": np.array([1.0, worth.least], dtype=np.float32),
+        }
+        told = {"token": tokens[-1], "position": len(tokens) - 1, "most": most, "size": size}
+        told |= {"num_ends": len(ends), "num_edges": len(worth.edges), "count": 0, "is_over": 0}
+        told |= {"tokens": self._tokens.ctypes.data, "behind": self._behind.ctypes.data}
+        told |= {name: held.ctypes.data for name, held in self._held.items()}
+        self._told = in_order(CHAIN, told)
+        self.place: int = self._told.ctypes.data
+
+    def chain(self) -> Chain:
+        """What was written, when it is over."""
+        count = int(self._told[CHAIN.index("count")])
+        return Chain(self._tokens[:count].tolist(), self._behind[:count].tolist())

@@ -195,6 +195,9 @@ class Code:
     def largest(self, numbers: Number) -> Number:
         return self._joined(numbers, lambda a, b: (a > b).then(a, b))
 
+    def smallest(self, words: Number) -> Number:
+        return self._joined(words, lambda a, b: (a < b).then(a, b))
+
     def as_words(self, numbers: Number) -> Number:
         """The bits of float32, in lanes of 32 bits."""
         return self.number(self.builder.bitcast(numbers.value, _WORDS))

@@ -5,7 +5,7 @@ any shape, and nothing is padded. Weights are held in float32 or bfloat16; all e
 that a checkpoint in bfloat16 gives the same bits with both.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from doublespec.models import branches as behind
-from doublespec.models.base import Branch
+from doublespec.models.base import Branch, Chain, Worth
 from doublespec.models.layers import Layer, Make, Progress, Weights, read_weights
 from doublespec.models.memory import FIRST_CAPACITY, check_cache
-from doublespec.models.native.buffers import ROW_NUMBERS, Cache, Rows
+from doublespec.models.native.buffers import ROW_NUMBERS, Cache, ChainPlan, Rows
 from doublespec.models.native.code import LANES
-from doublespec.models.native.layout import LAYER, PASS
+from doublespec.models.native.layout import LAYER, PASS, in_order
 from doublespec.models.native.library import library_for
 from doublespec.models.native.model import Storage
 from doublespec.models.quantize import rounded_to_int8
@@ -95,6 +95,7 @@ class NativeDecoder:
     device = _CPU
     records = False  # steps, to replay them
     can_branch = True
+    can_chain = True
     row_counts = ANSWER_COUNTS  # as good as any: blocks of an answer come as they are
 
     def __init__(
@@ -178,6 +179,28 @@ class NativeDecoder:
         assert all(b.start <= len(tokens) and b.stop <= self.max_length for b in branches)
         rows = self._logits(tokens, last, branches)
         return rows[:last], rows[last:]
+
+    def chain(
+        self, tokens: Tokens, most: int, size: int, ends: Collection[int], worth: Worth
+    ) -> Chain:
+        """See `models/base.py`."""
+        tokens = list(tokens)
+        assert most > 0 and len(tokens) + most <= self.max_length + 1
+        assert 0 < size <= self.vocab_size and 0 <= tokens[-1] < self.vocab_size
+        if self.unread(tokens, 0) > 1:
+            self._logits(tokens[:-1], 1, ())
+        self._reserve(len(tokens) + most, 1)
+        self._cached = tokens[:-1]  # an interrupt leaves no lie
+        plan = ChainPlan(tokens, most, size, ends, worth)
+        logits = torch.empty(1, self._width)
+        room, told = self._room, self._room.of_pass
+        told[_LOGITS], told[_ROWS], told[_TABLE] = logits.data_ptr(), 1, self._table.data_ptr()
+        told[_LAYERS], told[_NUM_LAYERS] = room.layers[0], self.config.num_layers
+        told[_NUM_CHOSEN], room.rows.chosen[0] = 1, 0
+        self._library.chain(room.place, plan.place, self._most_threads())
+        chain = plan.chain()
+        self._cached = [*tokens, *chain.tokens[:-1]]
+        return chain
 
     def unread(self, tokens: Tokens, prompt_length: int) -> int:
         """How many positions of a text are not in the cache."""
@@ -285,7 +308,7 @@ def _lay_out(weights: NativeWeights, cache: Cache, rows: Rows) -> _Room:
     places_of = {name: tensor.data_ptr() for name, tensor in tensors.items()}
     numbers = {"capacity": cache.capacity, "is_panels": _is_shared(weights)}
     later = dict.fromkeys(_TOLD, 0)
-    of_pass = _in_order(PASS, {**places_of, **told, **numbers, **later})
+    of_pass = in_order(PASS, {**places_of, **told, **numbers, **later})
     return _Room(cache, rows, of_layers, layers, of_pass, of_pass.ctypes.data)
 
 
@@ -304,8 +327,4 @@ def _of_layer(layer: Layer[Packed, Tensor], keys: Tensor, values: Tensor) -> _Nu
         tensors |= {name: packed.panels, f"{name}_bias": packed.bias}
         tensors |= {f"{name}_scale": packed.scale}
     found = {name: 0 if t is None else t.data_ptr() for name, t in tensors.items()}
-    return _in_order(LAYER, found)
-
-
-def _in_order(names: Sequence[str], values: Mapping[str, int]) -> _Numbers:
-    return np.array([values[name] for name in names], dtype=np.int64)
+    return in_order(LAYER, found)

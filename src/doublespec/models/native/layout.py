@@ -1,5 +1,10 @@
 """What the kernels are handed, as rows of addresses and whole numbers, in this order."""
 
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
 from doublespec.models.native.code import ADDRESS, INTEGER, Code, Number
 
 # Weights come in panels of LANES outputs: (outputs / LANES, inputs, LANES). All else is float32.
@@ -53,6 +58,27 @@ PASS = (
     "start",  # (rows): and at [start, stop)
     "stop",
 )
+CHAIN = (
+    "token",  # the latest
+    "position",  # of the first one
+    "most",  # tokens to add
+    "size",  # ids below that are chosen from
+    "ends",  # (num_ends): ids behind which it ends
+    "num_ends",
+    "edges",  # (num_edges), rising
+    "num_edges",
+    "chances",  # (num_edges + 1): of a choice, by how many edges the second one lies behind it
+    "reach",  # (2): the product of all chances, and that down to which it goes on
+    "tokens",  # (most), as they are chosen
+    "behind",  # (most): how far the second choice lay behind
+    "count",  # of them
+    "is_over",
+)
+
+
+def in_order(names: Sequence[str], values: Mapping[str, int]) -> "npt.NDArray[np.int64]":
+    """The values as a row."""
+    return np.array([values[name] for name in names], dtype=np.int64)
 
 
 def of_layer(code: Code, name: str) -> Number:

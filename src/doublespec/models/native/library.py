@@ -35,6 +35,7 @@ class Library:
         self._engine = llvm.create_mcjit_compiler(module, machine)
         self._engine.finalize_object()
         self.forward = self._function("forward", [_POINTER, _NUMBER])
+        self.chain = self._function("chain", [_POINTER, _POINTER, _NUMBER])
         product = [_POINTER if kind == ADDRESS else _NUMBER for kind in PRODUCT.values()]
         self.multiply = self._function("multiply", [*product, _NUMBER])
 

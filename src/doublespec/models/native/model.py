@@ -19,6 +19,7 @@ from doublespec.models.native.attention import (
     write_attend,
     write_softmax,
 )
+from doublespec.models.native.chain import goes_on, write_pick, write_place
 from doublespec.models.native.code import ADDRESS, INTEGER, LANES, WORD, Code, Number, Operand
 from doublespec.models.native.layout import LAYER, number_of_pass, of_layer, of_pass
 from doublespec.models.native.products import PRODUCT, Tiles, multiply, write_product
@@ -37,7 +38,8 @@ class Storage:
 
 
 def write_model(config: DecoderConfig, storage: Storage, tiles: Tiles) -> ir.Module:
-    """The kernels of a decoder of these sizes. Public are `forward`, and `multiply` for tests."""
+    """The kernels of a decoder of these sizes. Public are `forward` and `chain`, and
+    `multiply` for tests."""
     module = ir.Module("doublespec")
     _declare_openmp(module)
     for kind in sorted({storage.tables, storage.layers, "float32"}):  # the cache is float32
@@ -51,6 +53,9 @@ def write_model(config: DecoderConfig, storage: Storage, tiles: Tiles) -> ir.Mod
     _write_layer(module, config, storage.layers)
     _write_head(module, config, storage.tables)
     _write_forward(module)
+    write_pick(module)
+    write_place(module)
+    _write_chain(module)
     _write_multiply(module, storage.layers)
     return module
 
@@ -168,6 +173,20 @@ def _write_forward(module: ir.Module) -> None:
             code.call("layer", layer, code["pass"], code["thread"], code["threads"])
         with code.when(number_of_pass(code, "num_chosen") > 0):
             code.call("head", code["pass"], code["thread"], code["threads"])
+
+
+def _write_chain(module: ir.Module) -> None:
+    """Passes over one row each, the first of which is there, until the chain is over."""
+    fields = {"pass": ADDRESS, "chain": ADDRESS}
+    with _threaded(module, "chain", fields) as code, code.while_(lambda: goes_on(code)):
+        with code.when(code["thread"].equals(0)):
+            code.call("place", code["pass"], code["chain"])
+        _meet(code)
+        code.call("forward_part", code["pass"], code["thread"], code["threads"])
+        _meet(code)
+        with code.when(code["thread"].equals(0)):
+            code.call("pick", code["pass"], code["chain"])
+        _meet(code)
 
 
 def _write_head(module: ir.Module, config: DecoderConfig, storage: str) -> None:
