@@ -3,6 +3,7 @@
 Builds the parts that methods are made of, each when it is first needed, and closes them.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from time import perf_counter
@@ -37,7 +38,7 @@ from doublespec.methods import (
 )
 from doublespec.models.base import LanguageModel
 from doublespec.models.devices import find_device, find_devices, usable_cores, use_threads
-from doublespec.models.load import ForwardCost, LocalDecoder
+from doublespec.models.load import ForwardCost, LocalDecoder, undisturbed_seconds
 from doublespec.models.threads import Threads
 from doublespec.mutex import Mutex
 from doublespec.retrieval.history import History
@@ -49,6 +50,8 @@ from doublespec.tokens import Tokens
 # Unread tokens of a prompt from which on it is read with all cores before a draft begins. The first
 # guess comes later then, which costs about two steps (docs/log.md).
 _LONG_PROMPT = 256
+_LIKELY_KEPT = 0.8  # of drafted tokens, each where those before it were
+_LONGEST_LIKELY = 16  # draft
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +92,7 @@ class Engine:
         self._recipe = recipe
         self._mutex = Mutex()
         self._draft_model: LanguageModel | None = None
+        self._draft_seconds: float | None = None
         self._parts: dict[_Choice, _Parts] = {}
         self._background: RemoteDrafter | None = None
 
@@ -159,7 +163,19 @@ class Engine:
             has_draft=self._recipe is not None,
             beside=self._settings.background != "inline" and (draft not in targets or own_core),
             same_device=draft in targets,
+            in_turns=self._draft_model is not None and self._is_faster_in_turns(),
         )
+
+    def _is_faster_in_turns(self) -> bool:
+        """Whether a draft before the target, with all cores for each, settles more per second than
+        one beside it: by the times of forwards alone, at the best length of draft for either."""
+        if self._draft_seconds is None:
+            self._draft_seconds = undisturbed_seconds(self.draft_model())
+        cost, draft = self.cost, self._draft_seconds
+        lengths = range(1, _LONGEST_LIKELY + 1)
+        before = (_likely(n) / (cost.of_alone(n + 1) + n * draft) for n in lengths)
+        beside = (_likely(min(n, cost.of(n + 1) / draft)) / cost.of(n + 1) for n in lengths)
+        return max(before) > max(beside)
 
     def close(self) -> None:
         """Ends background drafters; what is asked for later starts them again."""
@@ -242,6 +258,12 @@ def _kept(steps: Steps, history: History, prompt: Tokens, tenant: str) -> Steps:
     finally:
         steps.close()
         history.add(text, tenant)
+
+
+def _likely(drafted: float) -> float:
+    """How many tokens a step settles that is shown so many drafted ones (arXiv 2211.17192, eq. 1),
+    before anything is known of the text."""
+    return (1.0 - math.pow(_LIKELY_KEPT, drafted + 1.0)) / (1.0 - _LIKELY_KEPT)
 
 
 class _Announced:

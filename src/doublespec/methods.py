@@ -134,11 +134,13 @@ HINDSIGHT = "lookup"  # it can be judged by text that another one has settled
 BESIDE = frozenset({"psd", "double", "double-target-only", "double-draft-only"})  # beside it
 
 
-def candidates(*, has_draft: bool, beside: bool, same_device: bool) -> list[str]:
+def candidates(
+    *, has_draft: bool, beside: bool, same_device: bool, in_turns: bool = False
+) -> list[str]:
     """What `auto` chooses from, the likely best first. `beside`: the draft can work while the
-    target does, on a device or a core of its own."""
+    target does, on a device or a core of its own. `in_turns`: it had better work before it."""
     names = ["double"] * (has_draft and beside) + ["double-serial"] * (has_draft and same_device)
-    return [*names, "lookup", "ar"]
+    return [*(names[::-1] if in_turns else names), "lookup", "ar"]
 
 
 def split_name(name: str) -> tuple[str, str | None]:

@@ -82,7 +82,9 @@ class _Record:
     part: tuple[float, float, int] = (0.0, 0.0, 0)  # amount, base and steps
     steps: int = 0
     tried_at: int = -1  # step of the scheduler at its last turn
-    near: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=_NEAR_STEPS))
+    near: deque[tuple[int, float]] = field(default_factory=deque)
+    near_tokens: int = 0
+    near_seconds: float = 0.0
 
     @property
     def rate(self) -> float:
@@ -91,8 +93,20 @@ class _Record:
     @property
     def near_rate(self) -> float:
         """Tokens per second lately (0.0: it has not run)."""
-        seconds = sum(seconds for _, seconds in self.near)
-        return sum(tokens for tokens, _ in self.near) / seconds if seconds else 0.0
+        return self.near_tokens / self.near_seconds if self.near else 0.0
+
+    def add_near(self, tokens: int, seconds: float) -> None:
+        self.near.append((tokens, seconds))
+        self.near_tokens += tokens
+        self.near_seconds += seconds
+        if len(self.near) > _NEAR_STEPS:
+            tokens, seconds = self.near.popleft()
+            self.near_tokens -= tokens
+            self.near_seconds -= seconds
+
+    def forget_near(self) -> None:
+        self.near.clear()
+        self.near_tokens, self.near_seconds = 0, 0.0
 
     def lags_behind(self, rate: float) -> bool:
         """Whether its latest steps were surely slower, each for what it settled."""
@@ -195,7 +209,7 @@ class Scheduler:
             turn.tokens += tokens
             turn.seconds += seconds
             turn.instead += near * seconds
-            record.near.append((tokens, seconds))
+            record.add_near(tokens, seconds)
         if self._steps % _MEMORY_STEPS == 0:
             for each in self._records.values():
                 each.fade()
@@ -244,7 +258,7 @@ class Scheduler:
         faster = [name for name in names if name != self._leader and self._is_faster(name)]
         if faster:
             self._leader = self._or_in_hindsight(max(faster, key=self._speed), names)
-            self._records[self._leader].near.clear()
+            self._records[self._leader].forget_near()
             for record in self._records.values():  # they were compared with the last one
                 record.forget_trials()
         return self._leader

@@ -114,6 +114,7 @@ class Threads:
         self._free_from = 0.0  # when the last of these had rested for long enough
         self._number: int | None = None  # set from outside
         self._rows = 0  # of the block under way; 0: none is
+        self._block: _Blocks | None = None  # it is one of these
         self._begun = self._checked = 0.0
         self._uses_every = self._is_on_trial = False
         self._late_after = 0.0
@@ -136,9 +137,9 @@ class Threads:
             if self._is_same is None:
                 self._prove_until(now + _PROOF_SECONDS)
                 now = self._clock()
+            self._rows, self._block = rows, self._blocks_of(rows)
             if self._is_same:
-                self._uses_every = self._choose(rows)
-            self._rows = rows
+                self._uses_every = self._choose(rows, self._block)
         self._set_threads(self.every if self._uses_every else self.usual)
         self._begun = self._checked = now
 
@@ -243,14 +244,14 @@ class Threads:
 
     # -- what is faster --------------------------------------------------------------------------
 
-    def _choose(self, rows: int) -> bool:
+    def _choose(self, rows: int, blocks: _Blocks) -> bool:
         """Whether a block takes all cores: by the last trial, or for a trial, in turns."""
-        blocks = self._blocks_of(rows)
         usual_seconds = rows * blocks.usual_seconds
         self._late_after = _LATE_SECONDS + _LATE_TIMES * usual_seconds / self._layers
-        lone = self._blocks_of(1).gain
-        if blocks.gain is None and rows > self._few_rows and lone is not None and lone > 1.0:
-            blocks.believe(lone)  # a prompt divides even better
+        if blocks.gain is None and rows > self._few_rows:
+            lone = self._blocks_of(1).gain
+            if lone is not None and lone > 1.0:
+                blocks.believe(lone)  # a prompt divides even better
         if blocks.holds:
             blocks.holds -= 1
             return blocks.gain is not None and blocks.gain > 1.0
@@ -261,10 +262,10 @@ class Threads:
 
     def _close(self, now: float) -> None:
         """Learns from the block that has ended."""
-        if not self._rows:
+        blocks = self._block
+        if not self._rows or blocks is None:
             return
         rows, seconds = self._rows, now - self._begun
-        blocks = self._blocks_of(rows)
         self._rows = 0
         if not self._uses_every:
             blocks.usual_seconds = seconds / rows
