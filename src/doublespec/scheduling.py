@@ -269,9 +269,12 @@ class Scheduler:
         other = self._in_hindsight
         if name not in self._expected or other not in names or other == self._leader:
             return name
-        record = self._records[other]
-        was_slower = record.steps >= _LEAST_STEPS and record.rate < self._rate(name)
-        return name if was_slower or record.lags_behind(self._rate(name)) else other
+        return name if self._was_slower(other, self._rate(name)) else other
+
+    def _was_slower(self, name: str, rate: float) -> bool:
+        record = self._records[name]
+        is_known = record.steps >= _LEAST_STEPS and record.rate < rate
+        return is_known or record.lags_behind(rate)
 
     def _is_faster(self, name: str) -> bool:
         record, leader = self._records[name], self._records[self._leader]
@@ -279,6 +282,8 @@ class Scheduler:
             rate = self._rate(name)
             is_slower = leader.steps >= _LEAST_STEPS and rate > leader.rate
             return is_slower or leader.lags_behind(rate)
+        if name == self._in_hindsight and self._leader in self._expected:
+            return record.surely_gains or not self._was_slower(name, self._rate(self._leader))
         was_faster = record.steps >= _LEAST_STEPS and record.rate > leader.rate
         return record.surely_gains or (self._leader in self._expected and was_faster)
 
