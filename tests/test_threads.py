@@ -183,7 +183,7 @@ def test_trials_beside_a_busy_program_cost_little_and_end_with_it() -> None:
     while machine.now < begun + 60.0:
         machine.forward(threads)
         forwards += 1
-    assert forwards * machine.seconds[USUAL] > 0.99 * (machine.now - begun)
+    assert forwards * machine.seconds[USUAL] > 0.98 * (machine.now - begun)
     machine.is_busy = False
     for _ in range(10_000):  # 40 seconds: the longest pause is over
         machine.forward(threads)

@@ -23,8 +23,10 @@ _SAMPLES = 5  # blocks of a trial, with each number
 _SAMPLES_OF_MANY = 2  # where they have many rows: a prompt's, which take long and are few
 _HOLDS = 20  # times as many blocks later it is tried again; twice as many each time that trials
 _HOLDS_LONGEST = 160  # agree, up to so many times
-_PAUSE_TIMES = 3  # as long as what was lost is the pause after it, twice as long each time,
-_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.02, 30.0  # within these seconds: all cores may be much faster
+# So many times as long as what was lost is the pause after it, twice as long each time, up to so
+# many times: to try again costs a hundredth then. All cores may be much faster.
+_PAUSE_TIMES, _MOST_PAUSE_TIMES = 3, 100
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.02, 30.0  # seconds
 _CALM = 0.05  # and short again after so many seconds of forwards on all cores
 # Seconds that delays may lose without a pause: at first, and at most of what forwards on all cores
 # have saved, by the gain of the last trial or by a likely one before any.
@@ -128,7 +130,8 @@ class Threads:
     def begin(self, rows: int) -> None:
         """A block of so many rows begins, and the one before it has ended."""
         now = self._clock()
-        self._close(now)
+        if self._rows:
+            self._close(now)
         self._uses_every = self._is_on_trial = False
         if self._number is not None:
             self._set_threads(self._number)
@@ -152,7 +155,8 @@ class Threads:
         return is_free and (rows <= self._few_rows or not is_risky)
 
     def check(self) -> None:
-        """A layer is done. If it is late, the rest of the block goes on with the usual number."""
+        """A layer is done, not the last one. If it is late, the rest of the block goes on with the
+        usual number."""
         if not self._uses_every:
             return
         now = self._clock()
@@ -162,7 +166,8 @@ class Threads:
 
     def end(self) -> None:
         """The forward is over, or was interrupted."""
-        self._close(self._clock())
+        if self._rows:
+            self._close(self._clock())
         self._set_threads(self.usual)
 
     # -- what others say -------------------------------------------------------------------------
@@ -263,8 +268,7 @@ class Threads:
     def _close(self, now: float) -> None:
         """Learns from the block that has ended."""
         blocks = self._block
-        if not self._rows or blocks is None:
-            return
+        assert blocks is not None
         rows, seconds = self._rows, now - self._begun
         self._rows = 0
         if not self._uses_every:
@@ -288,8 +292,8 @@ class Threads:
             self._pause = _SHORTEST_PAUSE
         else:
             longer = 0.0 if self._calm_seconds >= _CALM else 2 * self._pause
-            pause = max(_SHORTEST_PAUSE, _PAUSE_TIMES * lost, longer)
-            self._pause = min(pause, _LONGEST_PAUSE)
+            longest = min(_LONGEST_PAUSE, max(_SHORTEST_PAUSE, _MOST_PAUSE_TIMES * lost))
+            self._pause = min(max(_SHORTEST_PAUSE, _PAUSE_TIMES * lost, longer), longest)
             self._paused_until += self._pause
             self._credit = 0.0
         self._calm_seconds = 0.0

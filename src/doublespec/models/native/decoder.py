@@ -253,7 +253,7 @@ class NativeDecoder:
             told[_LAYERS], told[_NUM_LAYERS] = room.layers[first], last - first
             told[_NUM_CHOSEN] = count if last == self.config.num_layers else 0
             self._library.forward(room.place, self._most_threads())
-            if self.threads is not None:
+            if self.threads is not None and last < self.config.num_layers:
                 self.threads.check()
         if not count:
             return []
