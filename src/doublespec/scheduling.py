@@ -273,15 +273,15 @@ class Scheduler:
 
     def _was_slower(self, name: str, rate: float) -> bool:
         record = self._records[name]
-        is_known = record.steps >= _LEAST_STEPS and record.rate < rate
-        return is_known or record.lags_behind(rate)
+        return record.steps >= _LEAST_STEPS and record.rate < rate
 
     def _is_faster(self, name: str) -> bool:
         record, leader = self._records[name], self._records[self._leader]
         if name in self._expected:
             rate = self._rate(name)
-            is_slower = leader.steps >= _LEAST_STEPS and rate > leader.rate
-            return is_slower or leader.lags_behind(rate)
+            if self._was_slower(self._leader, rate):
+                return True
+            return self._leader != self._in_hindsight and leader.lags_behind(rate)
         if name == self._in_hindsight and self._leader in self._expected:
             return record.surely_gains or not self._was_slower(name, self._rate(self._leader))
         was_faster = record.steps >= _LEAST_STEPS and record.rate > leader.rate
