@@ -202,7 +202,8 @@ class Engine:
         assert self._recipe is not None
         model, target_seconds = self.draft_model(), self.cost.of_alone(1)
         drafter, steps, seconds = self._recipe.drafter(model, retrieval, target_seconds)
-        choice = None if retrieval is None else target_side.choice(steps, seconds)
+        row_cost = self.cost.row_share(beside=False)
+        choice = None if retrieval is None else target_side.choice(steps, seconds, row_cost)
         return drafter if choice is None else DraftUnlessRun(drafter, choice)
 
     def background(self) -> RemoteDrafter:
@@ -226,8 +227,6 @@ class Engine:
 
     def _choice(self, preset: Preset) -> "_Choice":
         retrieval = preset.retrieval or self._settings.retrieval
-        if retrieval.row_cost is None:
-            retrieval = replace(retrieval, row_cost=self.cost.row_cost)
         lockstep = (preset.schedule or self._settings.schedule) == "lock-step"
         forks = self._settings.forks if preset.forks is None else preset.forks
         if self._settings.background == "inline":  # it drafts only when it is waited for
@@ -326,7 +325,7 @@ class _Parts:
         self._target_side = engine.retrieval(choice.retrieval)
         self.hindsight = Hindsight(
             HINDSIGHT,
-            self._target_side.lookup(),
+            self._target_side.lookup(engine.cost.row_share(beside=False)),
             engine.guess_tokens,
             lambda shown: engine.cost.of_alone(shown + 1),
         )
@@ -335,18 +334,20 @@ class _Parts:
 
     def lookup(self, behind: DraftKind | None = None) -> Completer:
         if behind not in self._lookups:
-            self._lookups[behind] = self._target_side.lookup()
+            row_cost = self._engine.cost.row_share(beside=behind == "beside")
+            self._lookups[behind] = self._target_side.lookup(row_cost)
         return self._lookups[behind]
 
     def draft(self, *, retrieval: bool) -> Drafter:
         if retrieval not in self._drafts:
-            wanted = self._retrieval(retrieval)
+            wanted = self._retrieval(retrieval, beside=False)
             self._drafts[retrieval] = self._engine.drafter(wanted, self._target_side)
         return self._drafts[retrieval]
 
     def background(self, *, retrieval: bool) -> BackgroundDrafter:
         choice = self._choice
-        style = DraftStyle(self._retrieval(retrieval), choice.lockstep, None, choice.forks)
+        settings = self._retrieval(retrieval, beside=True)
+        style = DraftStyle(settings, choice.lockstep, None, choice.forks)
         drafter = StyledDrafter(self._engine.background(), style)
         threads = self._engine.threads
         if threads is None:
@@ -362,5 +363,9 @@ class _Parts:
     def is_draft_ready(self) -> bool:
         return self._engine.background().is_ready()
 
-    def _retrieval(self, wanted: bool) -> RetrievalSettings | None:
-        return self._choice.retrieval if wanted else None
+    def _retrieval(self, wanted: bool, *, beside: bool) -> RetrievalSettings | None:
+        """On the draft's side, for a target that it works beside or before."""
+        settings = self._choice.retrieval
+        if wanted and settings.row_cost is None:
+            return replace(settings, row_cost=self._engine.cost.row_share(beside=beside))
+        return settings if wanted else None

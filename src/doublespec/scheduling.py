@@ -27,6 +27,7 @@ _NEAR_STEPS = 32  # the latest of a method; of the leading one, a trial is compa
 _FEW_STEPS = 48  # of a method whose rate is known beforehand, which may have met a busy moment
 _SLOWNESS_STEPS = 32  # whose forwards say how long one takes
 _LEAST_STEPS = 64  # of the leading method, after which plain decoding need not be surely faster
+_SURELY_STEPS = 128  # of the one in hindsight, which loses less on any text than texts differ
 _LONG_STEPS = 32  # of the leading method, compared with what one in hindsight would have settled
 _JUDGED_EVERY = 4  # turns, of which one is compared where the other method has lost so far
 _SURE = 1.6  # standard errors by which a method must have gained: three trials alike are enough,
@@ -85,6 +86,7 @@ class _Record:
     near: deque[tuple[int, float]] = field(default_factory=deque)
     near_tokens: int = 0
     near_seconds: float = 0.0
+    led: tuple[int, float, int] = (0, 0.0, 0)  # tokens, seconds and steps since it leads, or did
 
     @property
     def rate(self) -> float:
@@ -210,6 +212,8 @@ class Scheduler:
             turn.seconds += seconds
             turn.instead += near * seconds
             record.add_near(tokens, seconds)
+            if turn.name == self._leader:
+                record.led = record.led[0] + tokens, record.led[1] + seconds, record.led[2] + 1
         if self._steps % _MEMORY_STEPS == 0:
             for each in self._records.values():
                 each.fade()
@@ -259,6 +263,7 @@ class Scheduler:
         if faster:
             self._leader = self._or_in_hindsight(max(faster, key=self._speed), names)
             self._records[self._leader].forget_near()
+            self._records[self._leader].led = (0, 0.0, 0)
             for record in self._records.values():  # they were compared with the last one
                 record.forget_trials()
         return self._leader
@@ -273,7 +278,10 @@ class Scheduler:
 
     def _was_slower(self, name: str, rate: float) -> bool:
         record = self._records[name]
-        return record.steps >= _LEAST_STEPS and record.rate < rate
+        if name != self._in_hindsight:
+            return record.steps >= _LEAST_STEPS and record.rate < rate
+        tokens, seconds, steps = record.led
+        return steps >= _SURELY_STEPS and tokens < rate * seconds
 
     def _is_faster(self, name: str) -> bool:
         record, leader = self._records[name], self._records[self._leader]
@@ -318,8 +326,16 @@ class Scheduler:
         if not others or best != self._leader or not self._records[best].near:
             return None
         name = max(others, key=lambda name: (self._promise(name), self._costs_least(name)))
-        can_afford = self._lost + self._likely_loss(name) <= self._allowance
-        return name if can_afford else None
+        if self._lost + self._likely_loss(name) <= self._allowance:
+            return name
+        other = self._in_hindsight
+        return other if other in others and self._costs_little(other) else None
+
+    def _costs_little(self, name: str) -> bool:
+        """Whether a trial beside plain decoding, which tells much since that is always as fast,
+        costs no more than its share of the time since the last one, whatever others have cost."""
+        passed = (self._steps - self._records[name].tried_at) * self._seconds / self._steps
+        return self._leader in self._expected and self._likely_loss(name) <= _BUDGET * passed
 
     def _is_settled(self, name: str) -> bool:
         """Whether trials would say nothing new of a method: its rate is known, not for long, and

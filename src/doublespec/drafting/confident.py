@@ -62,7 +62,8 @@ class ConfidentDrafter:
         self._odds = odds or Odds()
         self._text: list[int] = []  # that was drafted after last,
         self._rankings: list[Ranking] = []  # the choices made there,
-        self._forwards = 0  # and the forwards it took
+        self._forwards = 0  # the forwards it took,
+        self._took = 0.0  # and the time, in forwards of the target
         self._first = Ratio(0.8, 4.0)  # first tokens that hold
         self._steps = 0
         self._settled, self._spent = _PRIOR_STEPS * _PRIOR_RATE, _PRIOR_STEPS
@@ -73,6 +74,7 @@ class ConfidentDrafter:
         return max(1, min(round(1.0 / self._seconds), _MOST_FORWARDS))
 
     def propose(self, tokens: Tokens, limit: int, request: Request) -> list[int]:
+        begun = self._clock() if self._clock is not None else 0.0
         tokens = list(tokens)
         self._learn(tokens)
         limit = min(limit, self._model.max_length - len(tokens))
@@ -87,6 +89,9 @@ class ConfidentDrafter:
             self._forwards += forwards
             if ahead[-1] in request.end_ids:
                 break
+        self._took = self._seconds * self._forwards
+        if self._clock is not None:
+            self._took = (self._clock() - begun) / self._unit
         return ahead[len(tokens) :]
 
     def _is_worth_a_forward(self, reach: float) -> bool:
@@ -145,8 +150,7 @@ class ConfidentDrafter:
         stop = len(self._text)
         if 0 < stop < len(tokens) and tokens[:stop] == self._text:
             self._settled += len(tokens) - stop
-            self._spent += 1.0 + self._seconds * self._forwards
-            self._spent += self._row_cost * len(self._rankings)
+            self._spent += 1.0 + self._took + self._row_cost * len(self._rankings)
             if self._spent > _MEMORY:
                 self._settled, self._spent = self._settled / 2, self._spent / 2
             if self._rankings:

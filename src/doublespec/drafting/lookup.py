@@ -54,6 +54,8 @@ class WeighingDrafter(LookupDrafter):
         self._drafted: list[int] = []  # and the draft
 
     def complete(self, tokens: Tokens, drafted: list[int], limit: int, request: Request) -> Guess:
+        if not drafted and not self._drafted:
+            return Guess(self.propose(tokens, limit, request), 0)
         self._learn(tokens)
         self._length, self._tail, self._drafted = len(tokens), tokens[-_TAIL:], drafted
         if drafted and self._kept.value < _POOR:

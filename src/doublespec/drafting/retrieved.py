@@ -18,7 +18,7 @@ from doublespec.retrieval.recent import RecentNgramIndex
 History = Callable[[int], TokenIndex]  # earlier answers by the tenant's number
 
 _MOST_SHOWN = 2 * MOST_TOKENS  # a draft and the run behind it
-_ASKING_SECONDS = 1e-4  # that a lookup takes between forwards (docs/log.md)
+_ASKING_SECONDS = 1.5e-4  # by which a lookup lengthens a step (docs/log.md)
 _MOST_TENANTS = 16  # whose indexes are kept
 
 
@@ -39,33 +39,35 @@ class Retrieval:
         self._stores = [Datastore(Path(p), settings.vocabulary) for p in settings.datastores]
         self._sources_of = lru_cache(maxsize=_MOST_TENANTS)(self._make_sources)
 
-    def lookup(self) -> Helper:
-        """Proposes retrieved runs, alone or behind a draft."""
+    def lookup(self, row_cost: float = ROW_COST) -> Helper:
+        """Proposes retrieved runs, alone or behind a draft. What a shown token costs is set, or
+        `row_cost`."""
         settings = self._settings
         if settings.ngram is not None:
             kind = RecentNgramIndex if settings.latest else NgramIndex
             return LookupDrafter(kind(settings.ngram, settings.shortest), settings.tokens)
+        cost = self._row_cost(row_cost)
         return TenantDrafter(
-            lambda tenant: WeighingDrafter(self._index(tenant), settings.tokens, self._row_cost),
+            lambda tenant: WeighingDrafter(self._index(tenant, cost), settings.tokens, cost),
             _MOST_TENANTS,
         )
 
-    def choice(self, steps: int, seconds: float) -> Choice | None:
+    def choice(self, steps: int, seconds: float, row_cost: float = ROW_COST) -> Choice | None:
         """Where to leave out a draft of so many forwards that take `seconds` (`RunOrDraft`). A
         published search promises nothing, so that it gives no choice."""
         if self._settings.ngram is not None:
             return None
+        cost = self._row_cost(row_cost)
         return lru_cache(maxsize=_MOST_TENANTS)(
-            lambda tenant: RunOrDraft(self._index(tenant), steps, seconds)
+            lambda tenant: RunOrDraft(self._index(tenant, cost), steps, seconds)
         )
 
-    @property
-    def _row_cost(self) -> float:
-        return ROW_COST if self._settings.row_cost is None else self._settings.row_cost
+    def _row_cost(self, found: float) -> float:
+        return found if self._settings.row_cost is None else self._settings.row_cost
 
-    def _index(self, tenant: int) -> LayeredIndex:
+    def _index(self, tenant: int, row_cost: float) -> LayeredIndex:
         """An index that learns for itself, over sources that are shared."""
-        costs = [1.0 + self._row_cost * n for n in range(_MOST_SHOWN + 1)]
+        costs = [1.0 + row_cost * n for n in range(_MOST_SHOWN + 1)]
         return LayeredIndex(self._sources_of(tenant), costs, self._asking_cost)
 
     def _make_sources(self, tenant: int) -> Sequence[TokenIndex]:

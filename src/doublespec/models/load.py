@@ -34,6 +34,7 @@ _FEW_COUNTS = 4  # the smallest row counts, which are compared with each other
 _COUNTS_SECONDS = 0.1  # for how long
 _FEW_ROWS = 8  # a step's, rather than a prompt's
 _FASTER = 0.9  # of the time of fewer rows, which makes these useless
+_SEVERAL, _PAIRS = 16, 15  # rows; forwards over so many and over one, where they are quick
 _SHORT_SECONDS = 0.05  # of measuring one row, which may be in the middle of an answer
 _PROOF_KEYS = 6  # key lengths over which attention is compared between numbers of threads
 _PROOF_TEXTS = ((1, 1), (40, 2), (200, 7), (60, 64))  # and texts: tokens of the prompt, and more
@@ -155,18 +156,25 @@ def kernels_of(model: LanguageModel) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ForwardCost:
-    """What a forward costs: seconds over one row, the share of them that each further row adds, and
-    the share of all that it takes with all cores, while no draft is at work."""
+    """What a forward costs: seconds over one row, and the share of them that each further row adds.
+    The same with all cores, while no draft is at work: over one row it takes the share `alone` of
+    `seconds` then (`row_cost_alone` None: further rows add as much as beside a draft)."""
 
     seconds: float
     row_cost: float
     alone: float = 1.0
+    row_cost_alone: float | None = None
 
     def of(self, rows: int) -> float:
         return self.seconds * (1 + self.row_cost * (rows - 1))
 
     def of_alone(self, rows: int) -> float:
-        return self.alone * self.of(rows)
+        return self.alone * self.seconds * (1 + self.row_share(beside=False) * (rows - 1))
+
+    def row_share(self, *, beside: bool) -> float:
+        """What each further row adds, as a share of a forward over one: beside a draft, or not."""
+        alone = self.row_cost_alone
+        return self.row_cost if beside or alone is None else alone
 
 
 def choose_threads(
@@ -188,7 +196,8 @@ def choose_threads(
     threads.prove()
     model.choose_threads(threads)
     alone = undisturbed_seconds(model)  # it tries all cores first
-    return replace(cost, alone=min(1.0, alone / cost.seconds))
+    cost = replace(cost, alone=min(1.0, alone / cost.seconds))
+    return cost if alone > _QUICK_SECONDS else replace(cost, row_cost_alone=_row_cost(model))
 
 
 def _proof(model: Decoder, quantize: str | None, cost: ForwardCost) -> Iterator[Compute]:
@@ -234,7 +243,7 @@ def without_slow_counts(model: Decoder) -> Decoder:
     return model.with_shapes(replace(model.shapes, answer=answer, lone=lone))
 
 
-def measure_cost(model: LanguageModel, rows: int = 16) -> ForwardCost:
+def measure_cost(model: LanguageModel, rows: int = _SEVERAL) -> ForwardCost:
     """The cost of a forward here and now; never used where it could change a token. Forwards over
     one row and over several are measured in turns, so that a disturbance falls on both."""
     watch = Stopwatch(model)
@@ -251,7 +260,19 @@ def measure_cost(model: LanguageModel, rows: int = 16) -> ForwardCost:
         few += [watch.seconds(1) for _ in range(times)]
         many += [watch.seconds(rows) for _ in range(-(-times // 2))]
     one, several = median(few), median(many)
-    return ForwardCost(one, min(max((several / one - 1) / (rows - 1), 0.0), 1.0))
+    return ForwardCost(one, _share_of_a_row(one, several, rows))
+
+
+def _row_cost(model: LanguageModel) -> float:
+    """The share of a forward over one row that each further row adds, by quick ones in turns."""
+    watch = Stopwatch(model)
+    pairs = [(watch.seconds(1), watch.seconds(_SEVERAL)) for _ in range(_PAIRS)]
+    one, several = (median(seconds) for seconds in zip(*pairs, strict=True))
+    return _share_of_a_row(one, several, _SEVERAL)
+
+
+def _share_of_a_row(one: float, several: float, rows: int) -> float:
+    return min(max((several / one - 1) / (rows - 1), 0.0), 1.0)
 
 
 def undisturbed_seconds(model: LanguageModel) -> float:

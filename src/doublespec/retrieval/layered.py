@@ -15,7 +15,7 @@ ROW_COST = 0.015  # of a forward, where no profile says better: 2.7 rows a token
 TAIL = 16  # tokens by which a text is known again
 # Where lookups do not pay, one of so many is made, and of twice as many while that finds nothing.
 _SPACING, _LARGEST_SPACING = 8, 32
-_MEMORY = 0.8  # of what lookups have gained, with each
+_MEMORY = 0.9  # of what lookups have gained, with each
 
 
 class Asked(NamedTuple):
