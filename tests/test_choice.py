@@ -1,5 +1,8 @@
 """Where a serial draft is left out for a retrieved run."""
 
+import pytest
+
+from doublespec import LLM, engine
 from doublespec.bench.machine import Curve, Machine
 from doublespec.bench.replay import Replay
 from doublespec.bench.simulate import Outcome, plans, simulate
@@ -136,3 +139,25 @@ def test_behind_a_draft_retrieval_learns_for_itself() -> None:
     assert parts.lookup().propose(text[:-1], 20, request) == []
     for behind in ("serial", "beside"):
         assert parts.lookup(behind).propose(text[:-1], 20, request)
+
+
+@pytest.mark.parametrize(
+    ("cost", "first"),
+    [
+        # A row more hardly counts, and two cores gain little: better beside the target.
+        (ForwardCost(0.01, 0.02, alone=0.9), "double"),
+        # Two cores halve a forward, which takes longer with every row: better before it.
+        (ForwardCost(0.01, 0.2, alone=0.5), "double-serial"),
+    ],
+)
+def test_the_likely_best_is_told_by_what_forwards_take(
+    cost: ForwardCost, first: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "undisturbed_seconds", lambda model: 0.001)
+    monkeypatch.setattr(engine, "usable_cores", lambda: 2)
+    with LLM("bundled", "bundled", history_bytes=0, background="thread") as llm:
+        made = Engine(llm.target, llm.recipe, llm.settings, cost)
+        assert made.make_scheduler().choose().leader == "double"  # before a draft is loaded
+        made.draft_model()
+        assert made.make_scheduler().choose().leader == first
+        made.close()

@@ -1,6 +1,7 @@
 """A serial draft that decides for itself how far to go."""
 
-from collections.abc import Callable
+from bisect import bisect_right
+from collections.abc import Callable, Collection
 
 from torch import Tensor
 
@@ -10,8 +11,9 @@ from doublespec.drafting.ahead import DraftAhead
 from doublespec.drafting.base import Drafter, NoDrafter
 from doublespec.drafting.confident import ConfidentDrafter
 from doublespec.drafting.model import ModelDrafter
+from doublespec.models.base import Chain, Worth
 from doublespec.models.toy import ToyModel
-from doublespec.sampling import Request, SamplingParams
+from doublespec.sampling import Request, SamplingParams, rank
 from doublespec.stats import summarise
 from doublespec.stopping import StopRule
 from doublespec.tokens import Tokens
@@ -110,3 +112,84 @@ def test_an_id_that_the_model_does_not_have_ends_a_retrieved_run() -> None:
     while ahead.has_work():
         ahead.forward()
     assert [*ahead.path] == ModelDrafter(ToyModel(), 4, NoDrafter()).propose(PROMPT, 4, REQUEST)
+
+
+# -- a model that goes on by itself ----------------------------------------------------------------
+
+
+class _Chaining(ToyModel):
+    """A model that can, and counts how often it did."""
+
+    can_chain = True
+    chains = 0
+
+    def chain(
+        self, tokens: Tokens, most: int, size: int, ends: Collection[int], worth: Worth
+    ) -> Chain:
+        self.chains += 1
+        chain, reach, text = Chain([], []), 1.0, list(tokens)
+        while len(chain.tokens) < most and (not chain.tokens or reach > worth.least):
+            (ranking,) = rank(self.logits(text, 1, 1)[:, :size], text, len(text), REQUEST, 2)
+            chain.tokens.append(ranking.tokens[0])
+            chain.behind.append(ranking.behind[1])
+            text.append(ranking.tokens[0])
+            reach *= worth.chances[bisect_right(worth.edges, ranking.behind[1])]
+            if ranking.tokens[0] in ends:
+                break
+        return chain
+
+
+def test_a_model_that_goes_on_by_itself_drafts_the_same() -> None:
+    for steps in (1, 2, 7):
+        model = _Chaining()
+        drafted = ModelDrafter(model, steps, NoDrafter(), chains=True).propose(PROMPT, 24, REQUEST)
+        plain = ModelDrafter(ToyModel(), steps, NoDrafter())
+        assert drafted == plain.propose(PROMPT, 24, REQUEST)
+        assert len(drafted) == steps
+        assert model.chains == (steps > 1)
+    ends = frozenset(plain.propose(PROMPT, 24, REQUEST)[3:4])
+    ended = Request(SamplingParams(), 3, ends)
+    chained = ModelDrafter(_Chaining(), 7, NoDrafter(), chains=True)
+    assert chained.propose(PROMPT, 24, ended) == plain.propose(PROMPT, 24, ended)
+
+
+def test_confidence_decides_how_far_it_goes_by_itself() -> None:
+    def run(model: ToyModel, params: SamplingParams, *, chains: bool) -> list[int]:
+        drafter = ConfidentDrafter(model, NoDrafter(), 0.1, row_cost=0.1, chains=chains)
+        request, stop = Request(params, 3), StopRule(300)
+        target = ToyModel()
+        steps = list(decode_serial(target, drafter, NoDrafter(), PROMPT, request, stop, 24))
+        assert answer(steps) == naive(ToyModel(), PROMPT, request, stop)
+        return [step.num_drafted for step in steps]
+
+    greedy, warm = SamplingParams(), SamplingParams(temperature=0.9)
+    chaining = _Chaining(agreement=0.8)
+    assert run(chaining, greedy, chains=True) == run(ToyModel(agreement=0.8), greedy, chains=False)
+    assert chaining.chains > 50
+    other = _Chaining(agreement=0.8)  # noise is added to logits: not by itself
+    assert run(other, warm, chains=True) == run(ToyModel(agreement=0.8), warm, chains=False)
+    assert other.chains == 0
+
+
+def test_what_forwards_take_is_measured() -> None:
+    """Ten times as long as was said, so that it drafts no further than where that is known."""
+
+    def drafted(seconds: float, took: float) -> float:
+        now = 0.0
+
+        class Slow(ToyModel):
+            def logits(self, tokens: Tokens, last: int, prompt_length: int) -> Tensor:
+                nonlocal now
+                now += took
+                return super().logits(tokens, last, prompt_length)
+
+        draft = ConfidentDrafter(
+            Slow(agreement=0.9), NoDrafter(), seconds, clock=lambda: now, unit=2.0
+        )
+        request, stop = Request(SamplingParams(), 3), StopRule(600)
+        steps = list(decode_serial(ToyModel(), draft, NoDrafter(), PROMPT, request, stop, 24))
+        return sum(step.num_drafted for step in steps[-100:]) / 100
+
+    known, found, unknown = drafted(0.4, 0.8), drafted(0.04, 0.8), drafted(0.04, 0.08)
+    assert abs(known - found) < 1.0
+    assert unknown > 1.5 * found

@@ -10,6 +10,7 @@ ROOMS = (
     "mutex",
     "config",
     "tokens",
+    "ratio",
     "transfer",
     "sampling",
     "models",

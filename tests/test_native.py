@@ -1,9 +1,11 @@
 """Kernels of our own: the logits of transformers, and bits that depend on the text alone, however
 it is split, cached, divided among threads, and whatever is computed beside it."""
 
+from bisect import bisect_right
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -15,7 +17,7 @@ from transformers import AutoModelForCausalLM
 from doublespec import LLM
 from doublespec.errors import ConfigError, ModelError
 from doublespec.models import memory
-from doublespec.models.base import Branch
+from doublespec.models.base import Branch, Chain, Worth
 from doublespec.models.checkpoints import open_checkpoint
 from doublespec.models.decoder import Decoder
 from doublespec.models.load import choose_threads, load_model, load_target, measure_cost
@@ -28,10 +30,12 @@ from doublespec.models.native.model import Storage
 from doublespec.models.native.products import Tiles
 from doublespec.models.quantize import rounded_to_int8
 from doublespec.models.sizes import DecoderConfig, Rotary
+from doublespec.sampling import Request, SamplingParams, rank
 from tests.checkpoints import FAMILIES, write_family
 
 CPU = torch.device("cpu")
 SIZES = {"hidden_size": 64, "intermediate_size": 96}  # heads of 16
+GREEDY = Request(SamplingParams(), 1)
 LONG = 300  # more than a block of rows
 
 pytestmark = pytest.mark.skipif(not library.can_compile(), reason="needs FMA and GCC's OpenMP")
@@ -327,6 +331,71 @@ def test_a_product_of_any_number_of_rows_has_the_same_bits(
                 assert torch.equal(part, whole[-count:])
         found.append(whole)
     assert torch.equal(*found)
+
+
+# -- chains ----------------------------------------------------------------------------------------
+
+
+def step_by_step(model: NativeDecoder, text: list[int], count: int, size: int) -> Chain:
+    """The same by one forward and one choice at a time."""
+    chain = Chain([], [])
+    for _ in range(count):
+        ahead = [*text, *chain.tokens]
+        (ranking,) = rank(model.logits(ahead, 1, 1)[:, :size], ahead, len(ahead), GREEDY, 2)
+        chain.tokens.append(ranking.tokens[0])
+        chain.behind.append(ranking.behind[1])
+    return chain
+
+
+@pytest.mark.parametrize("size", [300, 129, 7])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_chain_is_what_single_forwards_choose(folder: Path, size: int, threads: int) -> None:
+    model, other = load(folder), load(folder)
+    model.use_threads(threads)
+    text = random_text(40)
+    wanted = step_by_step(other, text, 12, size)
+    found = model.chain(text, 12, size, (), Worth())
+    assert found.tokens == wanted.tokens
+    assert found.behind == pytest.approx(wanted.behind)
+    assert torch.equal(model.logits(text, 40, 1), other.logits(text, 40, 1))  # its cache is right
+    behind = [*text, *wanted.tokens[:5]]
+    assert model.chain(behind, 7, size, (), Worth()).tokens == wanted.tokens[5:]
+    assert model.chain(random_text(1), 1, size, (), Worth()).tokens[0] < size
+    assert torch.equal(model.logits(behind, 45, 1), other.logits(behind, 45, 1))
+
+
+def test_a_chain_ends_behind_an_id_that_ends_the_answer(folder: Path) -> None:
+    model = load(folder)
+    whole = model.chain(random_text(40), 12, 300, (), Worth()).tokens
+    end = whole[4]
+    found = model.chain(random_text(40), 12, 300, {end, 299}, Worth()).tokens
+    assert found == whole[: whole.index(end) + 1]
+
+
+def test_a_chain_goes_on_while_that_is_worth_it(folder: Path) -> None:
+    model = load(folder)
+    whole = model.chain(random_text(40), 12, 300, (), Worth())
+    edges, chances = (0.02, 0.05, 0.1), (0.5, 0.7, 0.9, 0.99)
+    for least in (0.9, 0.5, 0.2, 0.05):
+        reach, wanted = 1.0, 0
+        while wanted < 12 and (wanted == 0 or reach > least):
+            reach *= chances[bisect_right(edges, whole.behind[wanted])]
+            wanted += 1
+        found = model.chain(random_text(40), 12, 300, (), Worth(edges, chances, least))
+        assert found == Chain(whole.tokens[:wanted], whole.behind[:wanted])
+
+
+def test_an_interrupted_chain_leaves_a_cache_that_holds(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, other = load(folder), load(folder)
+    text = random_text(40)
+    model.logits(text, 1, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(model._library, "chain", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            model.chain(text, 5, 300, (), Worth())
+    assert torch.equal(model.logits(text, 40, 1), other.logits(text, 40, 1))
 
 
 # -- which models run on them ----------------------------------------------------------------------

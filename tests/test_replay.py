@@ -181,15 +181,15 @@ def test_bench_says_on_every_line_that_it_replayed(
     files = [part for kind, path in outputs.items() for part in (f"--{kind}", str(path))]
     run = bench(
         *("--random-weights", f"{pair},{pair}", "--replay", str(replays.paths[0])),
-        *("--methods", "sd,lookup", "--repeat", "1", "--agreement", "0.9", *files),
+        *("--methods", "sd,lookup@paper", "--repeat", "1", "--agreement", "0.9", *files),
     )
     report: dict[str, Any] = json.loads(outputs["json"].read_text())
     assert run.exit_code == (1 if report["faults"] else 0), run.output
     assert all("fastest shape" in fault for fault in report["faults"])  # that depends on the load
     found = report["results"]
-    assert list(found) == [name + REPLAYED for name in (BASELINE, "ar", "sd", "lookup")]
+    assert list(found) == [name + REPLAYED for name in (BASELINE, "ar", "sd", "lookup@paper")]
     assert {rows["all"]["tokens"] for rows in found.values()} == {len(ANSWER)}
-    assert found["lookup" + REPLAYED]["all"]["retrieval_acceptance"] > 0
+    assert found["lookup@paper" + REPLAYED]["all"]["retrieval_acceptance"] > 0
     assert found["sd" + REPLAYED]["all"]["ratio_to"] in (BASELINE + REPLAYED, "ar" + REPLAYED)
     assert report["provenance"]["replay"]["agreement"] == 0.9
     assert run.stdout.count("(replayed)") == 4

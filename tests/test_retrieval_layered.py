@@ -140,3 +140,54 @@ def test_sources_of_one_text_may_be_asked_in_any_order() -> None:
     for tokens in ([1, 2, 3, 1, 2], [1, 2, 3, 1, 2, 9], [1, 2, 3], [4, 5, 4]):
         assert edit.lookup(tokens, 3) == EditIndex().lookup(tokens, 3)
         assert context.lookup(tokens, 3) == ContextIndex().lookup(tokens, 3)
+
+
+# -- lookups that do not pay -----------------------------------------------------------------------
+
+
+class _Counting(FixedIndex):
+    """Counts how often it is asked."""
+
+    asked = 0
+
+    def lookup(self, tokens: Tokens, limit: int) -> Match | None:
+        self.asked += 1
+        return super().lookup(tokens, limit)
+
+
+def _asked(index: LayeredIndex, source: _Counting, count: int) -> int:
+    """Of so many lookups, the text growing by one other token each."""
+    before = source.asked
+    for number in range(count):
+        index.lookup([*range(1000, 1000 + number + before)], 96)
+    return source.asked - before
+
+
+def test_where_nothing_is_found_it_seldom_looks() -> None:
+    source = _Counting(None)
+    costly, free = LayeredIndex([source], asking_cost=0.2), LayeredIndex([source])
+    assert 8 <= _asked(costly, source, 40) <= 20
+    assert 10 <= _asked(costly, source, 400) <= 30  # up to 32 lookups apart
+    assert _asked(free, source, 400) == 400
+
+
+def test_it_looks_each_time_again_as_soon_as_runs_hold() -> None:
+    source = _Counting(None)
+    index = LayeredIndex([source], asking_cost=0.2)
+    text = list(range(1000, 1400))
+    for stop in range(1, 400):
+        index.lookup(text[:stop], 96)
+    source._match = replace(DEEP, tokens=tuple(range(10)))
+    text += [*range(10)] * 80
+    before = source.asked
+    for stop in range(400, 1200, 10):  # 32 of these may pass before it looks
+        index.lookup(text[:stop], 96)
+    assert source.asked - before > 45
+    for stop in range(1200, 1240):  # nothing holds any more
+        text.append(7777 + stop)
+        index.lookup(text[:stop], 96)
+    before = source.asked
+    for stop in range(1240, 1340):
+        text.append(7777 + stop)
+        index.lookup(text[:stop], 96)
+    assert source.asked - before < 20

@@ -282,6 +282,66 @@ def test_a_worse_method_is_judged_in_a_few_turns_only() -> None:
     assert 8 <= sum(judged) <= 20
 
 
+def _run_texts(scheduler: Scheduler, gain: float, steps: int, seed: int = 0) -> dict[str, int]:
+    """Retrieval settles `gain` times as much as plain decoding on the whole, in texts of some
+    hundred steps that differ; how many steps each method made."""
+    chance, made, ease = random.Random(seed), dict.fromkeys(NAMES, 0), 1.0
+    while sum(made.values()) < steps:
+        turn = scheduler.choose()
+        for place in range(turn.steps):
+            if chance.random() < 0.01:
+                ease = chance.choice((0.85, 0.95, 1.2))
+            rate = {"lookup": 100 * gain * ease, "ar": 100.0}.get(turn.name, 60.0)
+            new = chance.choice((1, 1, 1, 5)) if turn.name == "lookup" else 1
+            seconds = new / rate if turn.name != "lookup" else 2.0 / rate
+            scheduler.learn(turn, place, new, seconds)
+            made[turn.name] += 1
+        if turn.judged:
+            scheduler.compare(turn, turn.tokens / (100 * gain * ease))
+    return made
+
+
+def test_retrieval_leads_instead_of_plain_decoding_where_it_pays_on_the_whole() -> None:
+    often = 0
+    for seed in range(10):
+        scheduler = Scheduler(("double", "lookup", "ar"), {"ar": 100.0}, "lookup")
+        made = _run_texts(scheduler, 1.15, 4000, seed)
+        assert made["lookup"] > made["ar"]
+        often += made["lookup"] > 4 * made["ar"]
+    assert often >= 8
+
+
+def test_plain_decoding_leads_where_retrieval_does_not_pay() -> None:
+    for seed in range(10):
+        scheduler = Scheduler(("double", "lookup", "ar"), {"ar": 100.0}, "lookup")
+        made = _run_texts(scheduler, 0.8, 4000, seed)
+        assert made["ar"] > 4 * made["lookup"]
+
+
+def test_retrieval_comes_back_when_the_text_has_changed() -> None:
+    """It is tried beside plain decoding as often as that costs little, whatever others have cost
+    before."""
+    back = 0
+    for seed in range(10):
+        scheduler = Scheduler(("double", "lookup", "ar"), {"ar": 100.0}, "lookup")
+        _run_texts(scheduler, 0.85, 1500, seed)
+        made = _run_texts(scheduler, 1.6, 2000, seed)
+        back += made["lookup"] > made["ar"]
+    assert back >= 8
+
+
+def test_what_is_expected_of_plain_decoding_follows_the_forwards_of_others() -> None:
+    """They take twice as long as was measured before, so that `double` is not slower than it."""
+    for slowness, leads in ((1.0, "ar"), (2.0, "double")):
+        scheduler = Scheduler(("double", "ar"), {"ar": 150.0})
+        for _ in range(30):
+            turn = scheduler.choose()
+            for place in range(turn.steps):
+                seconds = slowness / 150.0 if turn.name == "ar" else 0.01
+                scheduler.learn(turn, place, 1, seconds, slowness)
+        assert scheduler.choose().leader == leads
+
+
 def _measured(hindsight: Hindsight) -> Hindsight:
     """Its steps took as long as expected."""
     for _ in range(6):

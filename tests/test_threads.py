@@ -190,6 +190,23 @@ def test_trials_beside_a_busy_program_cost_little_and_end_with_it() -> None:
     assert machine.forward(threads) == {EVERY}
 
 
+def test_a_pause_is_no_longer_than_a_hundred_times_what_was_lost() -> None:
+    """However often it has been twice as long: another try costs no more than that."""
+    machine = Machine()
+    threads = machine.governed()
+    machine.stall = 0.3
+    machine.is_busy = True
+    while machine.now < 60.0:
+        machine.forward(threads)
+    machine.stall = 5e-3
+    while EVERY not in machine.forward(threads):  # whatever the last pause was
+        pass
+    begun = machine.now
+    while EVERY not in machine.forward(threads):
+        pass
+    assert machine.now - begun < 0.6
+
+
 def test_an_odd_delay_now_and_then_costs_a_short_pause_only() -> None:
     machine = Machine()
     threads = machine.governed()
@@ -394,7 +411,9 @@ def test_an_answer_with_a_draft_beside_it_says_so(monkeypatch: pytest.MonkeyPatc
         assert llm.target.threads is None  # a number that is set stays
         cost = choose_threads(llm.target, USUAL, None, ForwardCost(60.0, 0.05))
         assert 0.0 < cost.alone < 0.5  # as measured, of sixty seconds
-        assert cost.of_alone(21) == pytest.approx(cost.alone * 120.0)
+        of_rows = 1.0 + 20 * cost.row_share(beside=False)
+        assert cost.of_alone(21) == pytest.approx(cost.alone * 60.0 * of_rows)
+        assert cost.row_share(beside=True) == 0.05
         threads = llm.engine.threads = llm.target.threads
         assert threads is not None
         monkeypatch.setattr(threads, "draft_begins", lambda: said.append("begins"))

@@ -174,7 +174,7 @@ class Scheduler:
         names = [name for name in self._records if can_run(name)]
         last = self._latest
         trial = last if last and last.on_trial else None
-        if trial and trial.instead and self._in_hindsight not in (trial.name, trial.leader):
+        if trial and trial.instead and not self._tells_in_hindsight(trial):
             self._records[trial.name].add_trial(trial.tokens, trial.instead)
         best = self._best(names)
         other = None if trial else self._worth_a_trial(names, best)
@@ -253,6 +253,12 @@ class Scheduler:
             return False
         self._led += 1
         return self._records[self._in_hindsight].gained >= 0 or self._led % _JUDGED_EVERY == 0
+
+    def _tells_in_hindsight(self, trial: Turn) -> bool:
+        """Whether `compare` says how it did. Beside plain decoding, which is always as fast, the
+        trial itself says enough."""
+        is_one = self._in_hindsight in (trial.name, trial.leader)
+        return is_one and trial.leader not in self._expected
 
     def _best(self, names: Sequence[str]) -> str:
         """The leading method, which may be another one from now on; while it cannot run, the

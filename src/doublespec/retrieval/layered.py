@@ -52,7 +52,7 @@ class LayeredIndex:
         lookup; the unit is a forward that shows none."""
         self._sources = sources
         self._asking_cost = asking_cost
-        self._gained = Ratio(1.0, 4.0, _MEMORY)  # by a lookup
+        self._gained = Ratio(max(1.0, 2 * asking_cost), 4.0, _MEMORY)  # by a lookup
         self._left_out, self._spacing = 0, _SPACING
         self._costs = list(row_costs) or [1.0 + ROW_COST * n for n in range(LONGEST_RUN + 1)]
         self._expectations: defaultdict[str, Expectation] = defaultdict(Expectation)
