@@ -16,6 +16,7 @@ TAIL = 16  # tokens by which a text is known again
 # Where lookups do not pay, one of so many is made, and of twice as many while that finds nothing.
 _SPACING, _LARGEST_SPACING = 8, 32
 _MEMORY = 0.9  # of what lookups have gained, with each
+_NEGLIGIBLE = 0.02  # of a forward: what takes less is always done, as a run may begin anywhere
 
 
 class Asked(NamedTuple):
@@ -80,7 +81,7 @@ class LayeredIndex:
         return replace(best, tokens=shown, rate=rate) if best is not None and shown else None
 
     def _is_worth_asking(self) -> bool:
-        if max(self._gained.value, 0.0) >= self._asking_cost:
+        if self._asking_cost <= max(self._gained.value, _NEGLIGIBLE):
             self._left_out, self._spacing = 0, _SPACING
             return True
         self._left_out += 1
@@ -93,9 +94,11 @@ class LayeredIndex:
         """Compare what was found last with what the text has become."""
         asked = self._asked
         length, goes_on = asked.length, len(tokens) > asked.length
+        if not length:
+            return
         if tokens[max(0, length - TAIL) : length] != asked.tail:
             self._gained.learn(-asked.costs, 1)
-        elif goes_on and length:
+        elif goes_on:
             after = tokens[length : length + LONGEST_RUN]
             kept = common_prefix(asked.run, after)
             self._gained.learn(kept * asked.worth - asked.costs, 1)
