@@ -155,8 +155,8 @@ class Threads:
         return is_free and (rows <= self._few_rows or not is_risky)
 
     def check(self) -> None:
-        """A layer is done, not the last one. If it is late, the rest of the block goes on with the
-        usual number."""
+        """A layer is done. If it is late, the rest of the block goes on with the usual number. (A
+        last one need not be told of: the end of the block tells.)"""
         if not self._uses_every:
             return
         now = self._clock()
