@@ -114,6 +114,25 @@ def test_an_id_that_the_model_does_not_have_ends_a_retrieved_run() -> None:
     assert [*ahead.path] == ModelDrafter(ToyModel(), 4, NoDrafter()).propose(PROMPT, 4, REQUEST)
 
 
+def test_a_text_that_was_handed_over_does_not_change() -> None:
+    """A model finds out by the last text what is new in the next one, and may keep it as it is."""
+    kept: list[tuple[Tokens, list[int]]] = []
+
+    class Keeping(ToyModel):
+        def logits(self, tokens: Tokens, last: int, prompt_length: int) -> Tensor:
+            kept.append((tokens, list(tokens)))
+            return super().logits(tokens, last, prompt_length)
+
+    class KeepingIndex(NoDrafter):
+        def propose(self, tokens: Tokens, limit: int, request: Request) -> list[int]:
+            kept.append((tokens, list(tokens)))
+            return []
+
+    assert len(ConfidentDrafter(Keeping(), KeepingIndex(), 0.01).propose(PROMPT, 8, REQUEST)) == 8
+    assert len(kept) == 16
+    assert all(text == before for text, before in kept)
+
+
 # -- a model that goes on by itself ----------------------------------------------------------------
 
 

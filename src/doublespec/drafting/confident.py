@@ -81,7 +81,8 @@ class ConfidentDrafter:
         ahead, most = tokens.copy(), len(tokens) + limit
         reach = 1.0
         while len(ahead) < most and self._is_worth_a_forward(reach):
-            forwards, rankings = self._go_on(ahead, most - len(ahead), reach, request)
+            text = ahead.copy()  # which models and indexes may keep
+            forwards, rankings = self._go_on(text, most - len(text), reach, request)
             for ranking in rankings:
                 ahead.append(ranking.tokens[0])
                 reach *= self._odds.of(ranking, 0)
