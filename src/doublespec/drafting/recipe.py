@@ -82,9 +82,11 @@ class DraftRecipe:
         time."""
         seconds = undisturbed_seconds(model)
         helper, share = _helper(retrieval, self._history(), seconds), seconds / target_seconds
+        chains = seconds < _SHORT_FORWARD  # a longer call would hold up an interrupt, for nothing
         drafter: ModelDrafter | ConfidentDrafter
         if retrieval is None or retrieval.ngram is not None or self.gamma is not None:
-            drafter = ModelDrafter(model, self._steps(seconds), helper, chains=retrieval is None)
+            chains = chains and retrieval is None
+            drafter = ModelDrafter(model, self._steps(seconds), helper, chains=chains)
         else:
             drafter = ConfidentDrafter(
                 model,
@@ -93,7 +95,7 @@ class DraftRecipe:
                 row_cost=retrieval.row_cost or 0.0,
                 clock=perf_counter,
                 unit=target_seconds,
-                chains=seconds < _SHORT_FORWARD,
+                chains=chains,
             )
         return SerialDraft(drafter, drafter.steps, drafter.steps * share)
 
