@@ -8,7 +8,6 @@ lets the draft rest.
 from collections import deque
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
-from itertools import islice
 from time import perf_counter
 
 from doublespec.drafting.base import (
@@ -196,15 +195,16 @@ def decode_in_turns(
                 if steps is not None:
                     steps.close()
                 name, steps = turn.name, begin(turn.name, list(tokens))
-            for place, step in enumerate(islice(steps, turn.steps)):
+            for place, step in enumerate(steps):
                 if place or len(tokens) > len(prompt):
                     slowness = step.target_seconds / expected(turn.name, len(step.guess))
                     scheduler.learn(turn, place, len(step.new), step.seconds, slowness)
                     hindsight.learn(turn.name, len(step.guess), step.seconds)
                 tokens += step.new
                 finish = step.finish
-                if finish is None and place + 1 < turn.steps:
-                    yield step
+                if finish is not None or place + 1 >= turn.steps:
+                    break
+                yield step
             asked = clock()
             if turn.judged and hindsight.is_ready:
                 over.append((turn, len(tokens)))

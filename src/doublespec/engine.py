@@ -37,7 +37,13 @@ from doublespec.methods import (
     split_name,
 )
 from doublespec.models.base import LanguageModel
-from doublespec.models.devices import find_device, find_devices, usable_cores, use_threads
+from doublespec.models.devices import (
+    find_device,
+    find_devices,
+    keep_threads,
+    usable_cores,
+    use_threads,
+)
 from doublespec.models.load import ForwardCost, LocalDecoder, undisturbed_seconds
 from doublespec.models.threads import Threads
 from doublespec.mutex import Mutex
@@ -234,10 +240,13 @@ class Engine:
         return _Choice(retrieval, lockstep, ForkSettings(0 if lockstep else forks))
 
     def _locked(self, steps: Steps) -> Steps:
+        threads: int | None = None
         try:
             while True:
                 with self._mutex.lock:
-                    use_threads(self._settings.threads)
+                    if threads is None:
+                        threads = use_threads(self._settings.threads)
+                    keep_threads(threads)
                     step = next(steps, None)
                 self._mutex.catch_up()
                 if step is None:

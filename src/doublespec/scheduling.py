@@ -28,15 +28,18 @@ _FEW_STEPS = 48  # of a method whose rate is known beforehand, which may have me
 _SLOWNESS_STEPS = 32  # whose forwards say how long one takes
 _LEAST_STEPS = 64  # of the leading method, after which plain decoding need not be surely faster
 _SURELY_STEPS = 128  # of the one in hindsight, which loses less on any text than texts differ
+_DOUBTS = 4  # steps of a method that no trial compares, which say no more than not to know it
 _LONG_STEPS = 32  # of the leading method, compared with what one in hindsight would have settled
 _JUDGED_EVERY = 4  # turns, of which one is compared where the other method has lost so far
 _SURE = 1.6  # standard errors by which a method must have gained: three trials alike are enough,
-_SURELY_SLOWER = 3.0  # or by which its latest steps must lose to plain decoding: nine alike
+_SURELY_SLOWER = 3.0  # or by which its latest steps must lose to plain decoding: nine alike,
+_LIKELY_SLOWER = 2.0  # four while nothing speaks for it yet: then little is lost by a mistake
 
 
 @dataclass(slots=True)
 class Turn:
-    """A method, for how many steps, and how many of these, the first ones, are not measured.
+    """A method, for how many steps, and how many of these, the first ones, are not measured. What
+    is learnt of a step may end it early.
 
     It is on trial if the method that leads could run as well. `judged`: whether to `compare` it,
     when it is over, with the method that can be judged in hindsight. Then what its `measured` steps
@@ -111,9 +114,15 @@ class _Record:
         self.near_tokens, self.near_seconds = 0, 0.0
 
     def lags_behind(self, rate: float) -> bool:
-        """Whether its latest steps were surely slower, each for what it settled."""
+        """Whether its latest steps were surely slower, each for what it settled; while there are
+        few, whether they likely were."""
         gained = [tokens - rate * seconds for tokens, seconds in self.near]
-        return -sum(gained) > _SURELY_SLOWER * math.sqrt(sum(gain**2 for gain in gained))
+        errors = _LIKELY_SLOWER if self.is_new else _SURELY_SLOWER
+        return -sum(gained) >= errors * math.sqrt(sum(gain**2 for gain in gained)) > 0.0
+
+    @property
+    def is_new(self) -> bool:
+        return self.steps < _FEW_STEPS
 
     @property
     def surely_gains(self) -> bool:
@@ -214,6 +223,8 @@ class Scheduler:
             record.add_near(tokens, seconds)
             if turn.name == self._leader:
                 record.led = record.led[0] + tokens, record.led[1] + seconds, record.led[2] + 1
+            if record.is_new and turn.name != self._in_hindsight and self._lags(turn.name):
+                turn.steps = place + 1
         if self._steps % _MEMORY_STEPS == 0:
             for each in self._records.values():
                 each.fade()
@@ -319,10 +330,15 @@ class Scheduler:
     def _speed(self, name: str) -> float:
         """How many times as fast as the leading method one is, as far as is known."""
         record = self._records[name]
+        leading = self._records[self._leader].rate
         if name in self._expected:
-            leading = self._records[self._leader].rate
             return self._rate(name) / leading if leading else 1.0
-        return 1.0 + record.gained / record.base if record.base else 1.0
+        if record.base:
+            return 1.0 + record.gained / record.base
+        if not record.rate or not leading:
+            return 1.0
+        weight = record.steps / (record.steps + _DOUBTS)
+        return 1.0 - weight * max(0.0, 1.0 - record.rate / leading)
 
     def _worth_a_trial(self, names: Sequence[str], best: str) -> str | None:
         """Another method, if trials have not cost too much: one that is promising, or was not
@@ -360,11 +376,23 @@ class Scheduler:
         return name in self._expected, name == self._in_hindsight
 
     def _likely_loss(self, name: str) -> float:
-        """Seconds that a trial is likely to cost."""
+        """Seconds that a trial is likely to cost: of a method that was never tried, as much as of
+        the worst one that was, whose draft it may share."""
         record = self._records[name]
-        is_known = record.steps or record.base or name in self._expected
-        share = max(0.0, 1.0 - self._speed(name)) if is_known else _UNKNOWN_LOSS
-        return share * self._trial_steps * self._seconds / self._steps
+        if record.steps or record.base or name in self._expected:
+            return self._loss(name)
+        unknown = _UNKNOWN_LOSS * self._trial_steps * self._seconds / self._steps
+        if name == self._in_hindsight:  # it has no draft
+            return unknown
+        return max(unknown, *(self._loss(other) for other, r in self._records.items() if r.near))
+
+    def _loss(self, name: str) -> float:
+        """Seconds that a trial of a method costs that is as fast as is known."""
+        record = self._records[name]
+        near, mean = record.near, self._seconds / self._steps
+        steps = TRIAL_STEPS if record.is_new else self._trial_steps  # it ends early if it loses
+        step = record.near_seconds / len(near) if near else mean
+        return max(0.0, 1.0 - self._speed(name)) * steps * step
 
     def _promise(self, name: str) -> float:
         record = self._records[name]

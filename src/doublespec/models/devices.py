@@ -92,9 +92,14 @@ def use_threads(count: int | None, ranks: int = 1) -> int:
     number; `threads.py` takes all cores where bits do not depend on it and no draft is at work.
     """
     wanted = count or max(1, (usable_cores() - 1) // ranks)
-    if torch.get_num_threads() != wanted:
-        torch.set_num_threads(wanted)
+    keep_threads(wanted)
     return wanted
+
+
+def keep_threads(count: int) -> None:
+    """The same for so many, which may have been changed meanwhile: cheap where they were not."""
+    if torch.get_num_threads() != count:
+        torch.set_num_threads(count)
 
 
 def prepare_device(device: torch.device) -> None:
