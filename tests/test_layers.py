@@ -12,6 +12,8 @@ ROOMS = (
     "tokens",
     "ratio",
     "transfer",
+    "compiled",
+    "noise",
     "sampling",
     "models",
     "retrieval",
@@ -71,4 +73,4 @@ def test_every_file_is_in_a_room() -> None:
 def test_only_the_rooms_of_numbers_know_torch() -> None:
     """Elsewhere tokens are Python ints; bench and cli report on tensors' devices."""
     users = {room for room, path in _files() if "import torch" in path.read_text(encoding="utf-8")}
-    assert users <= {"transfer", "sampling", "models", "drafting", "bench", "cli"}
+    assert users <= {"transfer", "noise", "sampling", "models", "drafting", "bench", "cli"}

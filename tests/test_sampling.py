@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -16,7 +17,8 @@ from torch import Tensor
 
 from doublespec import sampling
 from doublespec.errors import ConfigError
-from doublespec.sampling import Ranking, Request, SamplingParams, choose, logprobs, noise, rank
+from doublespec.noise import noise, perturbed
+from doublespec.sampling import Ranking, Request, SamplingParams, choose, logprobs, rank
 
 CPU = torch.device("cpu")
 LOGITS = [2.0, 1.0, 0.9, 0.0, -0.3, -1.0, 1.7, -1.2]
@@ -43,6 +45,12 @@ FILTERS: dict[str, dict[str, Any]] = {
         "logit_bias": {4: 1.0},
     },
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compiled() -> None:
+    """The first use takes longer than a test may."""
+    noise(0, [0], 1, CPU)
 
 
 def request_for(prompt_length: int = 3, **values: Any) -> Request:
@@ -185,6 +193,26 @@ def test_noise_of_many_positions_is_that_of_each(
     positions = range(position, position + count)
     each = [noise(seed, [p], size, CPU) for p in positions]
     assert torch.equal(noise(seed, positions, size, CPU), torch.cat(each))
+
+
+@given(seeds, st.integers(1, 70), st.floats(0.1, 10.0), st.booleans())
+def test_our_function_gives_what_pytorch_gives(
+    seed: int, size: int, temperature: float, is_part: bool
+) -> None:
+    """Up to rounding: also of rows that lie apart, and of some excluded tokens."""
+    logits = torch.randn(3, 80, generator=torch.Generator().manual_seed(seed % 1000))
+    logits[:, 1::7] = -math.inf
+    logits = logits[:, :size] if is_part else logits[:, :size].clone()
+    with patch("doublespec.noise.has_fma", return_value=False):
+        wanted = perturbed(logits, temperature, seed, range(5, 8))
+    found = perturbed(logits, temperature, seed, range(5, 8))
+    assert torch.allclose(found, wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_filters_that_exclude_nothing_change_no_bit() -> None:
+    logits = torch.randn(4, 100, generator=torch.Generator().manual_seed(0))
+    wanted = rank(logits, [], 7, request_for(temperature=0.7), 5)
+    assert rank(logits, [], 7, request_for(temperature=0.7, min_p=1e-30), 5) == wanted
 
 
 def test_noise_is_gumbel_distributed() -> None:

@@ -1,4 +1,4 @@
-"""How a token is chosen: the only file that knows temperature.
+"""How a token is chosen: the only file that knows what sampling parameters ask for.
 
 `choose` is a pure function: the token at position p depends on the logits there, the text before
 it and the parameters, and on nothing else. Sampling is the Gumbel-max rule with noise that is a
@@ -12,10 +12,9 @@ All rows are chosen from at once, on the device of the logits; the host waits on
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,17 +22,12 @@ import torch
 from torch import Tensor
 
 from doublespec.errors import ConfigError
+from doublespec.noise import perturbed, scaled
 from doublespec.tokens import Tokens
 from doublespec.transfer import upload
 
 _FIXED_POINT = float(1 << 40)
-_WORD = 0xFFFFFFFF
-_GOLDEN = 0x9E3779B9  # keeps token 0 from hashing to 0
-_LARGEST = (1 << 31) - 128  # the largest float32 below 2^31
 _FEW_ROWS = 8  # up to which indexing by arrays costs more than a loop
-_COLDEST = 1e-30  # below it a temperature would be 0 in float32
-
-_Integers = TypeVar("_Integers", int, Tensor)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +98,11 @@ class SamplingParams:
             or self.presence_penalty != 0.0
             or self.frequency_penalty != 0.0
         )
+
+    @property
+    def has_filters(self) -> bool:
+        """Whether some tokens are excluded whose scores are too low."""
+        return self.top_k is not None or self.top_p < 1.0 or self.min_p > 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,57 +210,11 @@ def _scores(logits: Tensor, text: Tokens, start: int, request: Request) -> Tenso
     logits = _adjusted(logits, text, start, request)
     if params.temperature == 0.0:
         return logits
-    scores = _filtered(_scaled(logits, params.temperature), params)
-    positions = range(start, start + len(scores))
-    return scores.add_(noise(params.seed, positions, scores.shape[-1], scores.device))
-
-
-def noise(seed: int, positions: Sequence[int], vocab_size: int, device: torch.device) -> Tensor:
-    """Standard Gumbel noise (n, V) for token ids 0..V-1 at the given positions.
-
-    A counter-based hash: each value depends on (seed, position, token id) alone, not on V.
-    """
-    exponential = _uniform(seed, positions, vocab_size, device).neg_().log1p_().neg_()
-    return exponential.log_().neg_()
-
-
-def _uniform(seed: int, positions: Sequence[int], vocab_size: int, device: torch.device) -> Tensor:
-    """Uniform numbers (n, V) between 0 and 1. Small ones keep 31 bits of precision: they make the
-    large noise. None is 1, which would make noise of minus infinity."""
-    key = _mix(_mix(seed & _WORD) + (seed >> 32) & _WORD)
-    keys = [_signed(_mix(_mix(position) ^ key)) for position in positions]
-    hashes = upload(torch.tensor(keys, dtype=torch.int32), device)[:, None]
-    bits = _mixed_bits(_hashed_ids(vocab_size, device) ^ hashes)
-    return bits.clamp_(max=_LARGEST).float().add_(0.5).mul_(2.0**-31)
-
-
-@lru_cache(maxsize=8)
-def _hashed_ids(vocab_size: int, device: torch.device) -> Tensor:
-    ids: Tensor = torch.arange(vocab_size, device=device) + _GOLDEN & _WORD
-    return _mix(ids).to(torch.int32)
-
-
-def _mix(x: _Integers) -> _Integers:
-    """Scrambles 32 bits (the finaliser of MurmurHash3, which is bijective)."""
-    x = (x ^ x >> 16) * 0x85EBCA6B & _WORD
-    x = (x ^ x >> 13) * 0xC2B2AE35 & _WORD
-    return x ^ x >> 16
-
-
-def _mixed_bits(x: Tensor) -> Tensor:
-    """The same in int32, in place: products wrap, alike on every device. In the last shift copies
-    of the sign make the sign 0, which leaves 31 random bits."""
-    x ^= (x >> 16).bitwise_and_(0xFFFF)
-    x *= _signed(0x85EBCA6B)
-    x ^= (x >> 13).bitwise_and_(0x7FFFF)
-    x *= _signed(0xC2B2AE35)
-    x ^= x >> 16
-    return x
-
-
-def _signed(x: int) -> int:
-    """The int32 of the same 32 bits."""
-    return x - (1 << 32) if x >> 31 else x
+    positions = range(start, start + len(logits))
+    if not params.has_filters:
+        return perturbed(logits, params.temperature, params.seed, positions)
+    scores = _filtered(scaled(logits, params.temperature), params)
+    return perturbed(scores, 1.0, params.seed, positions)
 
 
 def logprobs(logits: Tensor, tokens: Tokens, top: int) -> list[TokenLogprobs]:
@@ -336,12 +289,6 @@ def _penalise(logits: Tensor, text: Tokens, start: int, request: Request) -> Non
     values = torch.where(counts > 0, repeated, values)
     values -= params.presence_penalty * (answered > 0) + params.frequency_penalty * answered
     logits[:, columns] = values
-
-
-def _scaled(logits: Tensor, temperature: float) -> Tensor:
-    """Scores (n, V) in float32, the largest of a row being 0 at any temperature."""
-    scores = logits.to(torch.float32, copy=True)
-    return scores.sub_(scores.amax(dim=-1, keepdim=True)).div_(max(temperature, _COLDEST))
 
 
 def _filtered(scores: Tensor, params: SamplingParams) -> Tensor:

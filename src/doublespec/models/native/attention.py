@@ -2,10 +2,10 @@
 
 from llvmlite import ir
 
-from doublespec.models.native.code import ADDRESS, INTEGER, LANES, Code, Number, Operand, Variable
+from doublespec.compiled.code import ADDRESS, INTEGER, LANES, Code, Number, Operand, Variable
+from doublespec.compiled.functions import exp
 from doublespec.models.native.layout import number_of_pass, of_layer, of_pass
 from doublespec.models.native.products import multiply
-from doublespec.models.native.rows import exp
 from doublespec.models.sizes import DecoderConfig
 
 # Queries that read keys and values together: two tiles of a CPU with AVX2, one with AVX-512.

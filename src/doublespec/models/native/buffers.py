@@ -6,12 +6,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from doublespec.compiled.code import LANES
 from doublespec.models import branches as behind
 from doublespec.models.base import Branch, Chain, Worth
 from doublespec.models.devices import usable_cores
 from doublespec.models.layers import rotary_table
 from doublespec.models.native.attention import queries_at_a_time
-from doublespec.models.native.code import LANES
 from doublespec.models.native.layout import CHAIN, in_order
 from doublespec.models.sizes import DecoderConfig
 from doublespec.tokens import Tokens

@@ -3,7 +3,7 @@ Python between two of its forwards is as much as a forward takes."""
 
 from llvmlite import ir
 
-from doublespec.models.native.code import ADDRESS, INTEGER, LANES, Code, Number, Variable
+from doublespec.compiled.code import ADDRESS, INTEGER, LANES, Code, Number, Variable
 from doublespec.models.native.layout import CHAIN, of_pass
 
 _NO_ID = (1 << 31) - 1

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import torch
 
+from doublespec.compiled.code import LANES
 from doublespec.errors import ConfigError
 from doublespec.models.devices import find_dtype, has_fast_bfloat16
-from doublespec.models.native.code import LANES
 from doublespec.models.native.decoder import STORAGES
 from doublespec.models.native.library import can_compile
 from doublespec.models.sizes import DecoderConfig

@@ -14,12 +14,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from doublespec.compiled.code import LANES
 from doublespec.models import branches as behind
 from doublespec.models.base import Branch, Chain, Worth
 from doublespec.models.layers import Layer, Make, Progress, Weights, read_weights
 from doublespec.models.memory import FIRST_CAPACITY, check_cache
 from doublespec.models.native.buffers import ROW_NUMBERS, Cache, ChainPlan, Rows
-from doublespec.models.native.code import LANES
 from doublespec.models.native.layout import LAYER, PASS, in_order
 from doublespec.models.native.library import library_for
 from doublespec.models.native.model import Storage
@@ -69,7 +69,7 @@ def _bias(weight: Tensor, bias: Tensor | None) -> Tensor:
 
 def _panels(weight: Tensor) -> Tensor:
     panels = _padded(weight).view(-1, LANES, weight.shape[1]).transpose(1, 2)
-    if weight.dtype == torch.bfloat16:  # in pairs (`code.py`)
+    if weight.dtype == torch.bfloat16:  # in pairs (`compiled/code.py`)
         halves = panels.reshape(*panels.shape[:2], 2, LANES // 2)
         panels = halves.transpose(2, 3).flatten(2)
     return panels.contiguous()

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from doublespec.models.native.code import ADDRESS, INTEGER, Code, Number
+from doublespec.compiled.code import ADDRESS, INTEGER, Code, Number
 
 # Weights come in panels of LANES outputs: (outputs / LANES, inputs, LANES). All else is float32.
 LAYER = (

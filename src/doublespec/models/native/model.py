@@ -13,6 +13,7 @@ from typing import Any
 
 from llvmlite import ir
 
+from doublespec.compiled.code import ADDRESS, INTEGER, LANES, WORD, Code, Number, Operand
 from doublespec.models.native.attention import (
     queries_at_a_time,
     rows_at_a_time,
@@ -20,7 +21,6 @@ from doublespec.models.native.attention import (
     write_softmax,
 )
 from doublespec.models.native.chain import goes_on, write_pick, write_place
-from doublespec.models.native.code import ADDRESS, INTEGER, LANES, WORD, Code, Number, Operand
 from doublespec.models.native.layout import LAYER, number_of_pass, of_layer, of_pass
 from doublespec.models.native.products import PRODUCT, Tiles, multiply, write_product
 from doublespec.models.native.rows import write_embed, write_norm, write_swiglu, write_turn

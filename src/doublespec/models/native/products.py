@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from llvmlite import ir
 
-from doublespec.models.native.code import (
+from doublespec.compiled.code import (
     ADDRESS,
     INTEGER,
     LANES,

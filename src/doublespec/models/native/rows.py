@@ -2,14 +2,10 @@
 
 from llvmlite import ir
 
-from doublespec.models.native.code import ADDRESS, INTEGER, LANES, Code, Number, Variable
+from doublespec.compiled.code import ADDRESS, INTEGER, LANES, Code, Number, Variable
+from doublespec.compiled.functions import exp
 from doublespec.models.native.layout import number_of_pass, of_layer, of_pass
 from doublespec.models.sizes import DecoderConfig
-
-_LOG2E, _LN2_HIGH, _LN2_LOW = 1.4426950408889634, 0.693359375, -2.12194440054690583e-4
-_FACTORIALS = (5040.0, 720.0, 120.0, 24.0, 6.0, 2.0, 1.0, 1.0)  # of 7 down to 0
-_ROUNDER = 12582912.0  # 1.5 x 2^23: a number added to it is rounded, and stands in the last bits
-_LOWEST, _HIGHEST = -87.0, 88.0  # of which e^x is a normal float32
 
 
 def write_norm(module: ir.Module, config: DecoderConfig) -> None:
@@ -31,22 +27,6 @@ def _norm(
     with code.loop(0, size, LANES) as i:
         x = code.load_lanes(inputs, i) * scale
         code.store(x * code.load_lanes(weight, i), outputs, i)
-
-
-def exp(code: Code, x: Number) -> Number:
-    """e^x as 2^n x e^r, where r is at most half of log 2: a Taylor polynomial, right to the last
-    bit or two. What is beyond float32 is taken for the last that is not."""
-    x = (x < _LOWEST).then(x.like(_LOWEST), x)
-    x = (x > _HIGHEST).then(x.like(_HIGHEST), x)
-    shifted = code.fma(x, x.like(_LOG2E), x.like(_ROUNDER))
-    n = shifted - _ROUNDER
-    r = code.fma(n, n.like(-_LN2_HIGH), x)
-    r = code.fma(n, n.like(-_LN2_LOW), r)
-    power = r.like(1 / _FACTORIALS[0])
-    for factorial in _FACTORIALS[1:]:
-        power = code.fma(power, r, r.like(1 / factorial))
-    exponent = code.shifted(code.as_words(shifted), 23)
-    return code.from_words(code.as_words(power) + exponent)
 
 
 def write_swiglu(module: ir.Module, config: DecoderConfig) -> None:

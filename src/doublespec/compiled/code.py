@@ -62,6 +62,9 @@ class Number:
     def __or__(self, other: "Operand") -> "Number":
         return self._with(other, "or_")
 
+    def __xor__(self, other: "Operand") -> "Number":
+        return self._with(other, "xor")
+
     def __lt__(self, other: "Operand") -> "Number":
         return self._compared("<", other)
 
@@ -205,9 +208,18 @@ class Code:
     def from_words(self, words: Number) -> Number:
         return self.number(self.builder.bitcast(words.value, FLOATS))
 
+    def floats(self, words: Number) -> Number:
+        """Whole numbers of 32 bits, with a sign, as float32."""
+        return self.number(self.builder.sitofp(words.value, FLOATS))
+
     def shifted(self, words: Number, count: int) -> Number:
         """Lanes of 32 bits, `count` to the left."""
         return self.number(self.builder.shl(words.value, words.like(count).value))
+
+    def shifted_right(self, words: Number, count: int, *, signed: bool = False) -> Number:
+        """To the right, zeros following, or copies of the sign."""
+        shift = self.builder.ashr if signed else self.builder.lshr
+        return self.number(shift(words.value, words.like(count).value))
 
     def _spread(self, value: Any, kind: Any) -> Any:
         one = self.builder.insert_element(
@@ -265,6 +277,11 @@ class Code:
         if unit is HALF:
             return self.number(self._widened_pairs(value))
         return self.number(value)
+
+    def load_words(self, address: Number, index: Operand) -> Number:
+        """LANES whole numbers of 32 bits from that index on."""
+        place = self.offset(address, index, WORD).value
+        return self.number(self.builder.load(place, typ=_WORDS, align=4))
 
     def _widened_pairs(self, words: Any) -> Any:
         """Both numbers of each word, by a shift and a mask: to widen them one by one takes twice as

@@ -1,0 +1,1 @@
+"""Functions of our own for the CPU, compiled by LLVM when they are first needed."""

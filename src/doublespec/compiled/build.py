@@ -1,0 +1,57 @@
+"""From a module in LLVM's intermediate representation to functions of this process."""
+
+import ctypes
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import llvmlite.binding as llvm
+from llvmlite import ir
+
+from doublespec.compiled.code import ADDRESS, FLOAT, INTEGER
+
+_SPEED = 2  # of LLVM's passes; 3 takes longer and gains nothing here
+
+_KINDS = {ADDRESS: ctypes.c_void_p, INTEGER: ctypes.c_int64, FLOAT: ctypes.c_float}
+
+Function = Callable[..., None]
+
+
+class Compiled:
+    """A module, compiled for the CPU that it runs on."""
+
+    def __init__(self, module: ir.Module) -> None:
+        machine = _machine()
+        parsed = llvm.parse_assembly(str(module))
+        parsed.verify()
+        options = llvm.create_pipeline_tuning_options(speed_level=_SPEED)
+        builder = llvm.create_pass_builder(machine, options)
+        builder.getModulePassManager().run(parsed, builder)
+        self._engine = llvm.create_mcjit_compiler(parsed, machine)
+        self._engine.finalize_object()
+
+    def function(self, name: str, parameters: list[Any]) -> Function:
+        """One of its public functions, to be called for as long as this object is there. It lets
+        other threads of Python run meanwhile."""
+        kind = ctypes.CFUNCTYPE(None, *(_KINDS[parameter] for parameter in parameters))
+        return kind(self._engine.get_function_address(name))
+
+
+@cache
+def has_fma() -> bool:
+    """Whether this CPU rounds once in a x b + c; others take a hundred instructions for it."""
+    features = llvm.get_host_cpu_features()
+    return bool(features.get("fma", False) or features.get("neon", False))
+
+
+@cache
+def has_avx512() -> bool:
+    return bool(llvm.get_host_cpu_features().get("avx512f", False))
+
+
+def _machine() -> llvm.TargetMachine:
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    target = llvm.Target.from_default_triple()
+    features = llvm.get_host_cpu_features().flatten()
+    return target.create_target_machine(cpu=llvm.get_host_cpu_name(), features=features, opt=3)
