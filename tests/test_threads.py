@@ -71,7 +71,7 @@ def test_all_cores_are_used_where_they_are_faster() -> None:
     machine = Machine()
     threads = machine.governed()
     used = [machine.forward(threads) for _ in range(500)]
-    assert used.count({EVERY}) > 470
+    assert used.count({EVERY}) > 490  # two blocks of a trial are enough where it is clear
     assert {USUAL} in used[250:]  # it goes on comparing
     assert threads.explain() == "1 of 2 threads beside a draft; 2 are 33% faster for 1 rows"
 

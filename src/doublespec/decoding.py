@@ -43,10 +43,10 @@ class Step:
     those the loop spent waiting: for a draft and for retrieval before the forward (`guess_seconds`,
     of which `retrieval_seconds` for the latter), for the forward with its choices
     (`target_seconds`), for a draft in lock-step and its messages after it (`wait_seconds`), and in
-    all (`seconds`), from `begun` on. `foreseen`
-    says, where the step departed from what was drafted, whether the draft had gone on from that
-    correction in advance (None: it did not depart). `forwards` are the draft's, as far as they
-    were heard of.
+    all (`seconds`), from `begun` on; a `Stream` counts in all what is spent around the loop, too.
+    `foreseen` says, where the step departed from what was drafted, whether the draft had gone on
+    from that correction in advance (None: it did not depart). `forwards` are the draft's, as far as
+    they were heard of.
     """
 
     new: tuple[int, ...]
@@ -188,6 +188,16 @@ def decode_in_turns(
     steps: Steps | None = None
     name = ""
     over: deque[tuple[Turn, int]] = deque()  # turns to be judged, and where they ended
+    made: list[tuple[Turn, int, Step]] = []  # steps to learn from: several in a row take less time
+
+    def learn() -> None:
+        while made:
+            turn, place, step = made.pop(0)
+            shown = len(step.guess)
+            slowness = step.target_seconds / expected(turn.name, shown)
+            scheduler.learn(turn, place, len(step.new), step.seconds, slowness)
+            hindsight.learn(turn.name, shown, step.seconds)
+
     try:
         while finish is None:
             turn = scheduler.choose(can_run)
@@ -197,14 +207,15 @@ def decode_in_turns(
                 name, steps = turn.name, begin(turn.name, list(tokens))
             for place, step in enumerate(steps):
                 if place or len(tokens) > len(prompt):
-                    slowness = step.target_seconds / expected(turn.name, len(step.guess))
-                    scheduler.learn(turn, place, len(step.new), step.seconds, slowness)
-                    hindsight.learn(turn.name, len(step.guess), step.seconds)
+                    made.append((turn, place, step))
+                    if turn.is_new:
+                        learn()
                 tokens += step.new
                 finish = step.finish
                 if finish is not None or place + 1 >= turn.steps:
                     break
                 yield step
+            learn()
             asked = clock()
             if turn.judged and hindsight.is_ready:
                 over.append((turn, len(tokens)))
@@ -218,6 +229,7 @@ def decode_in_turns(
     finally:
         if steps is not None:
             steps.close()
+        learn()
 
 
 def _worth(guess: Guess) -> int:

@@ -7,6 +7,7 @@ from operator import index
 from pathlib import Path
 from reprlib import repr as shortened
 from threading import Lock
+from time import perf_counter
 from types import TracebackType
 from typing import Any, Protocol, Self, SupportsIndex
 
@@ -330,14 +331,17 @@ class Stream:
                 self._turn.release()
 
     def _next(self) -> Step | None:
-        """The next step, if there is one."""
+        """The next step, if there is one, with all the seconds that it took: those of the engine
+        and of its choices of a method, too, and those of other answers that it waited for."""
         if self._is_cancelled:
             return None
         with self._turn:
+            begun = perf_counter()
             step = next(self._events, None)
+            seconds = perf_counter() - begun
         if self._is_cancelled:  # meanwhile
             self.close()
-        return step
+        return None if step is None else replace(step, seconds=seconds)
 
     @property
     def completion(self) -> Completion:

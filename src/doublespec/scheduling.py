@@ -38,8 +38,8 @@ _LIKELY_SLOWER = 2.0  # four while nothing speaks for it yet: then little is los
 
 @dataclass(slots=True)
 class Turn:
-    """A method, for how many steps, and how many of these, the first ones, are not measured. What
-    is learnt of a step may end it early.
+    """A method, for how many steps, and how many of these, the first ones, are not measured. Where
+    it is new, what is learnt of a step may end the turn early.
 
     It is on trial if the method that leads could run as well. `judged`: whether to `compare` it,
     when it is over, with the method that can be judged in hindsight. Then what its `measured` steps
@@ -53,6 +53,7 @@ class Turn:
     leader: str
     judged: bool
     on_trial: bool
+    is_new: bool
     tokens: int = 0
     seconds: float = 0.0
     measured: int = 0
@@ -195,6 +196,7 @@ class Scheduler:
             self._leader,
             judged=self._is_judged(name, is_trial=other is not None),
             on_trial=other is not None,
+            is_new=name != self._in_hindsight and self._records[name].is_new,
         )
         return self._latest
 
@@ -223,7 +225,7 @@ class Scheduler:
             record.add_near(tokens, seconds)
             if turn.name == self._leader:
                 record.led = record.led[0] + tokens, record.led[1] + seconds, record.led[2] + 1
-            if record.is_new and turn.name != self._in_hindsight and self._lags(turn.name):
+            if turn.is_new and self._lags(turn.name):
                 turn.steps = place + 1
         if self._steps % _MEMORY_STEPS == 0:
             for each in self._records.values():

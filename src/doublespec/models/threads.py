@@ -20,6 +20,8 @@ from torch import Tensor, equal
 Compute = Callable[[], Tensor]  # gives the same bits with every number of threads, or not
 
 _SAMPLES = 5  # blocks of a trial, with each number
+_FEWEST_SAMPLES = 2  # are enough where one number is clearly faster, as of real models
+_CLEARLY = 1.1
 _SAMPLES_OF_MANY = 2  # where they have many rows: a prompt's, which take long and are few
 _HOLDS = 20  # times as many blocks later it is tried again; twice as many each time that trials
 _HOLDS_LONGEST = 160  # agree, up to so many times
@@ -54,8 +56,15 @@ class _Blocks:
     def add(self, seconds: float, *, uses_every: bool) -> None:
         """A block of the trial under way, which ends when it has enough of them."""
         (self.every if uses_every else self.usual).append(seconds)
-        if min(len(self.every), len(self.usual)) == self.samples:
+        number = min(len(self.every), len(self.usual))
+        if number == self.samples or (number >= _FEWEST_SAMPLES and self._is_clear):
             self._decide()
+
+    @property
+    def _is_clear(self) -> bool:
+        """Whether each block with one number took longer than all with the other."""
+        slower, faster = sorted((self.usual, self.every), key=min, reverse=True)
+        return min(slower) > _CLEARLY * max(faster)
 
     def _decide(self) -> None:
         """Each trial weighs as much as all before it: a few blocks of a busy moment decide nothing
