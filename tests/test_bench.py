@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 import pytest
@@ -398,7 +399,9 @@ def test_bench_fails_loudly_when_a_method_cheats(
 
 def test_bench_fails_loudly_when_the_baseline_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
     def slow(*arguments: Any) -> Iterator[Step]:
-        return (replace(s, seconds=10 * s.seconds) for s in decode_serial(*arguments))
+        for step in decode_serial(*arguments):
+            sleep(9 * step.seconds)
+            yield step
 
     monkeypatch.setattr(race, "decode_serial", slow)
     run = _in_process("--methods", "ar", "--max-tokens", "6")
