@@ -30,6 +30,7 @@ from doublespec.models.native.model import Storage
 from doublespec.models.native.products import Tiles
 from doublespec.models.quantize import rounded_to_int8
 from doublespec.models.sizes import DecoderConfig, Rotary
+from doublespec.models.threads import Threads
 from doublespec.sampling import Request, SamplingParams, rank
 from tests.checkpoints import FAMILIES, write_family
 
@@ -485,9 +486,67 @@ def test_all_cores_need_no_proof(model: NativeDecoder, monkeypatch: pytest.Monke
     assert torch.equal(used.logits(tokens, 100, 1), fresh(model, tokens))
 
 
-def test_long_forwards_are_done_in_parts(folder: Path) -> None:
-    model = load(folder)  # of two layers
-    assert [model.divide(seconds) for seconds in (1e-4, 4e-3, 1.0)] == [1, 2, 2]
+class _Watched:
+    """Counts the calls of forwards."""
+
+    def __init__(self, library: Library) -> None:
+        self.chain = library.chain
+        self.calls = 0
+        self._library = library
+
+    def forward(self, *arguments: Any) -> None:
+        self.calls += 1
+        self._library.forward(*arguments)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_long_forward_is_interrupted_and_gone_on_with(model: NativeDecoder, threads: int) -> None:
+    tokens = random_text(LONG + 7)
+    wanted = fresh(model, tokens)
+    used = model.fresh()
+    used.use_threads(threads)
+    used._library = watched = _Watched(used._library)  # type: ignore[assignment]
+    assert torch.equal(used.logits(tokens, len(tokens), 1), wanted)
+    assert watched.calls == 2  # a block each
+    used = model.fresh()
+    used.use_threads(threads)
+    used._library, used.call_seconds = watched, 0.0  # type: ignore[assignment]
+    watched.calls = 0
+    assert torch.equal(used.logits(tokens, len(tokens), 1), wanted)
+    assert watched.calls == 2 * model.config.num_layers
+
+
+class _Impatient(Threads):
+    """Takes any layer for a late one."""
+
+    def __init__(self, model: NativeDecoder) -> None:
+        layers = model.config.num_layers
+        super().__init__(1, 2, (), lambda rows: 1.0, layers, set_threads=self._set)
+        self._model = model
+        self.used: list[int] = []
+        self.late: list[float] = []
+
+    def _set(self, number: int) -> None:
+        self.used.append(number)
+        self._model.use_threads(number)
+
+    def _choose(self, rows: int, blocks: Any) -> bool:
+        super()._choose(rows, blocks)
+        self._late_after = 1e-9
+        return True
+
+    def took(self, seconds: float) -> None:
+        self.late.append(seconds)
+        super().took(seconds)
+
+
+def test_a_late_layer_ends_the_use_of_all_cores(model: NativeDecoder) -> None:
+    tokens, used = random_text(20), model.fresh()
+    threads = _Impatient(used)
+    used.choose_threads(threads)
+    assert torch.equal(used.logits(tokens, 20, 1), fresh(model, tokens))
+    assert threads.used == [2, 1, 1]  # at first, after a layer, and between forwards
+    assert [0 < seconds < 1 for seconds in threads.late] == [True]
 
 
 def test_the_memory_of_a_plan_holds_one_table_and_a_cache_in_float32(folder: Path) -> None:

@@ -187,11 +187,12 @@ def choose_threads(
     if not isinstance(model, LocalDecoder) or model.device.type != "cpu" or usual >= every:
         return cost
     few_rows = max(_FEW_ROWS, model.row_counts[0])
+    layers = model.config.num_layers
     if isinstance(model, NativeDecoder):  # no sum is divided among threads: nothing to prove
-        parts, use = model.divide(cost.seconds), model.use_threads
-        threads = Threads(usual, every, (), cost.of, parts, set_threads=use, few_rows=few_rows)
+        use = model.use_threads
+        threads = Threads(usual, every, (), cost.of, layers, set_threads=use, few_rows=few_rows)
     else:
-        proof, layers = _proof(model, quantize, cost), model.config.num_layers
+        proof = _proof(model, quantize, cost)
         threads = Threads(usual, every, proof, cost.of, layers, few_rows=few_rows)
     threads.prove()
     model.choose_threads(threads)

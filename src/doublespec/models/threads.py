@@ -169,9 +169,18 @@ class Threads:
         if not self._uses_every:
             return
         now = self._clock()
-        if now - self._checked > self._late_after:
-            self._fall_back(now, now - self._checked)
+        self.took(now - self._checked)
         self._checked = now
+
+    def took(self, seconds: float) -> None:
+        """The same, where others have looked at the clock."""
+        if self._uses_every and seconds > self._late_after:
+            self._fall_back(self._clock(), seconds)
+
+    @property
+    def patience(self) -> float:
+        """Seconds after which a layer is late (0.0: none is)."""
+        return self._late_after if self._uses_every else 0.0
 
     def end(self) -> None:
         """The forward is over, or was interrupted."""

@@ -16,7 +16,7 @@ TAIL = 16  # tokens by which a text is known again
 # Where lookups do not pay, one of so many is made, and of twice as many while that finds nothing.
 _SPACING, _LARGEST_SPACING = 8, 32
 _MEMORY = 0.9  # of what lookups have gained, with each
-_NEGLIGIBLE = 0.02  # of a forward: what takes less is always done, as a run may begin anywhere
+_NEGLIGIBLE = 0.01  # of a forward: what takes less is always done, as a run may begin anywhere
 
 
 class Asked(NamedTuple):

@@ -32,11 +32,13 @@ from doublespec.tokens import Tokens, common_prefix
 
 STORAGES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 _BLOCK = 256  # rows that are computed at a time
-_PART_SECONDS = 2e-3  # of a forward, between two looks at the clock
+_CALL_SECONDS = 0.05  # after which a forward is interrupted, as Ctrl-C waits for it
 
-# What is told anew for each pass.
-_TOLD = ("rows", "table", "layers", "num_layers", "num_chosen", "logits")
-_ROWS, _TABLE, _LAYERS, _NUM_LAYERS, _NUM_CHOSEN, _LOGITS = map(PASS.index, _TOLD)
+# What is told anew for each pass, and what it tells.
+_TOLD = ("rows", "table", "layers", "num_layers", "late", "longest", "num_chosen", "logits")
+_TELLS = ("done", "slow", "begun", "checked", "is_stopped")
+_ROWS, _TABLE, _LAYERS, _NUM_LAYERS, _LATE, _LONGEST, _NUM_CHOSEN, _LOGITS = map(PASS.index, _TOLD)
+_DONE, _SLOW = map(PASS.index, _TELLS[:2])
 
 _CPU = torch.device("cpu")
 _Numbers = npt.NDArray[np.int64]
@@ -114,7 +116,7 @@ class NativeDecoder:
         shared = _is_shared(weights)
         self._table = weights.vocabulary.panels if shared else weights.embedding
         self._width = len(weights.vocabulary.bias)
-        self._at_a_time = config.num_layers
+        self.call_seconds = _CALL_SECONDS
         self._num_threads: int | None = None
         self._quantize = quantize
         self._library = library_for(config, Storage(STORAGES[dtype], quantize or STORAGES[dtype]))
@@ -158,13 +160,6 @@ class NativeDecoder:
         """From now on as many; PyTorch's own number stays, which takes longer to change."""
         self._num_threads = number
 
-    def divide(self, seconds: float) -> int:
-        """In how many parts a forward of so many seconds is done from now on, so that what is late
-        is seen in time."""
-        wanted = min(max(1, round(seconds / _PART_SECONDS)), self.config.num_layers)
-        self._at_a_time = -(-self.config.num_layers // wanted)
-        return -(-self.config.num_layers // self._at_a_time)
-
     @property
     def vocab_size(self) -> int:
         return self.config.vocab_size
@@ -197,6 +192,7 @@ class NativeDecoder:
         told[_LOGITS], told[_ROWS], told[_TABLE] = logits.data_ptr(), 1, self._table.data_ptr()
         told[_LAYERS], told[_NUM_LAYERS] = room.layers[0], self.config.num_layers
         told[_NUM_CHOSEN], room.rows.chosen[0] = 1, 0
+        told[_LATE] = told[_LONGEST] = 0
         self._library.chain(room.place, plan.place, self._most_threads())
         chain = plan.chain()
         self._cached = [*tokens, *chain.tokens[:-1]]
@@ -244,17 +240,19 @@ class NativeDecoder:
         if branches:
             room.rows.chosen[len(chosen) : count] = behind.final_rows(len(tokens), branches)
         logits = torch.empty(count, self._width)
-        told[_LOGITS], told[_ROWS] = logits.data_ptr(), rows
+        told[_LOGITS], told[_ROWS], told[_NUM_CHOSEN] = logits.data_ptr(), rows, count
+        told[_LONGEST] = max(1, round(self.call_seconds * 1e9))
         if self.threads is not None:
             self.threads.begin(rows)
-        for first in range(0, self.config.num_layers, self._at_a_time):
-            last = min(first + self._at_a_time, self.config.num_layers)
-            told[_TABLE] = self._table.data_ptr() if first == 0 else 0
-            told[_LAYERS], told[_NUM_LAYERS] = room.layers[first], last - first
-            told[_NUM_CHOSEN] = count if last == self.config.num_layers else 0
+        first, whole = 0, self.config.num_layers
+        while first < whole:
+            told[_TABLE] = 0 if first else self._table.data_ptr()
+            told[_LAYERS], told[_NUM_LAYERS] = room.layers[first], whole - first
+            told[_LATE] = 0 if self.threads is None else round(self.threads.patience * 1e9)
             self._library.forward(room.place, self._most_threads())
-            if self.threads is not None and last < self.config.num_layers:
-                self.threads.check()
+            first += int(told[_DONE])
+            if self.threads is not None and first < whole:
+                self.threads.took(float(told[_SLOW]) * 1e-9)
         if not count:
             return []
         return [logits if self._width == self.vocab_size else logits[:, : self.vocab_size]]
@@ -307,7 +305,7 @@ def _lay_out(weights: NativeWeights, cache: Cache, rows: Rows) -> _Room:
     told = {name: getattr(rows, name).ctypes.data for name in ROW_NUMBERS}
     places_of = {name: tensor.data_ptr() for name, tensor in tensors.items()}
     numbers = {"capacity": cache.capacity, "is_panels": _is_shared(weights)}
-    later = dict.fromkeys(_TOLD, 0)
+    later = dict.fromkeys((*_TOLD, *_TELLS), 0)
     of_pass = in_order(PASS, {**places_of, **told, **numbers, **later})
     return _Room(cache, rows, of_layers, layers, of_pass, of_pass.ctypes.data)
 

@@ -34,6 +34,13 @@ PASS = (
     "is_panels",  # 1: the table lies in panels, as weights do; 0: (V, D)
     "layers",  # (num_layers, LAYER), of which a pass computes
     "num_layers",
+    "late",  # nanoseconds that one of them may take; 0: any number
+    "longest",  # and all of them; after a longer one the pass stops, to be gone on with
+    "done",  # layers that were computed then
+    "slow",  # nanoseconds that the last of them took
+    "begun",  # when the pass was, in nanoseconds,
+    "checked",  # when its latest layer was done,
+    "is_stopped",  # and whether it is to stop
     "num_chosen",  # of which logits are computed at the end; 0: none
     "chosen",  # (num_chosen) of the rows
     "hidden",  # (rows, D)
@@ -93,3 +100,7 @@ def of_pass(code: Code, name: str) -> Number:
 
 def number_of_pass(code: Code, name: str) -> Number:
     return code.load(code["pass"], PASS.index(name), INTEGER)
+
+
+def set_of_pass(code: Code, name: str, number: Number) -> None:
+    code.store(number, code["pass"], PASS.index(name))

@@ -36,7 +36,8 @@ def library_for(config: DecoderConfig, storage: Storage) -> Library:
 
 @cache
 def can_compile() -> bool:
-    """Whether this CPU rounds once in a x b + c, and PyTorch's threads can be used."""
+    """Whether this CPU rounds once in a x b + c, and PyTorch's threads can be used. (GCC's OpenMP
+    is there on Linux alone, whose clock is told.)"""
     return has_fma() and all(hasattr(openmp(), name) for name in _OPENMP)
 
 

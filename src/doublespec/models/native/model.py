@@ -13,7 +13,8 @@ from typing import Any
 
 from llvmlite import ir
 
-from doublespec.compiled.code import ADDRESS, INTEGER, LANES, WORD, Code, Number, Operand
+from doublespec.compiled.clock import declare_clock, now
+from doublespec.compiled.code import ADDRESS, INTEGER, LANES, WORD, Code, Number, Operand, Variable
 from doublespec.models.native.attention import (
     queries_at_a_time,
     rows_at_a_time,
@@ -21,7 +22,7 @@ from doublespec.models.native.attention import (
     write_softmax,
 )
 from doublespec.models.native.chain import goes_on, write_pick, write_place
-from doublespec.models.native.layout import LAYER, number_of_pass, of_layer, of_pass
+from doublespec.models.native.layout import LAYER, number_of_pass, of_layer, of_pass, set_of_pass
 from doublespec.models.native.products import PRODUCT, Tiles, multiply, write_product
 from doublespec.models.native.rows import write_embed, write_norm, write_swiglu, write_turn
 from doublespec.models.sizes import DecoderConfig
@@ -42,6 +43,7 @@ def write_model(config: DecoderConfig, storage: Storage, tiles: Tiles) -> ir.Mod
     `multiply` for tests."""
     module = ir.Module("doublespec")
     _declare_openmp(module)
+    declare_clock(module)
     for kind in sorted({storage.tables, storage.layers, "float32"}):  # the cache is float32
         write_product(module, kind, tiles)
     write_norm(module, config)
@@ -50,6 +52,8 @@ def write_model(config: DecoderConfig, storage: Storage, tiles: Tiles) -> ir.Mod
     write_attend(module, config)
     write_swiglu(module, config)
     write_embed(module, config, storage.tables)
+    _write_begin(module)
+    _write_watch(module)
     _write_layer(module, config, storage.layers)
     _write_head(module, config, storage.tables)
     _write_forward(module)
@@ -97,7 +101,9 @@ def _write_layer(module: ir.Module, config: DecoderConfig, storage: str) -> None
         _meet(code)
         panels = _share(code, size // LANES)
         _multiply_rows(code, storage, "down", middle, gated, hidden, panels, is_added=1)
-        _meet(code)
+        with code.when(code["thread"].equals(0)):
+            code.call("watch", code["pass"])
+        _meet(code)  # and all know whether to stop before it can be told anew
 
 
 def _norm_rows(code: Code, inputs: _Buffer, weight: Number, outputs: _Buffer) -> None:
@@ -164,15 +170,48 @@ def _attend_rows(code: Code, config: DecoderConfig) -> None:
 def _write_forward(module: ir.Module) -> None:
     """A pass, or a part of one."""
     with _threaded(module, "forward", {"pass": ADDRESS}) as code:
+        with code.when(code["thread"].equals(0)):
+            code.call("begin", code["pass"])
         with code.when(code.is_set(of_pass(code, "table"))):
             with code.loop(*_share(code, number_of_pass(code, "rows"))) as row:
                 code.call("embed", row, code["pass"])
             _meet(code)
-        with code.loop(0, number_of_pass(code, "num_layers")) as i:
-            layer = code.offset(of_pass(code, "layers"), i * len(LAYER), INTEGER)
+        done, is_over = Variable(code, code.integer(0)), Variable(code, code.integer(0))
+        count = number_of_pass(code, "num_layers")
+        with code.while_(lambda: (done.get() < count) & is_over.get().equals(0)):
+            layer = code.offset(of_pass(code, "layers"), done.get() * len(LAYER), INTEGER)
             code.call("layer", layer, code["pass"], code["thread"], code["threads"])
-        with code.when(number_of_pass(code, "num_chosen") > 0):
+            done.set(done.get() + 1)
+            is_over.set(number_of_pass(code, "is_stopped"))
+        is_whole = done.get().equals(count)
+        with code.when(code["thread"].equals(0)):
+            set_of_pass(code, "done", done.get())
+        with code.when(is_whole & (number_of_pass(code, "num_chosen") > 0)):
             code.call("head", code["pass"], code["thread"], code["threads"])
+
+
+def _write_begin(module: ir.Module) -> None:
+    """A pass begins to be watched."""
+    with Code(module, "begin", {"pass": ADDRESS}) as code:
+        for name in ("begun", "checked"):
+            set_of_pass(code, name, now(code))
+        set_of_pass(code, "is_stopped", code.integer(0))
+
+
+def _write_watch(module: ir.Module) -> None:
+    """A layer is nearly done: whether the pass had better stop after it."""
+    with Code(module, "watch", {"pass": ADDRESS}) as code:
+        time = now(code)
+        slow = time - number_of_pass(code, "checked")
+        set_of_pass(code, "checked", time)
+        set_of_pass(code, "slow", slow)
+        is_late = _is_beyond(slow, number_of_pass(code, "late"))
+        is_long = _is_beyond(time - number_of_pass(code, "begun"), number_of_pass(code, "longest"))
+        set_of_pass(code, "is_stopped", (is_late | is_long).then(code.integer(1), 0))
+
+
+def _is_beyond(time: Number, limit: Number) -> Number:
+    return (limit > 0) & (time > limit)
 
 
 def _write_chain(module: ir.Module) -> None:
