@@ -115,13 +115,15 @@ def test_plain_decoding_that_is_faster_than_expected_is_found_first() -> None:
     assert _run(scheduler, rates, 100) > 0.96 * 100
 
 
-def _steps_of(scheduler: Scheduler, rates: dict[str, float], turns: int) -> dict[str, int]:
+def _steps_of(
+    scheduler: Scheduler, rates: dict[str, float], turns: int, slowness: float = 1.0
+) -> dict[str, int]:
     """How many steps of one token each method makes in so many turns."""
     before = {row.name: row.steps for row in scheduler.explain()}
     for _ in range(turns):
         turn = scheduler.choose()
         for place in _places(turn):
-            scheduler.learn(turn, place, 1, 1 / rates[turn.name])
+            scheduler.learn(turn, place, 1, slowness / rates[turn.name], slowness)
     return {row.name: row.steps - before[row.name] for row in scheduler.explain()}
 
 
@@ -178,12 +180,12 @@ def test_a_stand_in_that_surely_loses_gives_way_to_plain_decoding() -> None:
     assert scheduler.choose().name == "double"
 
 
-def test_plain_decoding_that_was_measured_in_a_busy_moment_is_measured_again() -> None:
+def test_plain_decoding_that_was_measured_in_a_busy_moment_is_known_all_the_same() -> None:
+    """Its forwards were slow then, as those of others are not any more."""
     rates = {"double": 90.0, "double-serial": 60.0, "lookup": 80.0, "ar": 100.0}
     scheduler = Scheduler(NAMES, {"ar": 85.0})
-    _steps_of(scheduler, rates | {"ar": 50.0}, 4)
-    assert _steps_of(scheduler, rates, 25)["ar"] < 2 * TRIAL_STEPS
-    assert _steps_of(scheduler, rates, 175)["ar"] > 80 * TURN_STEPS
+    _steps_of(scheduler, rates, 4, slowness=2.0)
+    assert _steps_of(scheduler, rates, 60)["ar"] > 40 * TURN_STEPS
 
 
 def test_one_busy_moment_of_plain_decoding_decides_little() -> None:

@@ -13,19 +13,22 @@ import math
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from statistics import median
+from statistics import fmean, median
 
 TURN_STEPS = 16  # of the leading method, before it is asked again
 TRIAL_STEPS = 6  # of another one, if it is compared with other text
 SETTLING_STEPS = 2  # after a change: not measured, since the draft has to take in the text
+_APART = 64  # steps between two trials of a method, unless it has gained
 _BUDGET = 0.01  # share of the time that trials may cost
 _GRANT = 8  # steps that they may cost besides while plain decoding leads, as it may do early
 _UNKNOWN_LOSS = 0.25  # share of its time that the first trial of a method is likely to cost
 _LONGEST_STEP = 16  # times as long as the mean of all, and no longer counts a step
 _MEMORY_STEPS = 512  # after which what was measured counts half
 _NEAR_STEPS = 32  # the latest of a method; of the leading one, a trial is compared with them
-_FEW_STEPS = 48  # of a method whose rate is known beforehand, which may have met a busy moment
-_SLOWNESS_STEPS = 32  # whose forwards say how long one takes
+_FEW_STEPS = 48  # of a method, which is new so far
+_BESIDE_STEPS = 16  # of plain decoding, by which it is known what they take beside their forwards
+_SLOWNESS_STEPS = 128  # whose forwards say how long one takes
+_LONGEST_FORWARD = 8  # times as long as usual, and no longer counts one of them
 _LEAST_STEPS = 64  # of the leading method, after which plain decoding need not be surely faster
 _SURELY_STEPS = 128  # of the one in hindsight, which loses less on any text than texts differ
 _DOUBTS = 4  # steps of a method that no trial compares, which say no more than not to know it
@@ -91,6 +94,8 @@ class _Record:
     near_tokens: int = 0
     near_seconds: float = 0.0
     led: tuple[int, float, int] = (0, 0.0, 0)  # tokens, seconds and steps since it leads, or did
+    # How many times as long its latest steps took as their forwards alone let expect.
+    beside: deque[float] = field(default_factory=lambda: deque(maxlen=_BESIDE_STEPS))
 
     @property
     def rate(self) -> float:
@@ -178,6 +183,7 @@ class Scheduler:
         self._lost = 0.0  # of them, by trials
         self._latest: Turn | None = None
         self._slowness: deque[float] = deque([1.0], maxlen=_SLOWNESS_STEPS)
+        self._known: dict[str, float] = {}  # what `_rate` has made of them
 
     def choose(self, can_run: Callable[[str], bool] = lambda name: True) -> Turn:
         """The next turn, with a method that can run now (plain decoding always can)."""
@@ -191,7 +197,7 @@ class Scheduler:
         name = other or best
         self._latest = Turn(
             name,
-            self._trial_steps if other else TURN_STEPS,
+            self._trial_steps if other else self._turn_steps,
             SETTLING_STEPS if last and name != last.name else 0,
             self._leader,
             judged=self._is_judged(name, is_trial=other is not None),
@@ -206,6 +212,7 @@ class Scheduler:
         """Step number `place` of a turn has settled so many tokens in so many seconds; `slowness`
         is how many times as long its forward took as was to be expected beforehand."""
         self._slowness.append(slowness)
+        self._known.clear()
         record, near = self._records[turn.name], self._records[self._leader].near_rate
         if self._steps >= TURN_STEPS:  # a longer one was stopped, or its machine was
             seconds = min(seconds, _LONGEST_STEP * self._seconds / self._steps)
@@ -223,6 +230,8 @@ class Scheduler:
             turn.seconds += seconds
             turn.instead += near * seconds
             record.add_near(tokens, seconds)
+            if turn.name in self._expected:
+                record.beside.append(seconds * self._expected[turn.name] / tokens / slowness)
             if turn.name == self._leader:
                 record.led = record.led[0] + tokens, record.led[1] + seconds, record.led[2] + 1
             if turn.is_new and self._lags(turn.name):
@@ -251,6 +260,12 @@ class Scheduler:
             for name, record in self._records.items()
         ]
         return sorted(found, key=lambda measured: -(measured.tokens_per_second or 0.0))
+
+    @property
+    def _turn_steps(self) -> int:
+        """While plain decoding has led for long, trials are far apart, and choosing costs time."""
+        has_led = self._records[self._leader].led[2] >= _MEMORY_STEPS
+        return 2 * TURN_STEPS if self._leader in self._expected and has_led else TURN_STEPS
 
     @property
     def _trial_steps(self) -> int:
@@ -321,13 +336,18 @@ class Scheduler:
         return any(record.lags_behind(rate) for rate in known)
 
     def _rate(self, name: str) -> float:
-        """Tokens per second of a method (0.0: nothing is known). What is measured of a few steps
-        is too low if the machine was busy, as what was expected is if it was busy before. That a
-        text is longer now, or a machine slower, shows in the forwards of all methods."""
+        """Tokens per second of a method (0.0: nothing is known). Of one that does not depend on the
+        text, here and now, whenever it ran last: that a text is longer, or the machine slower,
+        shows in the forwards of all methods, and what its steps take beside these was measured."""
         record = self._records[name]
-        if name not in self._expected or record.steps >= _FEW_STEPS:
+        if name not in self._expected:
             return record.rate
-        return max(record.rate, self._expected[name] / median(self._slowness))
+        if name not in self._known:
+            longest = _LONGEST_FORWARD * median(self._slowness)
+            slowness = fmean(min(each, longest) for each in self._slowness)
+            beside = median(record.beside or (1.0,))
+            self._known[name] = self._expected[name] / (slowness * beside)
+        return self._known[name]
 
     def _speed(self, name: str) -> float:
         """How many times as fast as the leading method one is, as far as is known."""
@@ -346,7 +366,7 @@ class Scheduler:
         """Another method, if trials have not cost too much: one that is promising, or was not
         tried for long. First what is known to be about as fast as the leading method, then the one
         that a trial teaches to judge in hindsight."""
-        others = [name for name in names if name != best and not self._is_settled(name)]
+        others = [name for name in names if name != best and not self._rests(name)]
         if not others or best != self._leader or not self._records[best].near:
             return None
         name = max(others, key=lambda name: (self._promise(name), self._costs_least(name)))
@@ -361,10 +381,12 @@ class Scheduler:
         passed = (self._steps - self._records[name].tried_at) * self._seconds / self._steps
         return self._leader in self._expected and self._likely_loss(name) <= _BUDGET * passed
 
-    def _is_settled(self, name: str) -> bool:
-        """Whether trials would say nothing new of a method: its rate is known, not for long, and
-        far lower than the leading method's."""
+    def _rests(self, name: str) -> bool:
+        """Whether trials would say nothing new of a method: it was tried just now, and did not
+        gain; or its rate is known, not for long, and far lower than the leading method's."""
         record = self._records[name]
+        if record.tried_at >= 0 and self._steps - record.tried_at < _APART and record.gained <= 0:
+            return True
         is_fresh = record.steps > 0 and self._steps - record.tried_at < _MEMORY_STEPS
         return name in self._expected and is_fresh and not self._is_near(name)
 

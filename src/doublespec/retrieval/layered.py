@@ -13,8 +13,9 @@ from doublespec.tokens import Tokens, common_prefix
 LONGEST_RUN = 96
 ROW_COST = 0.015  # of a forward, where no profile says better: 2.7 rows a token on the traces
 TAIL = 16  # tokens by which a text is known again
-# Where lookups do not pay, one of so many is made, and of twice as many while that finds nothing.
-_SPACING, _LARGEST_SPACING = 8, 32
+# Where lookups do not pay, one of so many is made, and of twice as many while that finds nothing,
+# until they take a negligible share of the time.
+_SPACING = 8
 _MEMORY = 0.9  # of what lookups have gained, with each
 _NEGLIGIBLE = 0.01  # of a forward: what takes less is always done, as a run may begin anywhere
 
@@ -87,7 +88,8 @@ class LayeredIndex:
         self._left_out += 1
         if self._left_out < self._spacing:
             return False
-        self._left_out, self._spacing = 0, min(2 * self._spacing, _LARGEST_SPACING)
+        largest = max(_SPACING, round(self._asking_cost / _NEGLIGIBLE))
+        self._left_out, self._spacing = 0, min(2 * self._spacing, largest)
         return True
 
     def _learn(self, tokens: Tokens) -> None:
