@@ -87,6 +87,12 @@ def test_a_saved_history_serves_the_next_process(llm: LLM, tmp_path: Path) -> No
         assert steps_of(another, "lookup", "ann") < before / 2
 
 
+def test_a_history_is_a_file(llm: LLM) -> None:
+    for use in (llm.load_history, llm.save_history):
+        with pytest.raises(ConfigError, match="history must be the path of a file, got 5"):
+            use(5)  # type: ignore[arg-type]
+
+
 def test_generate_remembers_in_a_file(tmp_path: Path) -> None:
     file = tmp_path / "answers"
     command = ["generate", "Count to ten.", "--draft", "none", "--max-tokens", "9"]

@@ -1,5 +1,6 @@
 """Ranks: the same sums on all of them, and whatever happens to one, an error and nothing left."""
 
+import multiprocessing
 import os
 import signal
 import threading
@@ -20,6 +21,13 @@ from tests import rank_jobs
 
 CPU = torch.device("cpu")
 _PATIENCE_SECONDS = 1
+
+
+def test_a_follower_whose_leader_has_gone_at_once_just_ends() -> None:
+    ours, theirs = multiprocessing.Pipe()
+    ours.close()
+    ranks.main(os.dup(theirs.fileno()))
+    theirs.close()
 
 
 @pytest.fixture(scope="module")

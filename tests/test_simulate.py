@@ -2,10 +2,12 @@
 
 import gzip
 import json
+import math
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -337,6 +339,23 @@ def test_a_profile_of_the_doctor_is_read(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="version 1, and this program reads version 3; write it"):
         read_machine(path)
     path.write_text("{}")
+    with pytest.raises(ConfigError, match="is no profile"):
+        read_machine(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"target": {"seconds": {"1": 0.0}}},
+        {"draft": {"seconds": {"1": math.nan}}},
+        {"fastest": {"seconds": {"0": 0.01}}},
+        {"pipe_seconds": -1.0},
+        {"lookup_seconds": math.inf},
+    ],
+)
+def test_a_profile_of_impossible_times_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    path = tmp_path / "p.json"
+    path.write_text(json.dumps({**_profile(), **change}))
     with pytest.raises(ConfigError, match="is no profile"):
         read_machine(path)
 

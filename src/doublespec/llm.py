@@ -1,5 +1,6 @@
 """Text in, text out: the Python API. Knows no logits and no loops."""
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from importlib import resources
@@ -200,11 +201,11 @@ class LLM:
     def load_history(self, path: str | Path) -> None:
         """Adds the answers of a file, so that later ones are guessed from them, too. Raises
         DatastoreError where it is none, or another tokenizer's."""
-        self._history().load(Path(path), fingerprint(self._codec.vocabulary))
+        self._history().load(_path("history", path), fingerprint(self._codec.vocabulary))
 
     def save_history(self, path: str | Path) -> None:
         """Writes the answers so far, of all tenants, to a file."""
-        self._history().save(Path(path), fingerprint(self._codec.vocabulary))
+        self._history().save(_path("history", path), fingerprint(self._codec.vocabulary))
 
     def _history(self) -> History:
         if self.engine.history is None:
@@ -378,6 +379,13 @@ def _check_max_length(wanted: int | None, longest: int) -> None:
     """Raises ConfigError where the model's context is shorter than what was asked for."""
     if wanted is not None and wanted > longest:
         raise ConfigError(f"max_length must be at most the target's {longest}, got {wanted}")
+
+
+def _path(what: str, path: object) -> Path:
+    """Raises ConfigError on what is no path."""
+    if not isinstance(path, str | os.PathLike):
+        raise ConfigError(f"{what} must be the path of a file, got {path!r}")
+    return Path(path)
 
 
 def _paths(paths: object) -> tuple[str | Path, ...]:

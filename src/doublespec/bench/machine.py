@@ -113,15 +113,17 @@ def read_machine(path: Path) -> Machine:
 
 def _machine(profile: Mapping[str, Any]) -> Machine:
     in_turns, beside = profile["in_turns"], profile["beside"]
+    names = ("pipe", "follow", "step", "lookup", "branch")
+    pipe, follow, step, lookup, branch = (_seconds(profile[f"{name}_seconds"]) for name in names)
     return Machine(
         _curve(profile["target"]),
         _curve(profile["draft"]),
         _curve(profile["fastest"])(1),
-        pipe_seconds=float(profile["pipe_seconds"]),
-        follow_seconds=float(profile["follow_seconds"]),
-        overhead_seconds=float(profile["step_seconds"]),
-        lookup_seconds=float(profile["lookup_seconds"]),
-        branch_seconds=float(profile["branch_seconds"]),
+        pipe_seconds=pipe,
+        follow_seconds=follow,
+        overhead_seconds=step,
+        lookup_seconds=lookup,
+        branch_seconds=branch,
         after_draft=_curve(in_turns["target"]),
         beside_draft=_curve(beside["target"]),
         draft_beside=_curve(beside["draft"]),
@@ -146,7 +148,16 @@ def parse_curve(text: str, name: str) -> Curve:
 
 
 def _curve(times: Mapping[str, Mapping[str, float]]) -> Curve:
-    points = sorted((int(rows), float(seconds)) for rows, seconds in times["seconds"].items())
+    points = sorted((int(rows), _seconds(seconds)) for rows, seconds in times["seconds"].items())
     if not points:
         raise ValueError("no times")
+    if points[0][0] < 1 or not all(seconds for _, seconds in points):
+        raise ValueError("a forward over no rows, or in no time")
     return Curve(tuple(points), padded=True)
+
+
+def _seconds(value: float) -> float:
+    seconds = float(value)
+    if not 0.0 <= seconds < math.inf:
+        raise ValueError(f"{value!r} is no time")
+    return seconds

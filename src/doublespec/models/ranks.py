@@ -381,7 +381,10 @@ def check_not_launched() -> None:
 def main(fileno: int) -> None:
     """A follower: does its job, and ends at once when its connection closes, whatever it is at."""
     connection = Connection(fileno)
-    job, place, threads, patience_seconds = connection.recv()
+    try:
+        job, place, threads, patience_seconds = connection.recv()
+    except (EOFError, ConnectionError):  # the leader has gone before it said what to do
+        return
     threading.Thread(
         target=_after_the_end_of, args=(fileno, lambda: _leave(place, 0)), daemon=True
     ).start()
