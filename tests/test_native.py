@@ -31,6 +31,7 @@ from doublespec.models.native.products import Tiles
 from doublespec.models.quantize import rounded_to_int8
 from doublespec.models.sizes import DecoderConfig, Rotary
 from doublespec.models.threads import Threads
+from doublespec.noise import _function
 from doublespec.sampling import Request, SamplingParams, rank
 from tests.checkpoints import FAMILIES, write_family
 
@@ -474,6 +475,13 @@ def test_an_llm_answers_alike_by_all_methods_on_either(kernels: str) -> None:
             for method in ("ar", "lookup", "sd", "double")
         }
     assert len(set(texts.values())) == 1
+
+
+def test_what_samples_is_compiled_with_the_model(folder: Path) -> None:
+    """Not when the first token is sampled."""
+    _function.cache_clear()
+    load_model(open_checkpoint(str(folder)), CPU, torch.float32, canonical=False)
+    assert _function.cache_info().currsize == 1
 
 
 def test_all_cores_need_no_proof(model: NativeDecoder, monkeypatch: pytest.MonkeyPatch) -> None:

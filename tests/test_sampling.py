@@ -17,7 +17,7 @@ from torch import Tensor
 
 from doublespec import sampling
 from doublespec.errors import ConfigError
-from doublespec.noise import noise, perturbed
+from doublespec.noise import noise, perturbed, prepare_noise
 from doublespec.sampling import Ranking, Request, SamplingParams, choose, logprobs, rank
 
 CPU = torch.device("cpu")
@@ -50,7 +50,7 @@ FILTERS: dict[str, dict[str, Any]] = {
 @pytest.fixture(scope="module", autouse=True)
 def _compiled() -> None:
     """The first use takes longer than a test may."""
-    noise(0, [0], 1, CPU)
+    prepare_noise(CPU)
 
 
 def request_for(prompt_length: int = 3, **values: Any) -> Request:

@@ -47,6 +47,13 @@ def perturbed(logits: Tensor, temperature: float, seed: int, positions: Sequence
     return scaled(logits, temperature).add_(_by_torch(keys, logits.shape[-1], logits.device))
 
 
+def prepare_noise(device: torch.device) -> None:
+    """Compiles now what the first sample would wait for: 50 ms, for which a draft would take a core
+    from its target in the midst of an answer."""
+    if device.type == "cpu" and has_fma():
+        _function()
+
+
 def scaled(logits: Tensor, temperature: float) -> Tensor:
     """The same without noise: a copy."""
     scores = logits.to(torch.float32, copy=True)

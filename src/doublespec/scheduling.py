@@ -45,9 +45,9 @@ class Turn:
     it is new, what is learnt of a step may end the turn early.
 
     It is on trial if the method that leads could run as well. `judged`: whether to `compare` it,
-    when it is over, with the method that can be judged in hindsight. Then what its `measured` steps
-    have settled, and what the leading method would have settled `instead`, going by what it did
-    before.
+    when it is over, with the method that can be judged in hindsight. `plain_rate`: tokens per
+    second of plain decoding, as far as is known. Then what its `measured` steps have settled, and
+    what the leading method would have settled `instead`, going by what it did before.
     """
 
     name: str
@@ -57,6 +57,7 @@ class Turn:
     judged: bool
     on_trial: bool
     is_new: bool
+    plain_rate: float
     tokens: int = 0
     seconds: float = 0.0
     measured: int = 0
@@ -93,7 +94,8 @@ class _Record:
     near: deque[tuple[int, float]] = field(default_factory=deque)
     near_tokens: int = 0
     near_seconds: float = 0.0
-    led: tuple[int, float, int] = (0, 0.0, 0)  # tokens, seconds and steps since it leads, or did
+    # Since it leads, or did: tokens, what plain decoding would have settled meanwhile, and steps.
+    led: tuple[int, float, int] = (0, 0.0, 0)
     # How many times as long its latest steps took as their forwards alone let expect.
     beside: deque[float] = field(default_factory=lambda: deque(maxlen=_BESIDE_STEPS))
 
@@ -203,6 +205,7 @@ class Scheduler:
             judged=self._is_judged(name, is_trial=other is not None),
             on_trial=other is not None,
             is_new=name != self._in_hindsight and self._records[name].is_new,
+            plain_rate=max((self._rate(known) for known in self._expected), default=0.0),
         )
         return self._latest
 
@@ -233,7 +236,8 @@ class Scheduler:
             if turn.name in self._expected:
                 record.beside.append(seconds * self._expected[turn.name] / tokens / slowness)
             if turn.name == self._leader:
-                record.led = record.led[0] + tokens, record.led[1] + seconds, record.led[2] + 1
+                led, plain, steps = record.led
+                record.led = led + tokens, plain + turn.plain_rate * seconds, steps + 1
             if turn.is_new and self._lags(turn.name):
                 turn.steps = place + 1
         if self._steps % _MEMORY_STEPS == 0:
@@ -314,8 +318,8 @@ class Scheduler:
         record = self._records[name]
         if name != self._in_hindsight:
             return record.steps >= _LEAST_STEPS and record.rate < rate
-        tokens, seconds, steps = record.led
-        return steps >= _SURELY_STEPS and tokens < rate * seconds
+        tokens, plain, steps = record.led
+        return steps >= _SURELY_STEPS and tokens < plain
 
     def _is_faster(self, name: str) -> bool:
         record, leader = self._records[name], self._records[self._leader]

@@ -24,6 +24,7 @@ from doublespec.models.quantize import find_products
 from doublespec.models.shapes import key_lengths, pad
 from doublespec.models.threads import Compute, Threads
 from doublespec.models.weights import Checkpoint, Source
+from doublespec.noise import prepare_noise
 
 LocalDecoder = Decoder | NativeDecoder  # our own, undivided
 
@@ -108,6 +109,7 @@ def load_model(
     beside = 0 if draft is None else _draft_bytes(draft, device, dtype, kernels, graphs=graphs)
     check_memory(source, device, dtype, quantize, reserve, beside, graphs=graphs, native=native)
     prepare_device(device)
+    prepare_noise(device)
     if native:
         return NativeDecoder.load(
             source, dtype, max_length=max_length, quantize=quantize, progress=progress
