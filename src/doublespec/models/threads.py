@@ -36,6 +36,7 @@ _FIRST_CREDIT, _MOST_CREDIT = 0.1, 0.25
 _LIKELY_GAIN = 1.1
 _LATE_SECONDS, _LATE_TIMES = 1.5e-3, 3  # a layer is late after so long, beyond its usual time
 _SLOW = 1.5  # a block that took so many times as long as with the usual number was disturbed
+_DRAFT_SHARE = 0.2  # of a forward over one row: what one of a draft takes, or less
 _PROOF_SECONDS = 1e-3  # for which a proof that was put off goes on before a forward
 _TRIES = 2  # of a computation that may have been slowish since it was the first of its shape
 
@@ -195,9 +196,10 @@ class Threads:
         self._drafting += 1
 
     def draft_rests(self) -> None:
-        """It is not any more, once the forward that it is in the middle of has ended."""
+        """It is not any more, once the forward that it is in the middle of has ended: a prompt that
+        comes right after it would be read by fewer cores as a whole."""
         self._drafting -= 1
-        self._free_from = self._clock() + self._blocks_of(1).usual_seconds
+        self._free_from = self._clock() + _DRAFT_SHARE * self._blocks_of(1).usual_seconds
 
     @contextmanager
     def fixed(self, number: int) -> Iterator[None]:
