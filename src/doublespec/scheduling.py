@@ -233,7 +233,7 @@ class Scheduler:
             turn.seconds += seconds
             turn.instead += near * seconds
             record.add_near(tokens, seconds)
-            if turn.name in self._expected:
+            if turn.name in self._expected and tokens:
                 record.beside.append(seconds * self._expected[turn.name] / tokens / slowness)
             if turn.name == self._leader:
                 led, plain, steps = record.led
