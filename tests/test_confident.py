@@ -13,6 +13,7 @@ from doublespec.drafting.confident import ConfidentDrafter
 from doublespec.drafting.model import ModelDrafter
 from doublespec.models.base import Chain, Worth
 from doublespec.models.toy import ToyModel
+from doublespec.noise import Heat
 from doublespec.sampling import Request, SamplingParams, rank
 from doublespec.stats import summarise
 from doublespec.stopping import StopRule
@@ -143,12 +144,20 @@ class _Chaining(ToyModel):
     chains = 0
 
     def chain(
-        self, tokens: Tokens, most: int, size: int, ends: Collection[int], worth: Worth
+        self,
+        tokens: Tokens,
+        most: int,
+        size: int,
+        ends: Collection[int],
+        worth: Worth,
+        heat: Heat | None = None,
     ) -> Chain:
         self.chains += 1
+        temperature, seed = heat or (0.0, 0)
+        request = Request(SamplingParams(temperature=temperature, seed=seed), 3)
         chain, reach, text = Chain([], []), 1.0, list(tokens)
         while len(chain.tokens) < most and (not chain.tokens or reach > worth.least):
-            (ranking,) = rank(self.logits(text, 1, 1)[:, :size], text, len(text), REQUEST, 2)
+            (ranking,) = rank(self.logits(text, 1, 1)[:, :size], text, len(text), request, 2)
             chain.tokens.append(ranking.tokens[0])
             chain.behind.append(ranking.behind[1])
             text.append(ranking.tokens[0])
@@ -181,13 +190,14 @@ def test_confidence_decides_how_far_it_goes_by_itself() -> None:
         assert answer(steps) == naive(ToyModel(), PROMPT, request, stop)
         return [step.num_drafted for step in steps]
 
-    greedy, warm = SamplingParams(), SamplingParams(temperature=0.9)
-    chaining = _Chaining(agreement=0.8)
-    assert run(chaining, greedy, chains=True) == run(ToyModel(agreement=0.8), greedy, chains=False)
-    assert chaining.chains > 50
-    other = _Chaining(agreement=0.8)  # noise is added to logits: not by itself
-    assert run(other, warm, chains=True) == run(ToyModel(agreement=0.8), warm, chains=False)
-    assert other.chains == 0
+    for params in (SamplingParams(), SamplingParams(temperature=0.9, seed=4)):
+        model = _Chaining(agreement=0.8)
+        assert run(model, params, chains=True) == run(ToyModel(agreement=0.8), params, chains=False)
+        assert model.chains > 30
+    filtered = SamplingParams(temperature=0.9, top_p=0.9)  # not by itself
+    model = _Chaining(agreement=0.8)
+    assert run(model, filtered, chains=True) == run(ToyModel(agreement=0.8), filtered, chains=False)
+    assert model.chains == 0
 
 
 def test_what_forwards_take_is_measured() -> None:

@@ -31,13 +31,12 @@ from doublespec.models.native.products import Tiles
 from doublespec.models.quantize import rounded_to_int8
 from doublespec.models.sizes import DecoderConfig, Rotary
 from doublespec.models.threads import Threads
-from doublespec.noise import _function
+from doublespec.noise import Heat, _function
 from doublespec.sampling import Request, SamplingParams, rank
 from tests.checkpoints import FAMILIES, write_family
 
 CPU = torch.device("cpu")
 SIZES = {"hidden_size": 64, "intermediate_size": 96}  # heads of 16
-GREEDY = Request(SamplingParams(), 1)
 LONG = 300  # more than a block of rows
 
 pytestmark = pytest.mark.skipif(not library.can_compile(), reason="needs FMA and GCC's OpenMP")
@@ -338,12 +337,15 @@ def test_a_product_of_any_number_of_rows_has_the_same_bits(
 # -- chains ----------------------------------------------------------------------------------------
 
 
-def step_by_step(model: NativeDecoder, text: list[int], count: int, size: int) -> Chain:
+def step_by_step(
+    model: NativeDecoder, text: list[int], count: int, size: int, heat: Heat | None
+) -> Chain:
     """The same by one forward and one choice at a time."""
-    chain = Chain([], [])
+    chain, (temperature, seed) = Chain([], []), heat or (0.0, 0)
+    request = Request(SamplingParams(temperature=temperature, seed=seed), 1)
     for _ in range(count):
         ahead = [*text, *chain.tokens]
-        (ranking,) = rank(model.logits(ahead, 1, 1)[:, :size], ahead, len(ahead), GREEDY, 2)
+        (ranking,) = rank(model.logits(ahead, 1, 1)[:, :size], ahead, len(ahead), request, 2)
         chain.tokens.append(ranking.tokens[0])
         chain.behind.append(ranking.behind[1])
     return chain
@@ -351,17 +353,20 @@ def step_by_step(model: NativeDecoder, text: list[int], count: int, size: int) -
 
 @pytest.mark.parametrize("size", [300, 129, 7])
 @pytest.mark.parametrize("threads", [1, 2])
-def test_a_chain_is_what_single_forwards_choose(folder: Path, size: int, threads: int) -> None:
+@pytest.mark.parametrize("heat", [None, Heat(0.7, 3), Heat(1.5, 1 << 40)])
+def test_a_chain_is_what_single_forwards_choose(
+    folder: Path, size: int, threads: int, heat: Heat | None
+) -> None:
     model, other = load(folder), load(folder)
     model.use_threads(threads)
     text = random_text(40)
-    wanted = step_by_step(other, text, 12, size)
-    found = model.chain(text, 12, size, (), Worth())
+    wanted = step_by_step(other, text, 12, size, heat)
+    found = model.chain(text, 12, size, (), Worth(), heat)
     assert found.tokens == wanted.tokens
     assert found.behind == pytest.approx(wanted.behind)
     assert torch.equal(model.logits(text, 40, 1), other.logits(text, 40, 1))  # its cache is right
     behind = [*text, *wanted.tokens[:5]]
-    assert model.chain(behind, 7, size, (), Worth()).tokens == wanted.tokens[5:]
+    assert model.chain(behind, 7, size, (), Worth(), heat).tokens == wanted.tokens[5:]
     assert model.chain(random_text(1), 1, size, (), Worth()).tokens[0] < size
     assert torch.equal(model.logits(behind, 45, 1), other.logits(behind, 45, 1))
 

@@ -7,7 +7,7 @@ own adds it, in a tenth of the time that PyTorch's take one after the other.
 import math
 from collections.abc import Sequence
 from functools import cache, lru_cache
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from llvmlite import ir
@@ -27,6 +27,13 @@ _LARGEST = (1 << 31) - 128  # the largest float32 below 2^31
 _Integers = TypeVar("_Integers", int, Tensor)
 
 
+class Heat(NamedTuple):
+    """How tokens are sampled that nothing else decides on: a temperature above 0, and a seed."""
+
+    temperature: float
+    seed: int
+
+
 def noise(seed: int, positions: Sequence[int], vocab_size: int, device: torch.device) -> Tensor:
     """Standard Gumbel noise (n, V) for token ids 0..V-1 at the given positions.
 
@@ -39,12 +46,17 @@ def noise(seed: int, positions: Sequence[int], vocab_size: int, device: torch.de
 def perturbed(logits: Tensor, temperature: float, seed: int, positions: Sequence[int]) -> Tensor:
     """`logits` (n, V) over the temperature in float32, the largest of a row being 0 at any, with
     the noise of their positions. The largest of a row is a sample (the Gumbel-max rule)."""
-    key = _mix(_mix(seed & _WORD) + (seed >> 32) & _WORD)
-    keys = torch.tensor([_signed(_mix(_mix(p) ^ key)) for p in positions], dtype=torch.int32)
+    keys = torch.tensor(position_keys(seed, positions), dtype=torch.int32)
     temperature = max(temperature, _COLDEST)
     if logits.device.type == "cpu" and has_fma():
         return _by_our_function(logits.float(), temperature, keys)
     return scaled(logits, temperature).add_(_by_torch(keys, logits.shape[-1], logits.device))
+
+
+def position_keys(seed: int, positions: Sequence[int]) -> list[int]:
+    """With which the ids are hashed at each position: of 32 bits, with a sign."""
+    key = _mix(_mix(seed & _WORD) + (seed >> 32) & _WORD)
+    return [_signed(_mix(_mix(position) ^ key)) for position in positions]
 
 
 def prepare_noise(device: torch.device) -> None:
@@ -63,13 +75,14 @@ def scaled(logits: Tensor, temperature: float) -> Tensor:
 def _by_torch(keys: Tensor, vocab_size: int, device: torch.device) -> Tensor:
     """Noise from uniform numbers between 0 and 1. Small ones keep 31 bits of precision: they make
     the large noise. None is 1, which would make noise of minus infinity."""
-    bits = _mixed_bits(_hashed_ids(vocab_size, device) ^ upload(keys, device)[:, None])
+    bits = _mixed_bits(hashed_ids(vocab_size, device) ^ upload(keys, device)[:, None])
     uniform = bits.clamp_(max=_LARGEST).float().add_(0.5).mul_(2.0**-31)
     return uniform.neg_().log1p_().neg_().log_().neg_()
 
 
 @lru_cache(maxsize=8)
-def _hashed_ids(vocab_size: int, device: torch.device) -> Tensor:
+def hashed_ids(vocab_size: int, device: torch.device) -> Tensor:
+    """All ids, scrambled: (V) of 32 bits."""
     ids: Tensor = torch.arange(vocab_size, device=device) + _GOLDEN & _WORD
     return _mix(ids).to(torch.int32)
 
@@ -108,7 +121,7 @@ def _by_our_function(logits: Tensor, temperature: float, keys: Tensor) -> Tensor
         logits = torch.cat((logits, padding), dim=1)
     if logits.stride(1) != 1:
         logits = logits.contiguous()
-    scores, ids = torch.empty(rows, size), _hashed_ids(size, logits.device)
+    scores, ids = torch.empty(rows, size), hashed_ids(size, logits.device)
     places = logits.data_ptr(), ids.data_ptr(), keys.data_ptr(), scores.data_ptr()
     _function()(*places, rows, size, logits.stride(0), temperature)
     return scores[:, :vocab_size]
@@ -134,6 +147,7 @@ def _function() -> Function:
 @cache
 def _compiled() -> Compiled:
     module = ir.Module("noise")
+    write_perturb_row(module)
     _write_perturb(module)
     return Compiled(module)
 
@@ -145,19 +159,38 @@ def _write_perturb(module: ir.Module) -> None:
     ):
         logits = code.offset(code["logits"], row * code["apart"])
         scores = code.offset(code["scores"], row * code["size"])
-        top = code.wide(_largest(code, logits, code["size"]))
-        key = code.words(code.widened(code.load(code["keys"], row, WORD)))
-        temperature = code.wide(code["temperature"])
-        with code.loop(0, code["size"], LANES) as i:
+        key = code.widened(code.load(code["keys"], row, WORD))
+        told = logits, code["ids"], key, scores, code["size"], code["temperature"]
+        code.call("perturb_row", *told)
+
+
+_OF_ROW = {
+    "logits": ADDRESS,  # (size), in whole panels
+    "ids": ADDRESS,
+    "key": INTEGER,
+    "scores": ADDRESS,  # (size), in whole panels; possibly the logits
+    "size": INTEGER,
+    "temperature": FLOAT,
+}
+
+
+def write_perturb_row(module: ir.Module) -> None:
+    """One row of them; what stands behind `size` in its last panel decides nothing."""
+    with Code(module, "perturb_row", _OF_ROW) as code:
+        logits, size = code["logits"], code["size"]
+        top = code.wide(_largest(code, logits, size))
+        key, temperature = code.words(code["key"]), code.wide(code["temperature"])
+        with code.loop(0, size, LANES) as i:
             score = (code.load_lanes(logits, i) - top) / temperature
             bits = _mixed(code, code.load_words(code["ids"], i) ^ key)
-            code.store(score + _gumbel(code, bits), scores, i)
+            code.store(score + _gumbel(code, bits), code["scores"], i)
 
 
 def _largest(code: Code, numbers: Number, size: Number) -> Number:
-    best = Variable(code, code.wide(-math.inf))
+    lowest = code.wide(-math.inf)
+    best, end = Variable(code, lowest), code.words(size)
     with code.loop(0, size, LANES) as i:
-        number = code.load_lanes(numbers, i)
+        number = (code.indices(i) < end).then(code.load_lanes(numbers, i), lowest)
         best.set((number > best.get()).then(number, best.get()))
     return code.largest(best.get())
 

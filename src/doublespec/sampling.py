@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from doublespec.errors import ConfigError
-from doublespec.noise import perturbed, scaled
+from doublespec.noise import Heat, perturbed, scaled
 from doublespec.tokens import Tokens
 from doublespec.transfer import upload
 
@@ -86,9 +86,15 @@ class SamplingParams:
             _check_range(f"logit_bias[{token}]", bias, -1000.0, 1000.0)
 
     @property
-    def is_greedy(self) -> bool:
-        """Whether the token with the largest logit is chosen, nothing added to any."""
-        return self.temperature == 0.0 and not self.logit_bias and not self.has_penalties
+    def is_simple(self) -> bool:
+        """Whether logits alone decide, or their `heat` besides."""
+        is_filtered = self.temperature > 0.0 and self.has_filters
+        return not (self.logit_bias or self.has_penalties or is_filtered)
+
+    @property
+    def heat(self) -> Heat | None:
+        """None at temperature 0."""
+        return Heat(self.temperature, self.seed) if self.temperature > 0.0 else None
 
     @property
     def has_penalties(self) -> bool:

@@ -112,7 +112,7 @@ class ConfidentDrafter:
         """1 to `limit` choices after `ahead`, and in how many forwards: several where a retrieved
         run agrees with one forward, or where the model goes on by itself."""
         begun = self._clock() if self._clock is not None else 0.0
-        is_chained = self._forwards > 0 and self._chains and request.params.is_greedy
+        is_chained = self._forwards > 0 and self._chains and request.params.is_simple
         if is_chained and can_chain(self._model):
             rankings = self._chain(self._model, ahead, limit, reach, request)
             forwards = len(rankings)
@@ -128,7 +128,8 @@ class ConfidentDrafter:
     ) -> list[Ranking]:
         most = min(limit, _MOST_FORWARDS - self._forwards)
         worth = Worth(EDGES, self._odds.of_first(), self._least_reach / reach)
-        chain = model.chain(ahead, most, model.vocab_size, request.end_ids, worth)
+        told = most, model.vocab_size, request.end_ids, worth, request.params.heat
+        chain = model.chain(ahead, *told)
         found = zip(chain.tokens, chain.behind, strict=True)
         return [Ranking((token, _UNKNOWN), (0.0, behind)) for token, behind in found]
 

@@ -38,8 +38,9 @@ class ModelDrafter:
             if end is not None:
                 break
             more = min(self.steps - 1, limit - len(drafted))
-            if self._chains and more > 0 and request.params.is_greedy and can_chain(self._model):
-                size, ends = self._model.vocab_size, request.end_ids
-                drafted += self._model.chain([*tokens, *drafted], more, size, ends, Worth()).tokens
+            params = request.params
+            if self._chains and more > 0 and params.is_simple and can_chain(self._model):
+                told = more, self._model.vocab_size, request.end_ids, Worth(), params.heat
+                drafted += self._model.chain([*tokens, *drafted], *told).tokens
                 break
         return drafted[: max(limit, 0)]

@@ -7,6 +7,7 @@ from typing import NamedTuple, Protocol, Self, TypeGuard
 import torch
 from torch import Tensor
 
+from doublespec.noise import Heat
 from doublespec.tokens import Tokens
 
 
@@ -106,11 +107,17 @@ class ChainingModel(LanguageModel, Protocol):
     def can_chain(self) -> bool: ...
 
     def chain(
-        self, tokens: Tokens, most: int, size: int, ends: Collection[int], worth: Worth
+        self,
+        tokens: Tokens,
+        most: int,
+        size: int,
+        ends: Collection[int],
+        worth: Worth,
+        heat: Heat | None = None,
     ) -> Chain:
         """1 to `most` tokens after a text, each the likeliest of the first `size` ids (the lowest
-        of several): fewer behind one of `ends`, or where more are not `worth` it. The model must
-        have room for all but the last."""
+        of several), or sampled with some `heat`: fewer behind one of `ends`, or where more are not
+        `worth` it. The model must have room for all but the last."""
         ...
 
 

@@ -13,6 +13,7 @@ from doublespec.models.base import (
     can_branch,
     can_chain,
 )
+from doublespec.noise import Heat
 from doublespec.tokens import Tokens
 
 
@@ -57,11 +58,17 @@ class CommonVocabulary:
         return can_chain(self._model)
 
     def chain(
-        self, tokens: Tokens, most: int, size: int, ends: Collection[int], worth: Worth
+        self,
+        tokens: Tokens,
+        most: int,
+        size: int,
+        ends: Collection[int],
+        worth: Worth,
+        heat: Heat | None = None,
     ) -> Chain:
         assert can_chain(self._model)
         size = min(size, self._size)
-        return self._model.chain(self._known(tokens), most, size, ends, worth)
+        return self._model.chain(self._known(tokens), most, size, ends, worth, heat)
 
     @property
     def can_branch(self) -> bool:

@@ -14,8 +14,10 @@ from doublespec.models.layers import rotary_table
 from doublespec.models.native.attention import queries_at_a_time
 from doublespec.models.native.layout import CHAIN, in_order
 from doublespec.models.sizes import DecoderConfig
+from doublespec.noise import Heat, hashed_ids, position_keys
 from doublespec.tokens import Tokens
 
+_CPU = torch.device("cpu")
 ROW_NUMBERS = ("ids", "positions", "slots", "text", "start", "stop", "chosen")  # see `layout.py`
 
 
@@ -88,7 +90,13 @@ class ChainPlan:
     """What a chain is told (`layout.py`), and where it writes."""
 
     def __init__(
-        self, tokens: Tokens, most: int, size: int, ends: Collection[int], worth: Worth
+        self,
+        tokens: Tokens,
+        most: int,
+        size: int,
+        ends: Collection[int],
+        worth: Worth,
+        heat: Heat | None,
     ) -> None:
         self._tokens = np.zeros(most, dtype=np.int64)
         self._behind = np.zeros(most, dtype=np.float32)
@@ -98,7 +106,13 @@ class ChainPlan:
             "chances": np.array(worth.chances, dtype=np.float32),
             "reach": np.array([1.0, worth.least], dtype=np.float32),
         }
-        told = {"token": tokens[-1], "position": len(tokens) - 1, "most": most, "size": size}
+        told = dict.fromkeys(("heat", "hashed", "keys"), 0)
+        if heat is not None:
+            keys = position_keys(heat.seed, range(len(tokens), len(tokens) + most))
+            self._held["keys"] = np.array(keys, dtype=np.int32)
+            self._held["heat"] = np.array([heat.temperature], dtype=np.float32)
+            self._held["hashed"] = hashed_ids(-(-size // LANES) * LANES, _CPU).numpy()
+        told |= {"token": tokens[-1], "position": len(tokens) - 1, "most": most, "size": size}
         told |= {"num_ends": len(ends), "num_edges": len(worth.edges), "count": 0, "is_over": 0}
         told |= {"tokens": self._tokens.ctypes.data, "behind": self._behind.ctypes.data}
         told |= {name: held.ctypes.data for name, held in self._held.items()}

@@ -3,18 +3,23 @@ Python between two of its forwards is as much as a forward takes."""
 
 from llvmlite import ir
 
-from doublespec.compiled.code import ADDRESS, INTEGER, LANES, Code, Number, Variable
+from doublespec.compiled.code import ADDRESS, INTEGER, LANES, WORD, Code, Number, Variable
 from doublespec.models.native.layout import CHAIN, of_pass
 
 _NO_ID = (1 << 31) - 1
 
 
 def write_pick(module: ir.Module) -> None:
-    """Takes the likeliest token after the row that was computed, the lowest of several, and says
-    whether to go on."""
+    """Takes the likeliest token after the row that was computed, the lowest of several, or samples
+    one, and says whether to go on."""
     with Code(module, "pick", {"pass": ADDRESS, "chain": ADDRESS}) as code:
-        token, behind = _best_of_row(code, of_pass(code, "logits"), _number(code, "size"))
-        count = _number(code, "count")
+        logits, size, count = of_pass(code, "logits"), _number(code, "size"), _number(code, "count")
+        with code.when(code.is_set(_address(code, "heat"))):
+            key = code.widened(code.load(_address(code, "keys"), count, WORD))
+            temperature = code.load(_address(code, "heat"), 0)
+            told = logits, _address(code, "hashed"), key, logits, size, temperature
+            code.call("perturb_row", *told)
+        token, behind = _best_of_row(code, logits, size)
         code.store(token, _address(code, "tokens"), count)
         code.store(behind, _address(code, "behind"), count)
         reach = _address(code, "reach")

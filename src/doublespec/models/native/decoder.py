@@ -28,6 +28,7 @@ from doublespec.models.shapes import ANSWER_COUNTS
 from doublespec.models.sizes import DecoderConfig
 from doublespec.models.threads import Threads
 from doublespec.models.weights import Source
+from doublespec.noise import Heat
 from doublespec.tokens import Tokens, common_prefix
 
 STORAGES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
@@ -176,7 +177,13 @@ class NativeDecoder:
         return rows[:last], rows[last:]
 
     def chain(
-        self, tokens: Tokens, most: int, size: int, ends: Collection[int], worth: Worth
+        self,
+        tokens: Tokens,
+        most: int,
+        size: int,
+        ends: Collection[int],
+        worth: Worth,
+        heat: Heat | None = None,
     ) -> Chain:
         """See `models/base.py`."""
         tokens = list(tokens)
@@ -186,7 +193,7 @@ class NativeDecoder:
             self._logits(tokens[:-1], 1, ())
         self._reserve(len(tokens) + most, 1)
         self._cached = tokens[:-1]  # an interrupt leaves no lie
-        plan = ChainPlan(tokens, most, size, ends, worth)
+        plan = ChainPlan(tokens, most, size, ends, worth, heat)
         logits = torch.empty(1, self._width)
         room, told = self._room, self._room.of_pass
         told[_LOGITS], told[_ROWS], told[_TABLE] = logits.data_ptr(), 1, self._table.data_ptr()

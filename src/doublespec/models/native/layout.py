@@ -76,6 +76,9 @@ CHAIN = (
     "num_edges",
     "chances",  # (num_edges + 1): of a choice, by how many edges the second one lies behind it
     "reach",  # (2): the product of all chances, and that down to which it goes on
+    "heat",  # (1): the temperature; null: the likeliest tokens are chosen
+    "hashed",  # (V) ids, of 32 bits,
+    "keys",  # and (most) keys of positions (`noise.py`)
     "tokens",  # (most), as they are chosen
     "behind",  # (most): how far the second choice lay behind
     "count",  # of them

@@ -26,6 +26,7 @@ from doublespec.models.native.layout import LAYER, number_of_pass, of_layer, of_
 from doublespec.models.native.products import PRODUCT, Tiles, multiply, write_product
 from doublespec.models.native.rows import write_embed, write_norm, write_swiglu, write_turn
 from doublespec.models.sizes import DecoderConfig
+from doublespec.noise import write_perturb_row
 
 _SHARED = {"thread": INTEGER, "threads": INTEGER}  # which one this is, and of how many
 
@@ -57,6 +58,7 @@ def write_model(config: DecoderConfig, storage: Storage, tiles: Tiles) -> ir.Mod
     _write_layer(module, config, storage.layers)
     _write_head(module, config, storage.tables)
     _write_forward(module)
+    write_perturb_row(module)
     write_pick(module)
     write_place(module)
     _write_chain(module)
