@@ -24,7 +24,7 @@ from doublespec.sampling import SamplingParams
 METHODS = ("double", "psd", "double@lock-step", "double@forks", "auto")
 TEMPERATURES = (0.0, 0.7, 1.2)
 TIMEOUT_SECONDS = 0.5  # a stopped draft is given up after that, so that it comes back in the test
-_LONGEST_CALM_SECONDS = 0.2
+_LONGEST_CALM_SECONDS = 0.12  # an answer takes about as long
 _SETTLE_SECONDS = 2.0
 
 
