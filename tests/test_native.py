@@ -353,7 +353,7 @@ def step_by_step(
 
 @pytest.mark.parametrize("size", [300, 129, 7])
 @pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("heat", [None, Heat(0.7, 3), Heat(1.5, 1 << 40)])
+@pytest.mark.parametrize("heat", [None, Heat(0.7, 3), Heat(1.5, 1 << 40), Heat(1e-60, 2)])
 def test_a_chain_is_what_single_forwards_choose(
     folder: Path, size: int, threads: int, heat: Heat | None
 ) -> None:

@@ -21,7 +21,7 @@ from doublespec.transfer import upload
 _WORD = 0xFFFFFFFF
 _GOLDEN = 0x9E3779B9  # keeps token 0 from hashing to 0
 _FIRST, _SECOND = 0x85EBCA6B, 0xC2B2AE35  # factors of MurmurHash3's finaliser
-_COLDEST = 1e-30  # below it a temperature would be 0 in float32
+COLDEST = 1e-30  # below it a temperature would be 0 in float32
 _LARGEST = (1 << 31) - 128  # the largest float32 below 2^31
 
 _Integers = TypeVar("_Integers", int, Tensor)
@@ -47,7 +47,7 @@ def perturbed(logits: Tensor, temperature: float, seed: int, positions: Sequence
     """`logits` (n, V) over the temperature in float32, the largest of a row being 0 at any, with
     the noise of their positions. The largest of a row is a sample (the Gumbel-max rule)."""
     keys = torch.tensor(position_keys(seed, positions), dtype=torch.int32)
-    temperature = max(temperature, _COLDEST)
+    temperature = max(temperature, COLDEST)
     if logits.device.type == "cpu" and has_fma():
         return _by_our_function(logits.float(), temperature, keys)
     return scaled(logits, temperature).add_(_by_torch(keys, logits.shape[-1], logits.device))
@@ -69,7 +69,7 @@ def prepare_noise(device: torch.device) -> None:
 def scaled(logits: Tensor, temperature: float) -> Tensor:
     """The same without noise: a copy."""
     scores = logits.to(torch.float32, copy=True)
-    return scores.sub_(scores.amax(dim=-1, keepdim=True)).div_(max(temperature, _COLDEST))
+    return scores.sub_(scores.amax(dim=-1, keepdim=True)).div_(max(temperature, COLDEST))
 
 
 def _by_torch(keys: Tensor, vocab_size: int, device: torch.device) -> Tensor:

@@ -14,7 +14,7 @@ from doublespec.models.layers import rotary_table
 from doublespec.models.native.attention import queries_at_a_time
 from doublespec.models.native.layout import CHAIN, in_order
 from doublespec.models.sizes import DecoderConfig
-from doublespec.noise import Heat, hashed_ids, position_keys
+from doublespec.noise import COLDEST, Heat, hashed_ids, position_keys
 from doublespec.tokens import Tokens
 
 _CPU = torch.device("cpu")
@@ -110,7 +110,7 @@ class ChainPlan:
         if heat is not None:
             keys = position_keys(heat.seed, range(len(tokens), len(tokens) + most))
             self._held["keys"] = np.array(keys, dtype=np.int32)
-            self._held["heat"] = np.array([heat.temperature], dtype=np.float32)
+            self._held["heat"] = np.array([max(heat.temperature, COLDEST)], dtype=np.float32)
             self._held["hashed"] = hashed_ids(-(-size // LANES) * LANES, _CPU).numpy()
         told |= {"token": tokens[-1], "position": len(tokens) - 1, "most": most, "size": size}
         told |= {"num_ends": len(ends), "num_edges": len(worth.edges), "count": 0, "is_over": 0}
