@@ -118,7 +118,7 @@ def measure_forwards(
             length = min(next(places), room - rows)
             for number in range(_IN_A_ROW):
                 for model, seconds in zip(models, times, strict=True):
-                    found = _forward_seconds(model, rows, length, _IN_A_ROW * attempt + number)
+                    found = forward_seconds(model, rows, length, _IN_A_ROW * attempt + number)
                     if number + 1 == _IN_A_ROW:
                         seconds[rows].append(found)
     # The first round reads the prompt, too.
@@ -204,7 +204,7 @@ def measure_follow(
     try:
         for attempt in range(repeats):
             tokens.append(1 + attempt % 5)
-            _forward_seconds(model, 1, context, attempt)
+            forward_seconds(model, 1, context, attempt)
             begun = perf_counter()
             background.follow(tokens, forwards, request)
             times.append(perf_counter() - begun)
@@ -220,7 +220,7 @@ def measure_lookup(model: LanguageModel, context: int = CONTEXT, repeats: int = 
     text = [(i * i + i // 7) % 512 for i in range(context + 3 * repeats)]
     request, times = Request(SamplingParams(), context), []
     for number, stop in enumerate(range(context, len(text), 3)):
-        _forward_seconds(model, 1, min(context, model.max_length - 1), number)
+        forward_seconds(model, 1, min(context, model.max_length - 1), number)
         begun = perf_counter()
         lookup.propose(text[:stop], 48, request)
         times.append(perf_counter() - begun)
@@ -266,7 +266,7 @@ def profile_row_counts(row_counts: Sequence[int]) -> tuple[int, ...]:
     return tuple(sorted({*ROW_COUNTS, *kept, _MOST_ROWS}))
 
 
-def _forward_seconds(model: LanguageModel, rows: int, context: int, attempt: int) -> float:
+def forward_seconds(model: LanguageModel, rows: int, context: int, attempt: int) -> float:
     text = [1 + i % 7 for i in range(context)] + [1 + attempt % 11]
     guess = [1 + (attempt + i) % 13 for i in range(rows - 1)]
     request = Request(SamplingParams(), context)

@@ -13,6 +13,7 @@ from doublespec import __version__
 from doublespec.cli import datastore
 from doublespec.cli.bench import bench
 from doublespec.cli.bench_retrieval import bench_retrieval
+from doublespec.cli.bench_shapes import bench_shapes
 from doublespec.cli.chat import chat
 from doublespec.cli.demo import demo
 from doublespec.cli.doctor import doctor
@@ -53,6 +54,7 @@ for command in (generate, chat, demo, doctor, lossless, bench, simulate, trace):
     app.command()(command)
 app.command("bench-overhead")(overhead)
 app.command("bench-retrieval")(bench_retrieval)
+app.command("bench-shapes")(bench_shapes)
 app.add_typer(datastore.app, name="datastore")
 
 

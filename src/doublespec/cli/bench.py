@@ -137,7 +137,7 @@ def bench(
         raise ConfigError("repeat and limit must be whole numbers from 1 up")
     target, draft = options.model_names(target, draft, random_weights)
     models = target, options.draft_name(target, draft)
-    names = _method_names(methods, models[1])
+    names = method_names(methods, models[1])
     wanted = _peer_names(peers, peer_names, models[1])
     replays = find_replays(replay, agreement, limit, seed, models)
     if replays is not None:
@@ -187,7 +187,7 @@ def bench(
         raise typer.Exit(130)
 
 
-def _method_names(methods: str, draft: str | None) -> list[str]:
+def method_names(methods: str, draft: str | None) -> list[str]:
     """The methods to run; `ar`, the reference of texts, always runs. Raises ConfigError."""
     names = [name.strip() for name in methods.split(",") if name.strip()]
     names = names or [name for name in METHODS if draft is not None or name in DRAFTLESS]

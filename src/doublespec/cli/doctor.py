@@ -1,45 +1,32 @@
 """`doublespec doctor`: what this machine can do, and whether the promise holds on it."""
 
-from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter
 from typing import Annotated
 
-import torch
 import typer
 from rich.table import Table
 
 from doublespec.bench.exactness import OTHER_THREADS, Trial, check_model
 from doublespec.bench.outputs import check_file
+from doublespec.bench.pair import measure_pair
 from doublespec.bench.profile import (
     CONTEXT,
     ROW_COUNTS,
-    ForwardTimes,
-    PairTimes,
     Profile,
-    measure_beside,
-    measure_branch,
-    measure_follow,
     measure_forwards,
-    measure_lookup,
-    measure_pipe,
-    measure_step,
     merged,
     profile_row_counts,
     save_profile,
 )
-from doublespec.bench.race import fastest_threads
 from doublespec.cli import options
 from doublespec.cli.options import terminal
 from doublespec.llm import BUNDLED, LLM
-from doublespec.models.base import LanguageModel
 from doublespec.models.devices import (
     all_devices,
     describe,
     usable_cores,
-    use_threads,
 )
 
 _MOST_ROUNDS = 3  # of the whole measurement, none of which is begun after
@@ -82,9 +69,9 @@ def doctor(
         found = list(check_model(llm.target, trials))
         if llm.threads is not None:  # it tries which number is faster for each count of rows
             measure_forwards([llm.target], profile_row_counts(llm.target.row_counts), context)
-        begun, rounds = perf_counter(), [_measure(llm, context)]
+        begun, rounds = perf_counter(), [measure_pair(llm, context)]
         while len(rounds) < _MOST_ROUNDS and perf_counter() - begun < _LONG_SECONDS:
-            rounds.append(_measure(llm, context))
+            rounds.append(measure_pair(llm, context))
         profile = merged(rounds)
         if save is not None:
             save_profile(profile, save)
@@ -94,47 +81,6 @@ def doctor(
             _print(llm, profile, found)
     if _broken(llm, found):
         raise typer.Exit(1)
-
-
-def _measure(llm: LLM, context: int) -> Profile:
-    use_threads(llm.settings.threads)
-    target, counts = llm.target, profile_row_counts(llm.target.row_counts)
-    (alone,) = measure_forwards([target], counts, context)
-    fastest = _measure_fastest(target.fastest(), counts, context)
-    use_threads(llm.settings.threads)
-    model = draft = in_turns = beside = None
-    if llm.recipe is not None:
-        model = llm.engine.draft_model()
-        (draft,) = measure_forwards([model], counts, context)
-        after, before = measure_forwards([target, model], counts, context)
-        in_turns = PairTimes(after, before)
-        threads = llm.settings.draft_threads
-        with llm.threads.fixed(llm.threads.usual) if llm.threads else nullcontext():
-            beside = measure_beside(target, llm.recipe.load, counts, threads, context)
-    return Profile(
-        alone,
-        fastest,
-        draft,
-        in_turns,
-        beside,
-        branch_seconds=measure_branch(model, draft) if model and draft else None,
-        pipe_seconds=measure_pipe() if llm.recipe else None,
-        follow_seconds=measure_follow(target, _forwards_beside(beside)) if beside else None,
-        lookup_seconds=measure_lookup(target),
-        step_seconds=measure_step(),
-        threads=torch.get_num_threads(),
-    )
-
-
-def _measure_fastest(model: LanguageModel, counts: Sequence[int], context: int) -> ForwardTimes:
-    """As the baseline of benchmarks runs."""
-    use_threads(fastest_threads(model))
-    return measure_forwards([model], counts, context)[0]
-
-
-def _forwards_beside(times: PairTimes) -> int:
-    """How many forwards a draft makes during one of the target's."""
-    return max(1, round(times.target.seconds[1] / times.draft.seconds[1]))
 
 
 def _slower_beside(profile: Profile) -> dict[str, float] | None:

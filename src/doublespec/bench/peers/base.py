@@ -59,6 +59,11 @@ class Recorder:
     def end(self) -> None:
         return
 
+    @property
+    def seconds(self) -> list[float]:
+        """Of each token or run of them, the first with the prompt."""
+        return [seconds for _, seconds in self._chunks]
+
     def steps(self, request: Request) -> list[Step]:
         """The answer as Steps. Nothing is cut: running past the end must be seen."""
         return [
