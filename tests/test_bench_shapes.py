@@ -14,7 +14,8 @@ from doublespec.bench.shapes_markdown import as_markdown
 from doublespec.bench.static_peer import StaticPeer, peer_times
 from doublespec.bench.traces import Trace, write_traces
 from doublespec.cli import shape_parts
-from doublespec.cli.shape_parts import PARTS, Bench
+from doublespec.cli.shape_models import Bench
+from doublespec.cli.shape_parts import PARTS
 from doublespec.models.checkpoints import decoder_config, find_shape, open_source
 from doublespec.models.configs import built_in_config
 from doublespec.models.load import load_model

@@ -20,7 +20,8 @@ from doublespec.bench.shapes_markdown import as_markdown
 from doublespec.cli import options
 from doublespec.cli.bench import method_names
 from doublespec.cli.options import errors, terminal
-from doublespec.cli.shape_parts import PARTS, Bench, Plan
+from doublespec.cli.shape_models import Bench, Plan
+from doublespec.cli.shape_parts import PARTS
 from doublespec.errors import ConfigError
 from doublespec.models.checkpoints import open_source
 from doublespec.models.devices import describe
@@ -171,11 +172,20 @@ def _short(found: Mapping[str, Any]) -> str:
             for name, row in speeds.items()
         ]
         return ", ".join([*shown, *found["faults"]])
-    return ", ".join(
-        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
-        for name, value in found.items()
-        if isinstance(value, int | float | str) or name == "shares"
-    )
+    facts = {name: _shown(value) for name, value in found.items()}
+    return ", ".join(f"{name} {fact}" for name, fact in facts.items() if fact)
+
+
+def _shown(value: object) -> str:
+    """A value, as far as it fits in a line: of a method how far its simulation is off."""
+    if isinstance(value, dict):
+        if "differs" in value:
+            return f"{value['differs']:+.0%}"
+        numbers = {key: number for key, number in value.items() if isinstance(number, float)}
+        return " ".join(f"{key}: {number:.4g}" for key, number in numbers.items())
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return str(value) if isinstance(value, int | str) else ""
 
 
 def _ratio(ratio: float | None) -> str:
