@@ -76,7 +76,7 @@ class Learner:
         return torch.stack(losses).sum()
 
     def _descend(self, lesson: Lesson, count: int) -> Tensor:
-        hidden = self._model(lesson.tokens)[lesson.places]
+        hidden = self._model(lesson.tokens).index_select(0, lesson.places)
         wanted = lesson.wanted if self._teacher is None else self._taught(lesson)
         loss = self._loss(hidden, self._model.embed.weight, wanted) / count
         loss.backward()
@@ -85,7 +85,7 @@ class Learner:
     @torch.no_grad()
     def _taught(self, lesson: Lesson) -> Tensor:
         assert self._teacher is not None
-        hidden = self._teacher(lesson.tokens)[lesson.places]
+        hidden = self._teacher(lesson.tokens).index_select(0, lesson.places)
         return self._teacher.head(hidden).float().softmax(-1)
 
 
@@ -113,7 +113,7 @@ def held_out_loss(state: State, batches: Sequence[Batch]) -> float:
     total, count = torch.zeros((), device=state.device), 0
     for batch in batches:
         lesson = send(batch, state.device)
-        hidden = model(lesson.tokens)[lesson.places]
+        hidden = model(lesson.tokens).index_select(0, lesson.places)
         total += head_loss(hidden, model.embed.weight, lesson.wanted)
         count += len(lesson.places)
     return round(total.item() / count, 4)

@@ -112,8 +112,8 @@ def keep(state: State, checks: dict[str, list[Batch]], start: Path, run: Path) -
     typer.echo(f"step {state.step} held-out {json.dumps(losses)}")
     if not all(isfinite(loss) for loss in losses.values()):
         raise ArithmeticError("the losses are no numbers any more; the last export is kept")
-    save_run(state, run)
     llama.save(state.average, start, run / "export")
+    save_run(state, run)
 
 
 def schedule(step: int, passed: float, decay: float) -> float:

@@ -1,5 +1,6 @@
 """Batches made by other processes. A process that dies is left out; the rest go on."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from multiprocessing import get_context
@@ -30,6 +31,7 @@ def _work(
 ) -> None:
     for reader in readers:
         reader.close()  # so that writing fails once the parent is gone
+    os.nice(5)  # they have batches ready, the parent has a GPU waiting
     torch.set_num_threads(1)
     try:
         for batch in make(i):
