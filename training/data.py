@@ -17,7 +17,7 @@ from torch import Tensor
 
 from training.chores import generate
 
-LENGTHS = (64, 96, 128, 160, 192, 256, 320, 400, 512)
+LENGTHS = (64, 96, 128, 160, 192, 256, 320, 384, 512)  # each divides 7680
 IGNORED = -100
 BOS, EOS, PAD, USER, ASSISTANT = 0, 1, 2, 4, 5
 

@@ -1,10 +1,13 @@
 """A small Llama for training: the Hugging Face model's mathematics, fused where that is faster.
 
+What works on each token alone sees a batch as one list of tokens, so that batches of any row
+length have one shape and are compiled once; only attention, which is not compiled, sees rows.
 `load` and `save` read and write Hugging Face folders, so nothing else knows this layout.
 """
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,37 +33,82 @@ class Block(nn.Module):
         width, head = config["hidden_size"], config["head_dim"]
         self.num_heads: int = config["num_attention_heads"]
         self.num_kv: int = config["num_key_value_heads"]
-        self.norm_in = nn.RMSNorm(width, eps=config["rms_norm_eps"])
-        self.norm_mid = nn.RMSNorm(width, eps=config["rms_norm_eps"])
+        self.eps: float = config["rms_norm_eps"]
+        self.project, self.feed = project, feed
+        self.norm_in = nn.RMSNorm(width, eps=self.eps)
+        self.norm_mid = nn.RMSNorm(width, eps=self.eps)
         self.qkv = nn.Linear(width, (self.num_heads + 2 * self.num_kv) * head, bias=False)
         self.out = nn.Linear(self.num_heads * head, width, bias=False)
         self.gate_up = nn.Linear(width, 2 * config["intermediate_size"], bias=False)
         self.down = nn.Linear(config["intermediate_size"], width, bias=False)
 
-    def forward(self, hidden: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-        """The next hidden state, of the same shape (B, T, width)."""
-        hidden = hidden + self._attend(self.norm_in(hidden), cosine, sine)
-        gate, up = self.gate_up(self.norm_mid(hidden)).chunk(2, -1)
-        return hidden + self.down(functional.silu(gate) * up)
-
-    def _attend(self, hidden: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-        B, T, _ = hidden.shape
-        heads = self.qkv(hidden).view(B, T, self.num_heads + 2 * self.num_kv, -1)
-        turned, value = heads.split([self.num_heads + self.num_kv, self.num_kv], 2)
-        left, right = turned.chunk(2, -1)
-        turned = torch.cat([left * cosine - right * sine, right * cosine + left * sine], -1)
-        query, key = turned.split([self.num_heads, self.num_kv], 2)
-        repeat = self.num_heads // self.num_kv
-        key, value = key.repeat_interleave(repeat, 2), value.repeat_interleave(repeat, 2)
+    def forward(self, hidden: Tensor, cosine: Tensor, sine: Tensor, rows: int) -> Tensor:
+        """The next hidden state of N tokens in `rows` rows, of the same shape (N, width)."""
         query, key, value = (
-            part.transpose(1, 2) for part in (query, key, value)
+            part.view(rows, -1, *part.shape[1:]).transpose(1, 2)
+            for part in self.project(
+                hidden,
+                self.norm_in.weight,
+                self.qkv.weight,
+                cosine,
+                sine,
+                self.num_heads,
+                self.num_kv,
+                self.eps,
+            )
         )  # (B, heads, T, head)
         mixed = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
-        return self.out(mixed.transpose(1, 2).reshape(B, T, -1))
+        return self.feed(
+            hidden,
+            mixed.transpose(1, 2).reshape(len(hidden), -1),
+            self.out.weight,
+            self.norm_mid.weight,
+            self.gate_up.weight,
+            self.down.weight,
+            self.eps,
+        )
+
+
+def project(
+    hidden: Tensor,
+    norm: Tensor,
+    qkv: Tensor,
+    cosine: Tensor,
+    sine: Tensor,
+    num_heads: int,
+    num_kv: int,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Turned queries, turned keys and values, each (N, heads, head)."""
+    normed = functional.rms_norm(hidden, norm.shape, norm, eps)
+    heads = functional.linear(normed, qkv).view(len(hidden), num_heads + 2 * num_kv, -1)
+    turned, value = heads[:, :-num_kv], heads[:, -num_kv:]
+    left, right = turned.chunk(2, -1)
+    turned = torch.cat([left * cosine - right * sine, right * cosine + left * sine], -1)
+    turned = turned.to(hidden.dtype)
+    query, key = turned[:, :num_heads], turned[:, num_heads:]
+    repeat = num_heads // num_kv
+    return query, key.repeat_interleave(repeat, 1), value.repeat_interleave(repeat, 1)
+
+
+def feed(
+    hidden: Tensor,
+    mixed: Tensor,
+    out: Tensor,
+    norm: Tensor,
+    gate_up: Tensor,
+    down: Tensor,
+    eps: float,
+) -> Tensor:
+    """The hidden state after attention's result is added and the feed-forward part has run."""
+    hidden = hidden + functional.linear(mixed, out)
+    normed = functional.rms_norm(hidden, norm.shape, norm, eps)
+    gate, up = functional.linear(normed, gate_up).chunk(2, -1)
+    return hidden + functional.linear(functional.silu(gate) * up, down)
 
 
 class Llama(nn.Module):
-    """Token ids (B, T) to hidden states (B, T, width); `head` turns these into logits."""
+    """Token ids (B, T) to hidden states (B * T, width); `head` turns these into logits."""
 
     def __init__(self, config: dict[str, Any]) -> None:
         super().__init__()
@@ -71,14 +119,22 @@ class Llama(nn.Module):
         self.theta: float = config["rope_parameters"]["rope_theta"]
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """The last hidden states, normed."""
-        powers = torch.arange(self.half_head) / self.half_head
-        angles = torch.arange(tokens.shape[1])[:, None] * self.theta**-powers  # (T, half head)
-        cosine, sine = angles.cos()[:, None], angles.sin()[:, None]
-        hidden = self.embed(tokens)
+        """The last hidden states, normed, row after row."""
+        B, T = tokens.shape
+        powers = torch.arange(self.half_head, device=tokens.device) / self.half_head
+        places = torch.arange(T, device=tokens.device)[:, None]
+        angles = (places * self.theta**-powers).repeat(B, 1)[:, None]  # (N, 1, half head)
+        cosine, sine = angles.cos(), angles.sin()
+        hidden = self.embed(tokens.flatten())
         for block in self.blocks:
-            hidden = block(hidden, cosine, sine)
+            hidden = block(hidden, cosine, sine, B)
         return self.norm(hidden)
+
+    def fuse(self, fuse: Callable[[Any], Any]) -> None:
+        """Pass the parts that see tokens alone through a compiler; all layers share the result."""
+        fused = fuse(project), fuse(feed)
+        for block in self.blocks:
+            block.project, block.feed = fused
 
     def head(self, hidden: Tensor) -> Tensor:
         """Logits of hidden states; the weights are those of the embedding."""
