@@ -20,6 +20,7 @@ from doublespec.errors import ConfigError
 from doublespec.methods import check_method
 from doublespec.models.base import LanguageModel, LoadedModel
 from doublespec.models.checkpoints import open_source
+from doublespec.models.choice import choose_dtype
 from doublespec.models.devices import find_device, find_devices, use_threads
 from doublespec.models.load import (
     LocalDecoder,
@@ -29,7 +30,6 @@ from doublespec.models.load import (
     load_target,
     measure_cost,
 )
-from doublespec.models.native.choice import choose_dtype
 from doublespec.models.parallel import ParallelDecoder
 from doublespec.models.vocabulary import check_same_vocabulary
 from doublespec.models.weights import Checkpoint, Source

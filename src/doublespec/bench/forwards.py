@@ -13,7 +13,6 @@ from doublespec.decoding import Step, decode_serial
 from doublespec.drafting.base import NoDrafter
 from doublespec.models.base import LanguageModel
 from doublespec.models.graphs import MEETINGS
-from doublespec.models.load import LocalDecoder
 from doublespec.sampling import Request, SamplingParams
 from doublespec.stopping import StopRule
 
@@ -61,7 +60,8 @@ class Kernel:
 def decode_plain(model: LanguageModel, context: int, tokens: int) -> Decoded:
     """Times `tokens` steps."""
     prompt = _prompt(context)
-    read = model.unread(prompt, context) if isinstance(model, LocalDecoder) else None
+    unread = getattr(model, "unread", None)
+    read = None if unread is None else unread(prompt, context)
     steps = _plain_steps(model, context, WARM_UPS + tokens)
     first, warm, counted = steps[0], steps[1:WARM_UPS], steps[WARM_UPS:]
     usual = median(step.seconds for step in counted)

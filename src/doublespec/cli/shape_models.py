@@ -12,8 +12,8 @@ from doublespec.bench.limits import BUFFER_BYTES, Bandwidth, measure_bandwidth, 
 from doublespec.errors import ConfigError
 from doublespec.llm import LLM
 from doublespec.models.checkpoints import open_source
+from doublespec.models.choice import choose_dtype
 from doublespec.models.devices import find_device
-from doublespec.models.native.choice import choose_dtype
 from doublespec.models.sizes import DecoderConfig
 
 PROFILE = ".profile.json"  # the ending of its name beside the report

@@ -13,9 +13,9 @@ from doublespec.drafting.model import ModelDrafter
 from doublespec.drafting.retrieved import History, Retrieval
 from doublespec.drafting.worker import Draft, Worker
 from doublespec.models.base import LanguageModel
+from doublespec.models.choice import choose_dtype
 from doublespec.models.devices import find_device
 from doublespec.models.load import load_model, undisturbed_seconds
-from doublespec.models.native.choice import choose_dtype
 from doublespec.models.vocabulary import CommonVocabulary
 from doublespec.models.weights import Source
 from doublespec.retrieval.history import open_history

@@ -117,16 +117,16 @@ def proven(
 
     def failure(kernel: Kernel) -> str | None:
         wanted = torch.cat([kernel(index) for index in indices])
-        recording = _recorded(capture, lambda: torch.cat([kernel(index) for index in indices]))
+        recording = try_to_record(capture, lambda: torch.cat([kernel(index) for index in indices]))
         return recording if isinstance(recording, str) else _difference(recording, wanted)
 
     found = next(filter(None, map(failure, kernels)), None)
     if found is not None:
-        _warn(found)
+        warn_of_no_graphs(found)
     return capture if found is None else None
 
 
-def _recorded(capture: Capture, step: Callable[[], Tensor]) -> Recording | str:
+def try_to_record(capture: Capture, step: Callable[[], Tensor]) -> Recording | str:
     """A recording, or why there is none."""
     try:
         return capture(step)
@@ -140,7 +140,7 @@ def _difference(recording: Recording, wanted: Tensor) -> str | None:
     return None if same else "a recorded forward has other bits than the one it stands for"
 
 
-def _warn(found: str) -> None:
+def warn_of_no_graphs(found: str) -> None:
     text = f"CUDA graphs are not used, forwards take longer: {found}"
     warnings.warn(text, GraphWarning, stacklevel=2)
 
@@ -251,7 +251,7 @@ class Graphs:
             del self._kept[next(iter(self._kept))]
         inputs = _buffers(values, self._device)
         inputs.refill(values)
-        recording = _recorded(self._capture, lambda: step(bucket, inputs))
+        recording = try_to_record(self._capture, lambda: step(bucket, inputs))
         if isinstance(recording, str):
             return self._give_up(recording)
         if not self._exact:
@@ -263,7 +263,7 @@ class Graphs:
         return True
 
     def _give_up(self, found: str) -> bool:
-        _warn(found)
+        warn_of_no_graphs(found)
         self._capture = None
         self._kept.clear()
         return False

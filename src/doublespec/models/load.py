@@ -1,6 +1,7 @@
 """From weights to a language model: our decoder where it can, transformers' model else."""
 
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,12 +13,12 @@ from torch import Tensor
 
 from doublespec.errors import ConfigError, ModelError
 from doublespec.models.base import LanguageModel, LoadedModel
+from doublespec.models.choice import is_native
 from doublespec.models.decoder import Decoder
 from doublespec.models.devices import prepare_device, usable_cores
 from doublespec.models.graphs import MEETINGS, find_capture
 from doublespec.models.layers import Progress
 from doublespec.models.memory import check_memory, needed_bytes
-from doublespec.models.native.choice import is_native
 from doublespec.models.native.decoder import NativeDecoder
 from doublespec.models.parallel import ParallelDecoder
 from doublespec.models.quantize import find_products
@@ -102,7 +103,7 @@ def load_model(
 ) -> LoadedModel:
     """Reads a model; `canonical` ones give bits that depend on the text only, `quantize` rounds its
     layers, with `graphs` its steps are recorded where the device can (`graphs.py`), `kernels` are
-    native or PyTorch's (None: see `native/choice.py`). Raises ModelError and ConfigError: before
+    native or PyTorch's (None: see `choice.py`). Raises ModelError and ConfigError: before
     anything is read where its weights and a cache for `reserve` tokens (None: for the first ones)
     do not fit, beside a `draft` if one will be."""
     native = is_native(kernels, source.config, device, dtype, quantize)
@@ -110,9 +111,22 @@ def load_model(
     check_memory(source, device, dtype, quantize, reserve, beside, graphs=graphs, native=native)
     prepare_device(device)
     prepare_noise(device)
-    if native:
+    if native and device.type == "cpu":
         return NativeDecoder.load(
             source, dtype, max_length=max_length, quantize=quantize, progress=progress
+        )
+    if native and _is_proven(source, device, dtype, quantize, kernels, canonical, graphs=graphs):
+        from doublespec.models.gpu.decoder import GpuDecoder  # imports Triton
+
+        return GpuDecoder.load(
+            source,
+            device,
+            dtype,
+            max_length=max_length,
+            reserve=reserve,
+            quantize=quantize,
+            progress=progress,
+            capture=find_capture(device) if graphs else None,
         )
     if isinstance(source, Checkpoint) and source.config is None:
         if quantize is not None:
@@ -138,6 +152,33 @@ def load_model(
     )
 
 
+def _is_proven(
+    source: Source,
+    device: torch.device,
+    dtype: torch.dtype,
+    quantize: str | None,
+    kernels: str | None,
+    canonical: bool,
+    *,
+    graphs: bool,
+) -> bool:
+    """Whether our kernels for a GPU give the bits there that canonical models need; where they do
+    not and were asked for, raises ModelError."""
+    from doublespec.models.gpu.proof import find_difference  # imports Triton
+
+    if not canonical:
+        return True
+    capture = find_capture(device) if graphs else None
+    found = find_difference(source, device, dtype, quantize, capture)
+    if found is None:
+        return True
+    text = f"on {device} {found} has other bits beside other rows, so kernels native are not exact"
+    if kernels == "native":
+        raise ModelError(f"{text}; choose kernels torch")
+    warnings.warn(f"{text}; PyTorch's are used, which are slower", RuntimeWarning, stacklevel=3)
+    return False
+
+
 def _draft_bytes(
     draft: Source, device: torch.device, dtype: torch.dtype, kernels: str | None, *, graphs: bool
 ) -> int:
@@ -153,7 +194,7 @@ def draft_kernels(kernels: str | None) -> str | None:
 
 def kernels_of(model: LanguageModel) -> str:
     """By which kernels it computes: native ones or PyTorch's, as `kernels` is set."""
-    return "native" if isinstance(model, NativeDecoder) else "torch"
+    return "native" if getattr(model, "is_native", False) else "torch"
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,7 +292,7 @@ def measure_cost(model: LanguageModel, rows: int = _SEVERAL) -> ForwardCost:
     one row and over several are measured in turns, so that a disturbance falls on both."""
     watch = Stopwatch(model)
     # The first forwards do more than those that follow; where steps are recorded, several do.
-    first = MEETINGS if isinstance(model, Decoder) and model.records else 1
+    first = MEETINGS if getattr(model, "records", False) else 1
     longest = max([watch.seconds(count) for _ in range(first) for count in (1, rows)][-2:])
     times = 4 if longest < _QUICK_SECONDS else 1
     few: list[float] = []

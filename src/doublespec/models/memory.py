@@ -19,6 +19,7 @@ FIRST_CAPACITY = 4 * KEY_STEP  # tokens that a cache has room for at first
 # arguments), and the working memory of the product library while it records.
 _GRAPH_BYTES = 256 << 10
 _LIBRARY_BYTES = 64 << 20
+_PARTS = 8192  # rows by chunks of keys whose attention is held in parts at a time, at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,7 @@ class Plan:
     @property
     def computing(self) -> torch.dtype:
         """In which its cache is held, and what comes and goes."""
-        return torch.float32 if self.native else self.dtype
+        return torch.float32 if self.native and self.device.type == "cpu" else self.dtype
 
     @property
     def cache_row(self) -> int:
@@ -70,6 +71,8 @@ class Plan:
         c, size = self.config, self.dtype.itemsize
         products = [*c.layer_sizes(), (c.vocab_size, c.hidden_size)]
         largest = max(map(prod, products))
+        if self.native and self.device.type == "cuda":
+            return max(2 * largest * size, self._for_gpu_kernels)
         logits = ANSWER_COUNTS[-1] * c.vocab_size * (size + 4)  # chosen from in float32
         rows = PROMPT_COUNTS[-1] * self._row * self.computing.itemsize
         return max(2 * largest * size, rows + logits)
@@ -81,10 +84,22 @@ class Plan:
         if not self.graphs or self.device.type != "cuda":
             return 0
         c, size, rows = self.config, self.dtype.itemsize, ANSWER_COUNTS[-1]
+        if self.native:  # nothing but the launches: all else has its place (`gpu/decoder.py`)
+            return MOST_GRAPHS * c.num_layers * _GRAPH_BYTES + _LIBRARY_BYTES
         mask = 2 * rows * c.num_heads // c.num_kv_heads * self.cache_tokens
         widened = max(map(prod, c.layer_sizes())) if self.quantize else 0
         kept = MOST_GRAPHS * c.num_layers * _GRAPH_BYTES + _LIBRARY_BYTES
         return kept + (rows * self._row + mask + widened) * size
+
+    @property
+    def _for_gpu_kernels(self) -> int:
+        """Bytes of what our kernels for a GPU keep for a block of rows, and of its logits."""
+        c, rows = self.config, PROMPT_COUNTS[-1]
+        outputs = c.query_size + 2 * c.kv_size + 2 * c.hidden_size + 2 * c.intermediate_size
+        chunks = self.cache_tokens // KEY_STEP
+        attended = min(rows * chunks, max(ANSWER_COUNTS[-1] * chunks, _PARTS))
+        states = 4 * rows * (outputs + c.intermediate_size + 2 * c.query_size + 2 * c.hidden_size)
+        return states + 4 * attended * c.query_size + 4 * ANSWER_COUNTS[-1] * c.vocab_size
 
     @property
     def _row(self) -> int:

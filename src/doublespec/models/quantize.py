@@ -15,6 +15,7 @@ from doublespec.errors import ConfigError
 from doublespec.models.layers import Linear, MakeLinear, linear
 
 _ROWS = 1024  # channels that are rounded at a time: the copy in float32 is small
+_LARGEST_FP8 = 448.0
 
 
 def find_products(quantize: str | None, device: torch.device) -> MakeLinear:
@@ -23,12 +24,10 @@ def find_products(quantize: str | None, device: torch.device) -> MakeLinear:
         return linear
     if quantize == "int8":
         return int8_linear
-    reason = (
-        "it has no fp8 products"
-        if device.type == "cpu"
-        else "products in fp8 have not been tried on a GPU, so they are not built"
+    raise ConfigError(
+        f"quantize {quantize} cannot be used on {device} with PyTorch's kernels: it needs kernels "
+        "native, on a GPU no older than Hopper; use int8"
     )
-    raise ConfigError(f"quantize {quantize} cannot be used on {device}: {reason}; use int8")
 
 
 def int8_linear(weight: Tensor, bias: Tensor | None = None) -> Linear:
@@ -48,6 +47,20 @@ def _fits_tiles(weight: Tensor) -> bool:
 
 def _with_bias(product: Callable[[Tensor], Tensor], bias: Tensor | None) -> Linear:
     return product if bias is None else lambda x: product(x).add_(bias)
+
+
+def rounded_to_fp8(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Numbers in 8 bits, 3 of them fraction (e4m3, arXiv 2209.05433), of shape (out, in), and
+    scales (out,), whose product is nearest to `weight`."""
+    rounded = torch.empty_like(weight, dtype=torch.float8_e4m3fn)
+    scales = torch.empty_like(weight[:, 0])
+    for start in range(0, len(weight), _ROWS):
+        rows = weight[start : start + _ROWS].float()
+        scale = (rows.abs().amax(dim=1) / _LARGEST_FP8).clamp_min(1e-7).to(weight.dtype)
+        scales[start : start + _ROWS] = scale
+        shares = (rows / scale.float()[:, None]).clamp_(-_LARGEST_FP8, _LARGEST_FP8)
+        rounded[start : start + _ROWS] = shares.to(torch.float8_e4m3fn)
+    return rounded, scales
 
 
 def rounded_to_int8(weight: Tensor) -> tuple[Tensor, Tensor]:

@@ -96,6 +96,7 @@ class NativeDecoder:
     """A language model under the full-sequence contract (`models/base.py`)."""
 
     device = _CPU
+    is_native = True
     records = False  # steps, to replay them
     can_branch = True
     can_chain = True
