@@ -350,16 +350,23 @@ def test_a_race_goes_on_from_earlier_runs_and_later_turns_follow_plain_answers(
 
 def test_recorded_answers_say_where_the_draft_agrees(bundled: LLM) -> None:
     params = SamplingParams(max_tokens=24)
-    items = as_items(bundled, read_questions(["suite"], 1), params)
-    race = Race(bundled, _encoded(bundled, items[:1]), ["ar", "sd"], params, 1)
+    question = replace(read_questions(["suite"], 1)[0], turns=("Sort: pear, fig, apple.",))
+    items = as_items(bundled, [question], params)
+    race = Race(bundled, _encoded(bundled, items), ["ar", "sd"], params, 1)
     runs = list(race.play())
     (trace,) = record_traces(bundled, runs, race.prompts, items, params)
     answer = next(run for run in runs if run.method == "ar").completion
     assert trace.answer == answer.tokens
-    drafted = next(run for run in runs if run.method == "sd").steps[0]
-    kept = min(drafted.num_accepted, len(drafted.guess))
-    assert all(trace.agrees[:kept])
-    assert kept == len(drafted.guess) or not trace.agrees[kept]
+    place, settled, missed = 0, 0, 0
+    for step in next(run for run in runs if run.method == "sd").steps:
+        judged = trace.agrees[place : place + len(step.guess)]
+        kept = min(step.num_accepted, len(judged))
+        assert all(judged[:kept])
+        assert kept == len(judged) or not judged[kept]
+        settled, missed = settled + kept, missed + (kept < len(judged))
+        place += len(step.new)
+    assert place == len(answer.tokens)
+    assert settled > 3 and missed > 3  # both were judged
 
 
 # -- the command ---------------------------------------------------------------------------------
