@@ -7,10 +7,10 @@ BIN := .venv/bin
 demo: .venv/ready
 	$(BIN)/doublespec demo
 
-test: .venv/ready
+test: .venv/tests
 	$(BIN)/pytest -n 2
 
-check: .venv/ready
+check: .venv/tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -23,6 +23,11 @@ format: .venv/ready
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+# And Triton, in whose interpreter the kernels for a GPU are tested.
+.venv/tests: .venv/ready
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,kernels]'
 	touch $@
 
 # docs/benchmarks.md: about ten minutes, on a machine that does nothing else. SPEC_BENCH is Spec-Bench's

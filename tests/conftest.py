@@ -12,6 +12,8 @@ import torch
 from doublespec.llm import LLM
 
 torch.set_num_threads(1)
+if not torch.cuda.is_available():  # kernels for a GPU run in Triton's interpreter then
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell leaves it to what it runs behind
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -423,7 +423,7 @@ def test_they_are_the_default_but_where_pytorch_has_instructions_for_bfloat16(
 @pytest.mark.parametrize(
     ("device", "dtype", "quantize", "reason"),
     [
-        ("cuda:0", torch.float32, None, "on cuda:0"),
+        ("cuda:0", torch.float32, None, "(on cuda:0|without Triton).*"),
         ("cpu", torch.float16, None, "in float16"),
         ("cpu", torch.float32, "fp8", "with fp8 layers"),
     ],

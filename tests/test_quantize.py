@@ -173,11 +173,12 @@ def test_layers_are_rounded_one_product_at_a_time(
     assert len(sizes) == 4 * model.config.num_layers
 
 
-@pytest.mark.parametrize(
-    ("device", "reason"), [("cpu", "it has no fp8 products"), ("cuda", "not been tried on a GPU")]
-)
-def test_fp8_is_refused_with_the_reason(device: str, reason: str) -> None:
-    with pytest.raises(ConfigError, match=f"quantize fp8 cannot be used on {device}.*{reason}"):
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_fp8_is_refused_with_what_it_needs(device: str) -> None:
+    """PyTorch's kernels are without it; those of tests/test_gpu_kernels.py have it."""
+    with pytest.raises(
+        ConfigError, match=f"quantize fp8 cannot be used on {device}.*needs kernels"
+    ):
         find_products("fp8", torch.device(device))
 
 

@@ -1,9 +1,11 @@
 """Which models run on kernels of our own: compiled for the CPU, or in Triton for a GPU."""
 
 from collections.abc import Sequence
+from importlib.metadata import version
 from importlib.util import find_spec
 
 import torch
+from packaging.version import Version
 
 from doublespec.compiled.code import LANES
 from doublespec.errors import ConfigError
@@ -13,6 +15,7 @@ from doublespec.models.native.library import can_compile
 from doublespec.models.sizes import DecoderConfig
 
 _LEAST_CAPABILITY, _FP8_CAPABILITY = (8, 0), (9, 0)  # of a GPU: Ampere, Hopper
+_LEAST_TRITON = Version("3.6")
 _MOST_DIM, _MOST_SHARING, _MOST_HIDDEN = 256, 64, 16384  # that its kernels hold in registers
 
 
@@ -73,6 +76,8 @@ def _why_not(
 def _why_not_gpu(config: DecoderConfig, device: torch.device, quantize: str | None) -> str | None:
     if find_spec("triton") is None:
         return "without Triton, which PyTorch for CUDA brings along"
+    if Version(version("triton")) < _LEAST_TRITON:
+        return f"with Triton {version('triton')}: they need {_LEAST_TRITON} or newer"
     if torch.version.cuda is None:
         return f"on {device}: they are written for NVIDIA's GPUs"
     capability = torch.cuda.get_device_capability(device)

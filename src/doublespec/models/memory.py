@@ -19,6 +19,7 @@ FIRST_CAPACITY = 4 * KEY_STEP  # tokens that a cache has room for at first
 # arguments), and the working memory of the product library while it records.
 _GRAPH_BYTES = 256 << 10
 _LIBRARY_BYTES = 64 << 20
+_SUMS = 1 << 15  # of a row, at most, where products are divided into parts
 _PARTS = 8192  # rows by chunks of keys whose attention is held in parts at a time, at most
 
 
@@ -94,12 +95,13 @@ class Plan:
     @property
     def _for_gpu_kernels(self) -> int:
         """Bytes of what our kernels for a GPU keep for a block of rows, and of its logits."""
-        c, rows = self.config, PROMPT_COUNTS[-1]
-        outputs = c.query_size + 2 * c.kv_size + 2 * c.hidden_size + 2 * c.intermediate_size
+        c, size, rows = self.config, self.dtype.itemsize, PROMPT_COUNTS[-1]
+        states = 4 * c.hidden_size + size * (c.hidden_size + 2 * c.query_size + c.intermediate_size)
+        sums = 4 * max(_SUMS, *(outputs for outputs, _ in c.layer_sizes()))
         chunks = self.cache_tokens // KEY_STEP
-        attended = min(rows * chunks, max(ANSWER_COUNTS[-1] * chunks, _PARTS))
-        states = 4 * rows * (outputs + c.intermediate_size + 2 * c.query_size + 2 * c.hidden_size)
-        return states + 4 * attended * c.query_size + 4 * ANSWER_COUNTS[-1] * c.vocab_size
+        attended = max(ANSWER_COUNTS[-1] * chunks, min(rows * chunks, _PARTS))
+        logits = 4 * (ANSWER_COUNTS[-1] + 1) * c.vocab_size
+        return rows * (states + sums) + 4 * attended * (c.query_size + 2 * c.num_heads) + logits
 
     @property
     def _row(self) -> int:

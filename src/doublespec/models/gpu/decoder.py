@@ -275,8 +275,8 @@ class GpuDecoder:
     # -- the forward pass ------------------------------------------------------------------------
 
     def _most_rows(self, start: int) -> int:
-        """The rows of a block from there on."""
-        chunks = -(-(start + _ROWS[-1]) // CHUNK)
+        """The rows of a block from there on: attention in parts has room for them."""
+        chunks = self._chunks(start + _ROWS[-1])
         fitting = self._room.peaks.numel() // (2 * self.config.num_heads * chunks)
         return max(rows for rows in _ROWS if rows <= max(fitting, _LOGITS))
 
@@ -592,7 +592,8 @@ class GpuDecoder:
 
 def _make(quantize: str | None) -> Make[Product, Tensor]:
     def product(weight: Tensor, bias: Tensor | None) -> Product:
-        parts, scale = choose_parts(*weight.shape, quantize), None
+        outputs, inputs = weight.shape
+        parts, scale = choose_parts(outputs, inputs, quantize), None
         if quantize is not None:
             rounding = rounded_to_fp8 if quantize == "fp8" else rounded_to_int8
             weight, scale = rounding(weight)

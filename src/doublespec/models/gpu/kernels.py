@@ -199,7 +199,7 @@ def gated_product(
     if BIASED:
         gate = gate + tl.load(bias + ns, mask=known, other=0.0).to(tl.float32)[:, None]
         up = up + tl.load(bias + N + ns, mask=known, other=0.0).to(tl.float32)[:, None]
-    mixed = gate / (1.0 + tl.exp2(-LOG2_E * gate)) * up
+    mixed = gate / (1.0 + tl.exp2(gate * -LOG2_E)) * up
     to = out + rs[None, :] * N + ns[:, None]
     tl.store(to, mixed.to(out.dtype.element_ty), mask=known[:, None] & inside)
 
@@ -225,7 +225,7 @@ def gated(
         own = parts + part * split_stride + row * 2 * N
         gate += tl.load(own + ns, mask=inside, other=0.0)
         up += tl.load(own + N + ns, mask=inside, other=0.0)
-    mixed = gate / (1.0 + tl.exp2(-LOG2_E * gate)) * up
+    mixed = gate / (1.0 + tl.exp2(gate * -LOG2_E)) * up
     tl.store(out + row * N + ns, mixed.to(out.dtype.element_ty), mask=inside)
 
 
