@@ -16,14 +16,14 @@ from transformers import AutoModelForCausalLM
 
 from doublespec import LLM
 from doublespec.errors import ConfigError, ModelError
-from doublespec.models import memory
+from doublespec.models import choice, memory
 from doublespec.models.base import Branch, Chain, Worth
 from doublespec.models.checkpoints import open_checkpoint
 from doublespec.models.choice import choose_dtype, is_native
 from doublespec.models.decoder import Decoder
 from doublespec.models.load import choose_threads, load_model, load_target, measure_cost
 from doublespec.models.memory import FIRST_CAPACITY, Plan
-from doublespec.models.native import buffers, choice, library
+from doublespec.models.native import buffers, library
 from doublespec.models.native.decoder import NativeDecoder, Packed, pack, pack_int8
 from doublespec.models.native.library import Library
 from doublespec.models.native.model import Storage
