@@ -408,16 +408,12 @@ def test_an_interrupted_chain_leaves_a_cache_that_holds(
 # -- which models run on them ----------------------------------------------------------------------
 
 
-def test_they_are_the_default_but_where_pytorch_has_instructions_for_bfloat16(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_they_are_the_default(folder: Path, dtype: torch.dtype) -> None:
     config = open_checkpoint(str(folder)).config
-    for fast in (False, True):
-        monkeypatch.setattr(choice, "has_fast_bfloat16", lambda fast=fast: fast)
-        assert is_native(None, config, CPU, torch.float32)
-        assert is_native(None, config, CPU, torch.bfloat16) is not fast
-        assert is_native("native", config, CPU, torch.bfloat16)
-        assert not is_native("torch", config, CPU, torch.float32)
+    assert is_native(None, config, CPU, dtype)
+    assert is_native("native", config, CPU, dtype)
+    assert not is_native("torch", config, CPU, dtype)
 
 
 @pytest.mark.parametrize(

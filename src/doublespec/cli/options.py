@@ -68,15 +68,15 @@ Dtype = Annotated[str | None, typer.Option(help="bfloat16, float16 or float32.")
 Quantize = Annotated[
     str | None,
     typer.Option(
-        help="int8: round the target's layers to 8 bits; answers are exactly those of the rounded "
-        "target, not of the one on disk."
+        help="int8, or fp8 on a GPU no older than Hopper: round the target's layers to 8 bits; "
+        "answers are exactly those of the rounded target, not of the one on disk."
     ),
 ]
 Kernels = Annotated[
     str | None,
     typer.Option(
-        help="On the CPU: native (compiled when a model is loaded) or torch. Default: native where "
-        "they can compute it, but PyTorch's for bfloat16 on a CPU with instructions for that."
+        help="native (our own: compiled for this CPU when a model is loaded, or in Triton on a GPU) "
+        "or torch. Default: native where they can compute it."
     ),
 ]
 Graphs = Annotated[

@@ -9,7 +9,7 @@ from packaging.version import Version
 
 from doublespec.compiled.code import LANES
 from doublespec.errors import ConfigError
-from doublespec.models.devices import find_dtype, has_fast_bfloat16
+from doublespec.models.devices import find_dtype
 from doublespec.models.native.decoder import STORAGES
 from doublespec.models.native.library import can_compile
 from doublespec.models.sizes import DecoderConfig
@@ -26,17 +26,15 @@ def is_native(
     dtype: torch.dtype,
     quantize: str | None = None,
 ) -> bool:
-    """Whether a model runs on them: by default where they can compute it, except in bfloat16 on a
-    CPU with instructions for that, which PyTorch's kernels use and ours do not. What decides is
-    never a measurement, since the two differ in their bits. Raises ConfigError where they are asked
-    for and cannot."""
+    """Whether a model runs on them: by default wherever they can compute it (docs/log.md has what
+    was measured). What decides is no measurement of the machine at hand, since they and PyTorch's
+    differ in their bits. Raises ConfigError where they are asked for and cannot."""
     if kernels == "torch":
         return False
     reason = _why_not(config, device, quantize) or _why_not_dtype(dtype, device)
     if kernels == "native" and reason is not None:
         raise ConfigError(f"kernels native cannot be used {reason}; choose kernels torch")
-    slower = device.type == "cpu" and dtype is not torch.float32 and has_fast_bfloat16()
-    return reason is None and (kernels == "native" or not slower)
+    return reason is None
 
 
 def choose_dtype(
