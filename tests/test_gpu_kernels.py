@@ -26,6 +26,7 @@ from doublespec.models.gpu import decoder as gpu
 from doublespec.models.gpu import proof
 from doublespec.models.gpu.decoder import GpuDecoder
 from doublespec.models.gpu.products import Product, choose_parts, make_product
+from doublespec.models.gpu.reading import in_pieces, read_through
 from doublespec.models.graphs import GraphWarning, Recording
 from doublespec.models.memory import FIRST_CAPACITY, Plan
 from doublespec.models.quantize import rounded_to_fp8, rounded_to_int8
@@ -282,6 +283,11 @@ def test_a_chain_takes_ids_below_a_size_and_the_lowest_of_several(folder: Path) 
     model._weights.vocabulary.weight.zero_()
     equal = model.fresh().chain(text, 2, 300, (), Worth())
     assert equal == ([0, 0], [0.0, 0.0])
+
+
+def test_reading_misses_nothing() -> None:
+    words = torch.randint(-9, 9, (in_pieces(100_000),), dtype=torch.int32)
+    assert read_through(words).tolist() == words.view(3, -1).sum(1).tolist()
 
 
 # -- where they are used ---------------------------------------------------------------------------

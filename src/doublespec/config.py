@@ -80,11 +80,11 @@ class Settings:
     corrections that a free draft goes on from in advance. A draft that has said nothing for
     `draft_timeout` seconds, or is not loaded after twenty times that, is given up and begun again.
     `quantize` rounds the target's layers to 8 bits while they are read: answers are then exactly
-    those of the quantised target, not of the one on disk. `kernels` are native, compiled for the CPU
-    or the GPU when a model is loaded, or PyTorch's; each have bits of their own. `history_bytes` of
-    memory hold earlier answers (0: none), with `history_prompts` their prompts, too. A
-    `target_device` of several, such as "cuda:0,cuda:1", divides the target among them; answers are
-    exact for that many ranks, since another number of them sums in another order.
+    those of the quantised target, not of the one on disk. `kernels` are native, compiled for the
+    CPU or the GPU when a model is loaded, or PyTorch's; each have bits of their own.
+    `history_bytes` of memory hold earlier answers (0: none), with `history_prompts` their prompts,
+    too. A `target_device` of several, such as "cuda:0,cuda:1", divides the target among them;
+    answers are exact for that many ranks, since another number of them sums in another order.
     """
 
     method: str = "auto"

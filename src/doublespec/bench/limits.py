@@ -5,6 +5,7 @@ Bytes are counted from the shape, bandwidth is measured here and now.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from statistics import median
 from time import perf_counter
 from typing import Any
@@ -72,6 +73,12 @@ def measure_bandwidth(device: torch.device, buffer_bytes: int = BUFFER_BYTES) ->
         "maximum": lambda: words.view(-1).max(),
         "matrix times vector": lambda: torch.mv(half, vector),
     }
+    if device.type == "cuda" and find_spec("triton") is not None:
+        from doublespec.models.gpu.reading import in_pieces, read_through
+
+        pieces = words.view(-1)[: in_pieces(words.numel())]
+        assert pieces.numel() == words.numel()  # buffers are whole megabytes
+        kernels["reading alone"] = lambda: read_through(pieces)
     reads = {name: bytes_read / seconds_of(device, call) for name, call in kernels.items()}
     copy = 2 * bytes_read / seconds_of(device, lambda: other.copy_(table))
     return Bandwidth(reads, copy, bytes_read)

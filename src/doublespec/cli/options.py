@@ -75,8 +75,8 @@ Quantize = Annotated[
 Kernels = Annotated[
     str | None,
     typer.Option(
-        help="native (our own: compiled for this CPU when a model is loaded, or in Triton on a GPU) "
-        "or torch. Default: native where they can compute it."
+        help="native (our own: compiled for the CPU when a model is loaded, in Triton on a GPU) or "
+        "torch. Default: native where they can compute it."
     ),
 ]
 Graphs = Annotated[
