@@ -263,10 +263,12 @@ def test_same_seed_same_text_in_another_process(bundled: LLM) -> None:
 
 
 def test_settings_do_not_reach_the_text(bundled: LLM) -> None:
+    params = SamplingParams(temperature=0.8, max_tokens=60, ignore_eos=True)
     for changes in ({"gamma": 1, "guess_tokens": 3}, {"gamma": 7, "guess_tokens": 200}):
         assert Settings(**changes)
         with LLM("bundled", "bundled", background="inline", **changes) as llm:
             for method in ("double", "double-serial"):
-                found = llm.generate(PROMPTS[0], temperature=0.8, max_tokens=60, method=method)
-                wanted = bundled.generate(PROMPTS[0], temperature=0.8, max_tokens=60, method="ar")
+                found = llm.generate(PROMPTS[0], params, method=method)
+                wanted = bundled.generate(PROMPTS[0], params, method="ar")
                 assert found.tokens == wanted.tokens
+                assert len(wanted.tokens) == 60
