@@ -334,6 +334,20 @@ def test_peers_answer_like_us_and_a_peer_that_fails_is_reported(bundled: LLM) ->
     assert [f for f in found_faults if "fastest shape" not in f] == []  # that depends on the load
 
 
+class _Slow:
+    """Has taken five seconds for each of two tokens, by its own account."""
+
+    def answer(self, tokens: Tokens, request: Request, stop: StopRule) -> list[Step]:
+        return [_step([5], 5.0), replace(_step([6], 5.0), finish="length")]
+
+
+def test_a_peers_steps_take_what_they_took(bundled: LLM) -> None:
+    """They are read after its answer, in no time."""
+    race = Race(bundled, [[5, 6, 7]], [], SamplingParams(max_tokens=2), 1, {"slow": _Slow()})
+    (run,) = [run for run in race.play() if run.method == "slow"]
+    assert run.completion.stats.seconds == pytest.approx(10.0, rel=0.01)
+
+
 def test_a_race_goes_on_from_earlier_runs_and_later_turns_follow_plain_answers(
     bundled: LLM,
 ) -> None:

@@ -333,7 +333,8 @@ class Stream:
 
     def _next(self) -> Step | None:
         """The next step, if there is one, with all the seconds that it took: those of the engine
-        and of its choices of a method, too, and those of other answers that it waited for."""
+        and of its choices of a method, too, and those of other answers that it waited for. What was
+        computed beforehand, as a peer's steps are, took what it says itself."""
         if self._is_cancelled:
             return None
         with self._turn:
@@ -342,7 +343,7 @@ class Stream:
             seconds = perf_counter() - begun
         if self._is_cancelled:  # meanwhile
             self.close()
-        return None if step is None else replace(step, seconds=seconds)
+        return None if step is None else replace(step, seconds=max(step.seconds, seconds))
 
     @property
     def completion(self) -> Completion:

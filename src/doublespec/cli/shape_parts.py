@@ -130,8 +130,8 @@ PARTS: dict[str, Part] = {
     "canonical": canonical,
     "draft": draft,
     "kernels": kernels,
-    "profile": profile,
     "replay": replay,
+    "profile": profile,
     "simulate": simulate,
     "peer": peer,
 }
