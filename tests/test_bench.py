@@ -1,5 +1,6 @@
 """The benchmark: its figures by hand, and that no cheat passes unseen."""
 
+import gc
 import json
 import os
 import shutil
@@ -346,6 +347,22 @@ def test_a_peers_steps_take_what_they_took(bundled: LLM) -> None:
     race = Race(bundled, [[5, 6, 7]], [], SamplingParams(max_tokens=2), 1, {"slow": _Slow()})
     (run,) = [run for run in race.play() if run.method == "slow"]
     assert run.completion.stats.seconds == pytest.approx(10.0, rel=0.01)
+
+
+class _Watching:
+    """Looks at how much the collector of garbage has to look at."""
+
+    def answer(self, tokens: Tokens, request: Request, stop: StopRule) -> list[Step]:
+        assert gc.get_freeze_count() > 10_000
+        assert len(gc.get_objects()) < 10_000
+        return [replace(_step([5], 1.0), finish="length")]
+
+
+def test_what_is_loaded_is_not_looked_through_in_an_answer(bundled: LLM) -> None:
+    race = Race(bundled, [[5, 6]], ["ar"], SamplingParams(max_tokens=2), 2, {"w": _Watching()})
+    assert len(list(race.play())) == 6
+    assert race.failures == {}
+    assert gc.get_freeze_count() == 0
 
 
 def test_a_race_goes_on_from_earlier_runs_and_later_turns_follow_plain_answers(

@@ -10,6 +10,7 @@ at that moment (beside a busy program, all cores are slower than one); ratios ar
 whichever is faster.
 """
 
+import gc
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -120,16 +121,23 @@ class Race:
             self._answer(name, self.prompts[-1], replace(self.params, max_tokens=8))
 
     def play(self) -> Iterator[Run]:
-        """Runs every turn that has not been run; yields each when it is over."""
+        """Runs every turn that has not been run; yields each when it is over. What the turns before
+        have left is tidied up between them: Python would do it in the midst of an answer, and look
+        at all that is loaded, for longer than a short answer takes."""
         done = {(run.method, run.prompt, run.round) for run in self.runs}
-        for name, prompt, round_number in self.turns():
-            if (name, prompt, round_number) in done:
-                continue
-            stream = self._answer(name, self.prompts[prompt], self._params_of(prompt))
-            if stream is not None:
-                run = Run(name, prompt, round_number, stream.completion, tuple(stream.steps))
-                self.runs.append(run)
-                yield run
+        try:
+            for name, prompt, round_number in self.turns():
+                if (name, prompt, round_number) in done:
+                    continue
+                gc.collect()
+                gc.freeze()  # to be looked at no more
+                stream = self._answer(name, self.prompts[prompt], self._params_of(prompt))
+                if stream is not None:
+                    run = Run(name, prompt, round_number, stream.completion, tuple(stream.steps))
+                    self.runs.append(run)
+                    yield run
+        finally:
+            gc.unfreeze()
 
     def _params_of(self, prompt: int) -> SamplingParams:
         if self._lengths is None:
