@@ -16,6 +16,7 @@ from torch import Tensor
 
 pytest.importorskip("triton", reason="there is no Triton for this system")
 
+from doublespec.errors import ModelError
 from doublespec.models import choice
 from doublespec.models.base import Branch, Worth
 from doublespec.models.checkpoints import decoder_config, open_checkpoint
@@ -28,6 +29,7 @@ from doublespec.models.gpu.decoder import GpuDecoder
 from doublespec.models.gpu.products import Product, choose_parts, make_product
 from doublespec.models.gpu.reading import in_pieces, read_through
 from doublespec.models.graphs import GraphWarning, Recording
+from doublespec.models.load import _runs_on_gpu
 from doublespec.models.memory import FIRST_CAPACITY, Plan
 from doublespec.models.quantize import rounded_to_fp8, rounded_to_int8
 from doublespec.models.shapes import KEY_STEP
@@ -323,6 +325,29 @@ def test_the_proof_compares_a_text_in_all_ways(folder: Path) -> None:
     for wrong in (False, True):
         Wrong.wrong = wrong
         assert proof._agrees_with_itself(model) is not wrong
+
+
+def test_where_they_do_not_run_pytorchs_are_used_with_a_warning(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a machine without a compiler for Triton's launchers, say."""
+    told = open_checkpoint(str(folder)), CPU, HALF, None
+    monkeypatch.setattr(proof, "_TEXT", 20)
+    assert _runs_on_gpu(*told, None, None, exact=False)
+
+    def fail(*args: object, **options: object) -> None:
+        raise RuntimeError("Failed to find C compiler")
+
+    monkeypatch.setattr(GpuDecoder, "load", fail)
+    monkeypatch.setattr(proof, "_agrees", lambda *args: True)
+    for exact in (False, True):
+        with pytest.warns(RuntimeWarning, match=r"do not run .*C compiler.*PyTorch's are used"):
+            assert not _runs_on_gpu(*told, None, None, exact=exact)
+        with pytest.raises(ModelError, match=r"native cannot be used on cpu.*choose kernels torch"):
+            _runs_on_gpu(*told, "native", None, exact=exact)
+    monkeypatch.setattr(proof, "_agrees", lambda *args: False)
+    with pytest.warns(RuntimeWarning, match="a product of .* has other bits beside other rows"):
+        assert not _runs_on_gpu(*told, None, None, exact=True)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from doublespec.models.base import LanguageModel, LoadedModel
 from doublespec.models.choice import is_native
 from doublespec.models.decoder import Decoder
 from doublespec.models.devices import prepare_device, usable_cores
-from doublespec.models.graphs import MEETINGS, find_capture
+from doublespec.models.graphs import MEETINGS, Capture, find_capture
 from doublespec.models.layers import Progress
 from doublespec.models.memory import check_memory, needed_bytes
 from doublespec.models.native.decoder import NativeDecoder
@@ -115,7 +115,8 @@ def load_model(
         return NativeDecoder.load(
             source, dtype, max_length=max_length, quantize=quantize, progress=progress
         )
-    if native and _is_proven(source, device, dtype, quantize, kernels, canonical, graphs=graphs):
+    capture = find_capture(device) if graphs else None
+    if native and _runs_on_gpu(source, device, dtype, quantize, kernels, capture, exact=canonical):
         from doublespec.models.gpu.decoder import GpuDecoder  # imports Triton
 
         return GpuDecoder.load(
@@ -126,7 +127,7 @@ def load_model(
             reserve=reserve,
             quantize=quantize,
             progress=progress,
-            capture=find_capture(device) if graphs else None,
+            capture=capture,
         )
     if isinstance(source, Checkpoint) and source.config is None:
         if quantize is not None:
@@ -148,31 +149,28 @@ def load_model(
         reserve=None if device.type == "cpu" else reserve,  # to grow takes both caches at once
         quantize=quantize,
         progress=progress,
-        capture=find_capture(device) if graphs else None,
+        capture=capture,
     )
 
 
-def _is_proven(
+def _runs_on_gpu(
     source: Source,
     device: torch.device,
     dtype: torch.dtype,
     quantize: str | None,
     kernels: str | None,
-    canonical: bool,
+    capture: Capture | None,
     *,
-    graphs: bool,
+    exact: bool,
 ) -> bool:
-    """Whether our kernels for a GPU give the bits there that canonical models need; where they do
-    not and were asked for, raises ModelError."""
-    from doublespec.models.gpu.proof import find_difference  # imports Triton
+    """Whether our kernels for a GPU run there and, if that is asked, are exact; where they do not
+    and were asked for, raises ModelError."""
+    from doublespec.models.gpu.proof import find_fault  # imports Triton
 
-    if not canonical:
+    fault = find_fault(source, device, dtype, quantize, capture, exact=exact)
+    if fault is None:
         return True
-    capture = find_capture(device) if graphs else None
-    found = find_difference(source, device, dtype, quantize, capture)
-    if found is None:
-        return True
-    text = f"on {device} {found} has other bits beside other rows, so kernels native are not exact"
+    text = f"kernels native cannot be used on {device}: {fault}"
     if kernels == "native":
         raise ModelError(f"{text}; choose kernels torch")
     warnings.warn(f"{text}; PyTorch's are used, which are slower", RuntimeWarning, stacklevel=3)

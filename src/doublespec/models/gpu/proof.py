@@ -12,6 +12,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from doublespec.errors import reason
 from doublespec.models.gpu.decoder import CHUNK, GpuDecoder
 from doublespec.models.gpu.products import Product, choose_parts, make_product
 from doublespec.models.graphs import Capture
@@ -25,6 +26,31 @@ _OUTPUTS = 256
 _VOCABULARY = 512
 _TEXT = CHUNK + 90  # tokens, so that attention has several sums
 _WAYS = ((1,), (1,), (3, 1, 16), (40, 5), (_TEXT,))  # blocks that a text is computed in
+
+
+def find_fault(
+    source: Source,
+    device: torch.device,
+    dtype: torch.dtype,
+    quantize: str | None,
+    capture: Capture | None,
+    *,
+    exact: bool,
+) -> str | None:
+    """Why the kernels cannot be used there for such a model, if anything is in the way: they do not
+    run or, where a model must be exact, something gives other bits beside other rows."""
+    try:
+        if exact:
+            found = find_difference(source, device, dtype, quantize, capture)
+            return None if found is None else f"{found} has other bits beside other rows"
+        list(
+            _by_blocks(
+                _one_layer(source, device, dtype, quantize, capture), _text(), (_TEXT - 1, 1)
+            )
+        )
+    except Exception as error:  # of Triton, of the compiler that it looks for, of the device
+        return f"they do not run ({reason(error)})"
+    return None
 
 
 def find_difference(
@@ -41,13 +67,29 @@ def find_difference(
         product = _cancelling(outputs, inputs, device, dtype, quantize)
         if not _agrees(product, device, dtype):
             return f"a product of {inputs} inputs"
-    size = _VOCABULARY
-    small = replace(config, num_layers=1, vocab_size=size, max_length=_TEXT, tied=False)
-    layer = RandomWeights("random", source.model_type, small)
-    own = GpuDecoder.load(layer, device, dtype, quantize=quantize, capture=capture)
-    if not _agrees_with_itself(own):
+    if not _agrees_with_itself(_one_layer(source, device, dtype, quantize, capture)):
         return "a forward over the same text in other blocks"
     return None
+
+
+def _one_layer(
+    source: Source,
+    device: torch.device,
+    dtype: torch.dtype,
+    quantize: str | None,
+    capture: Capture | None,
+) -> GpuDecoder:
+    """A model of random weights with one layer of those sizes."""
+    assert source.config is not None
+    small = replace(source.config, num_layers=1, vocab_size=_VOCABULARY, tied=False)
+    layer = RandomWeights("random", source.model_type, small)
+    return GpuDecoder.load(
+        layer, device, dtype, max_length=_TEXT, quantize=quantize, capture=capture
+    )
+
+
+def _text() -> list[int]:
+    return [(7 * i * i + 3) % _VOCABULARY for i in range(_TEXT)]
 
 
 def _cancelling(
@@ -101,7 +143,7 @@ def _order(size: int) -> Tensor:
 
 
 def _agrees_with_itself(model: GpuDecoder) -> bool:
-    text = [(7 * i * i + 3) % model.vocab_size for i in range(_TEXT)]
+    text = _text()
     wanted = model.fresh().logits(text, _TEXT, 0)
     return all(
         torch.equal(found, wanted[first : first + len(found)])
