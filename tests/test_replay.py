@@ -1,6 +1,7 @@
 """Real models that replay traces: real forwards, the trace's choices."""
 
 import json
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,11 @@ from doublespec.config import PRESETS
 from doublespec.errors import ConfigError
 from doublespec.llm import LLM
 from doublespec.methods import METHODS
-from doublespec.models.base import Branch, can_branch
+from doublespec.models.base import Branch, Chain, Worth, can_branch, can_chain
 from doublespec.models.toy import ToyModel
+from doublespec.noise import Heat
 from doublespec.sampling import Request, SamplingParams, choose, rank
+from doublespec.tokens import Tokens
 from tests.test_random_weights import write_shape
 
 PROMPT = tuple(range(20, 40))
@@ -136,6 +139,57 @@ def test_the_draft_is_wrong_after_any_other_text(replays: Replays) -> None:
     assert [ranking.behind[1] for ranking in rankings if ranking.tokens[0]] == [1.0] * 4
     end = draft.logits(text, 1, len(PROMPT))  # nobody knows what follows: its own choice
     assert torch.equal(end, toy.logits(text, 1, len(PROMPT)))
+
+
+class Chaining(ToyModel):
+    """Goes on by itself, and counts the forwards that it makes so."""
+
+    can_chain = True
+    chained = 0
+
+    def chain(
+        self,
+        tokens: Tokens,
+        most: int,
+        size: int,
+        ends: Collection[int],
+        worth: Worth,
+        heat: Heat | None = None,
+    ) -> Chain:
+        assert not ends
+        assert worth == Worth()
+        self.chained += most
+        return Chain([0] * most, [0.0] * most)
+
+
+def test_a_draft_that_goes_on_by_itself_does_so_in_a_replay(replays: Replays) -> None:
+    """For as many forwards, with the tokens that single ones would choose; behind the answer's end
+    and after prompts that are no trace's, too."""
+    model = Chaining(VOCABULARY)
+    draft = replays.draft(model)
+    assert isinstance(draft, Replaying)
+    assert can_chain(draft)
+
+    def chosen(text: list[int], most: int) -> list[int]:
+        for _ in range(most):
+            rows = draft.logits(text, 1, len(PROMPT))
+            text = [*text, int(rows[-1].argmax()) if len(rows) else 0]
+        return text[-most:]
+
+    for start in (0, 3, 9):
+        text = [*PROMPT, *ANSWER[:start]]
+        wanted = chosen(text, 6)
+        model.chained = 0
+        assert draft.chain(text, 6, VOCABULARY, (), Worth()).tokens == wanted
+        assert model.chained == 6
+        found = draft.chain(text, 6, VOCABULARY, wanted[1:2], Worth()).tokens
+        assert found == wanted[: wanted.index(wanted[1]) + 1]
+        assert model.chained == 6 + len(found)
+        worth = Worth(edges=[0.5], chances=[0.0, 0.5], least=0.2)  # 1 behind: two more, then less
+        assert draft.chain(text, 6, VOCABULARY, (), worth).tokens == wanted[:3]
+    assert len(draft.chain([*PROMPT, *ANSWER], 3, VOCABULARY, (), Worth()).tokens) == 3
+    draft.logits([1, 2, 3], 1, 3)
+    assert draft.chain([1, 2, 3], 2, VOCABULARY, (), Worth()).tokens == [0, 0]
 
 
 def test_a_branch_is_right_where_it_is_the_true_text(replays: Replays) -> None:

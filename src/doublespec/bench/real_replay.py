@@ -5,7 +5,8 @@ trace's token is raised above all others (and a draft's second choice above the 
 choice that follows reads as much, and waits for the device as long, as any.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -18,7 +19,16 @@ from doublespec.bench.race import REPLAYED
 from doublespec.bench.replay import Script, draft_choices
 from doublespec.bench.traces import Trace, read_traces, trace_files, with_agreement
 from doublespec.errors import ConfigError
-from doublespec.models.base import Branch, LanguageModel, LoadedModel, can_branch
+from doublespec.models.base import (
+    Branch,
+    Chain,
+    LanguageModel,
+    LoadedModel,
+    Worth,
+    can_branch,
+    can_chain,
+)
+from doublespec.noise import Heat
 from doublespec.tokens import Tokens
 from doublespec.transfer import upload
 
@@ -118,12 +128,41 @@ class Replaying:
         self.vocab_size = model.vocab_size
         self.max_length = model.max_length
         self.can_branch = can_branch(model)
+        self.can_chain = can_chain(model)
+        self._script: Script | None = None  # of the last text
 
     @torch.inference_mode()
     def logits(self, tokens: Tokens, last: int, prompt_length: int) -> Tensor:
         logits = self._model.logits(tokens, last, prompt_length)
-        script = self._scripts.get(tuple(tokens[:prompt_length]))
+        self._script = script = self._scripts.get(tuple(tokens[:prompt_length]))
         return logits if script is None else _raised(logits, script.rows(tokens, last))
+
+    def chain(
+        self,
+        tokens: Tokens,
+        most: int,
+        size: int,
+        ends: Collection[int],
+        worth: Worth,
+        heat: Heat | None = None,
+    ) -> Chain:
+        """The script's tokens, after as many forwards of the model as a chain of them takes. These
+        read the model's own tokens, so its next forward has a few rows more to read than a real
+        one's. A chain follows a forward over the same prompt."""
+        assert can_chain(self._model)
+        if self._script is None:
+            return self._model.chain(tokens, most, size, ends, worth, heat)
+        chain, reach = Chain([], []), 1.0
+        while len(chain.tokens) < most and reach > worth.least:
+            rows = self._script.rows([*tokens, *chain.tokens], 1)
+            token = int(rows[0, 0]) if len(rows) else 0  # behind the answer's end, any
+            chain.tokens.append(token)
+            chain.behind.append(_FIRST - _SECOND)
+            reach *= worth.chances[bisect_right(worth.edges, chain.behind[-1])]
+            if token in ends:
+                break
+        self._model.chain(tokens, len(chain.tokens), size, (), Worth(), heat)
+        return chain
 
     @torch.inference_mode()
     def branch_logits(
