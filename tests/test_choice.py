@@ -10,9 +10,10 @@ from doublespec.bench.traces import Trace
 from doublespec.config import PRESETS, RetrievalSettings, Settings
 from doublespec.decoding import decode_serial
 from doublespec.drafting.choice import DraftUnlessRun, RunOrDraft
+from doublespec.drafting.recipe import goes_on_by_itself
 from doublespec.drafting.retrieved import Retrieval
 from doublespec.engine import Engine
-from doublespec.models.load import ForwardCost
+from doublespec.models.load import ForwardCost, chained_seconds
 from doublespec.models.toy import ToyModel
 from doublespec.retrieval.base import Match
 from doublespec.sampling import Request, SamplingParams
@@ -142,18 +143,22 @@ def test_behind_a_draft_retrieval_learns_for_itself() -> None:
 
 
 @pytest.mark.parametrize(
-    ("cost", "first"),
+    ("cost", "chained", "first"),
     [
         # A row more hardly counts, and two cores gain little: better beside the target.
-        (ForwardCost(0.01, 0.02, alone=0.9), "double"),
+        (ForwardCost(0.01, 0.02, alone=0.9), 0.001, "double"),
         # Two cores halve a forward, which takes longer with every row: better before it.
-        (ForwardCost(0.01, 0.2, alone=0.5), "double-serial"),
+        (ForwardCost(0.01, 0.2, alone=0.5), 0.001, "double-serial"),
+        # A draft that goes on by itself, as only one before the target does, takes less time there.
+        (ForwardCost(0.004, 0.1, alone=0.8), 0.001, "double"),
+        (ForwardCost(0.004, 0.1, alone=0.8), 0.0002, "double-serial"),
     ],
 )
 def test_the_likely_best_is_told_by_what_forwards_take(
-    cost: ForwardCost, first: str, monkeypatch: pytest.MonkeyPatch
+    cost: ForwardCost, chained: float, first: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine, "undisturbed_seconds", lambda model: 0.001)
+    monkeypatch.setattr(engine, "chained_seconds", lambda model: chained)
     monkeypatch.setattr(engine, "usable_cores", lambda: 2)
     with LLM("bundled", "bundled", history_bytes=0, background="thread") as llm:
         made = Engine(llm.target, llm.recipe, llm.settings, cost)
@@ -161,3 +166,27 @@ def test_the_likely_best_is_told_by_what_forwards_take(
         made.draft_model()
         assert made.make_scheduler().choose().leader == first
         made.close()
+
+
+def test_what_steps_say_to_a_draft_beside_them_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It hardly does where a forward takes ten milliseconds, and decides where it takes less than
+    one."""
+    monkeypatch.setattr(engine, "undisturbed_seconds", lambda model: 0.0001)
+    monkeypatch.setattr(engine, "chained_seconds", lambda model: 0.0001)
+    monkeypatch.setattr(engine, "usable_cores", lambda: 2)
+    with LLM("bundled", "bundled", history_bytes=0, background="thread") as llm:
+        made = Engine(llm.target, llm.recipe, llm.settings, ForwardCost(0.0008, 0.13, alone=0.7))
+        made.draft_model()
+        assert made.make_scheduler().choose().leader == "double-serial"
+        monkeypatch.setattr(engine, "_FOLLOW_SECONDS", 0.0)
+        assert made.make_scheduler().choose().leader == "double"
+        made.close()
+
+
+def test_a_chain_is_timed_by_its_tokens() -> None:
+    with LLM("bundled", "bundled", history_bytes=0, kernels="native") as llm:
+        draft = llm.engine.draft_model()
+        assert 0 < chained_seconds(draft) < 0.01
+        assert goes_on_by_itself(draft, 0.001)
+        assert not goes_on_by_itself(draft, 0.01)
+        assert not goes_on_by_itself(ToyModel(), 0.001)

@@ -24,7 +24,7 @@ from doublespec.drafting.hindsight import Hindsight
 from doublespec.drafting.links import InlineLink, ProcessLink, ThreadLink
 from doublespec.drafting.lookup import Helper
 from doublespec.drafting.pace import Pace
-from doublespec.drafting.recipe import DraftRecipe
+from doublespec.drafting.recipe import DraftRecipe, goes_on_by_itself
 from doublespec.drafting.retrieved import Retrieval
 from doublespec.methods import (
     BESIDE,
@@ -44,7 +44,12 @@ from doublespec.models.devices import (
     usable_cores,
     use_threads,
 )
-from doublespec.models.load import ForwardCost, LocalDecoder, undisturbed_seconds
+from doublespec.models.load import (
+    ForwardCost,
+    LocalDecoder,
+    chained_seconds,
+    undisturbed_seconds,
+)
 from doublespec.models.threads import Threads
 from doublespec.mutex import Mutex
 from doublespec.retrieval.history import History
@@ -56,6 +61,7 @@ from doublespec.tokens import Tokens
 # Unread tokens of a prompt from which on it is read with all cores before a draft begins. The first
 # guess comes later then, which costs about two steps (docs/log.md).
 _LONG_PROMPT = 256
+_FOLLOW_SECONDS = 8e-5  # what a step hears of a draft beside it, and tells it (docs/log.md)
 _LIKELY_KEPT = 0.8  # of drafted tokens, each where those before it were
 _LONGEST_LIKELY = 16  # draft
 
@@ -98,7 +104,7 @@ class Engine:
         self._recipe = recipe
         self._mutex = Mutex()
         self._draft_model: LanguageModel | None = None
-        self._draft_seconds: float | None = None
+        self._draft_seconds: tuple[float, float] | None = None  # of a forward, alone and in a chain
         self._parts: dict[_Choice, _Parts] = {}
         self._background: RemoteDrafter | None = None
 
@@ -176,11 +182,14 @@ class Engine:
         """Whether a draft before the target, with all cores for each, settles more per second than
         one beside it: by the times of forwards alone, at the best length of draft for either."""
         if self._draft_seconds is None:
-            self._draft_seconds = undisturbed_seconds(self.draft_model())
-        cost, draft = self.cost, self._draft_seconds
+            self._draft_seconds = _measure_draft(self.draft_model())
+        cost, (single, chained) = self.cost, self._draft_seconds
         lengths = range(1, _LONGEST_LIKELY + 1)
-        before = (_likely(n) / (cost.of_alone(n + 1) + n * draft) for n in lengths)
-        beside = (_likely(min(n, cost.of(n + 1) / draft)) / cost.of(n + 1) for n in lengths)
+        before = (_likely(n) / (cost.of_alone(n + 1) + n * chained) for n in lengths)
+        steps = [cost.of(n + 1) + _FOLLOW_SECONDS for n in lengths]
+        beside = (
+            _likely(min(n, step / single)) / step for n, step in zip(lengths, steps, strict=True)
+        )
         return max(before) > max(beside)
 
     def close(self) -> None:
@@ -272,6 +281,13 @@ def _likely(drafted: float) -> float:
     """How many tokens a step settles that is shown so many drafted ones (arXiv 2211.17192, eq. 1),
     before anything is known of the text."""
     return (1.0 - math.pow(_LIKELY_KEPT, drafted + 1.0)) / (1.0 - _LIKELY_KEPT)
+
+
+def _measure_draft(model: LanguageModel) -> tuple[float, float]:
+    """Seconds of a forward, and of one of those with which a draft before the target goes on by
+    itself, if it does."""
+    single = undisturbed_seconds(model)
+    return single, chained_seconds(model) if goes_on_by_itself(model, single) else single
 
 
 class _Announced:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 from doublespec.config import DraftStyle, RetrievalSettings
 from doublespec.drafting.ahead import DraftAhead
@@ -12,7 +12,7 @@ from doublespec.drafting.confident import ConfidentDrafter
 from doublespec.drafting.model import ModelDrafter
 from doublespec.drafting.retrieved import History, Retrieval
 from doublespec.drafting.worker import Draft, Worker
-from doublespec.models.base import LanguageModel
+from doublespec.models.base import ChainingModel, LanguageModel, can_chain
 from doublespec.models.choice import choose_dtype
 from doublespec.models.devices import find_device
 from doublespec.models.load import load_model, undisturbed_seconds
@@ -21,7 +21,7 @@ from doublespec.models.weights import Source
 from doublespec.retrieval.history import open_history
 
 _MOST_STEPS = 16
-_SHORT_FORWARD = 1e-3  # of a draft, seconds, of which what is between two takes a good part
+_SHORT_FORWARD = 2e-3  # of a draft, seconds, of which what is between two takes a good part
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ class DraftRecipe:
         time."""
         seconds = undisturbed_seconds(model)
         helper, share = _helper(retrieval, self._history(), seconds), seconds / target_seconds
-        chains = seconds < _SHORT_FORWARD  # a longer call would hold up an interrupt, for nothing
+        chains = goes_on_by_itself(model, seconds)
         drafter: ModelDrafter | ConfidentDrafter
         if retrieval is None or retrieval.ngram is not None or self.gamma is not None:
             chains = chains and retrieval is None
@@ -105,6 +105,12 @@ class DraftRecipe:
     def _steps(self, seconds: float) -> int:
         """As many forwards, each of which takes `seconds`, as a forward of the target is long."""
         return self.gamma or max(1, min(round(self.target_seconds / seconds), _MOST_STEPS))
+
+
+def goes_on_by_itself(model: LanguageModel, seconds: float) -> TypeGuard[ChainingModel]:
+    """Whether a draft before the target whose forwards take `seconds` does, where it may: a longer
+    call would hold up an interrupt, for nothing."""
+    return can_chain(model) and seconds < _SHORT_FORWARD
 
 
 class SerialDraft(NamedTuple):

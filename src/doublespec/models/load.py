@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from doublespec.errors import ConfigError, ModelError
-from doublespec.models.base import LanguageModel, LoadedModel
+from doublespec.models.base import ChainingModel, LanguageModel, LoadedModel, Worth
 from doublespec.models.choice import is_native
 from doublespec.models.decoder import Decoder
 from doublespec.models.devices import prepare_device, usable_cores
@@ -38,6 +38,7 @@ _FEW_ROWS = 8  # a step's, rather than a prompt's
 _FASTER = 0.9  # of the time of fewer rows, which makes these useless
 _SEVERAL, _PAIRS = 16, 15  # rows; forwards over so many and over one, where they are quick
 _SHORT_SECONDS = 0.05  # of measuring one row, which may be in the middle of an answer
+_CHAIN_CONTEXT, _CHAINED = 16, 6  # tokens before a chain that is timed, and in it
 _PROOF_KEYS = 6  # key lengths over which attention is compared between numbers of threads
 _PROOF_TEXTS = ((1, 1), (40, 2), (200, 7), (60, 64))  # and texts: tokens of the prompt, and more
 _PROOF_SECONDS = 0.1  # forwards longer than that are left out, but the first
@@ -329,6 +330,20 @@ def undisturbed_seconds(model: LanguageModel) -> float:
     ):
         found.append(median(watch.seconds(1) for _ in range(times)))
     return min(found)
+
+
+def chained_seconds(model: ChainingModel) -> float:
+    """The same of a token with which the model goes on by itself."""
+    text = [1 + i % 7 for i in range(_CHAIN_CONTEXT)]
+    found: list[float] = []
+    begun = perf_counter()
+    while len(found) < _FEWEST_ROUNDS + 1 or (
+        len(found) < _MOST_ROUNDS and perf_counter() - begun < _SHORT_SECONDS
+    ):
+        start = perf_counter()
+        chain = model.chain(text, _CHAINED, model.vocab_size, (), Worth())
+        found.append((perf_counter() - start) / len(chain.tokens))
+    return min(found[1:])  # the first one reads the text
 
 
 class Stopwatch:
