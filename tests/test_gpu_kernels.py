@@ -194,6 +194,14 @@ def test_long_texts_and_many_branches_come_in_blocks_that_fit(
     assert max(blocks) == 64
 
 
+def test_ids_of_no_vocabulary_are_not_looked_up(folder: Path) -> None:
+    model = load(folder)
+    for wrong in (-1, model.vocab_size):
+        with pytest.raises(AssertionError):
+            model.logits([1, wrong], 1, 2)
+    assert model.unread([1, 2], 0) == 2
+
+
 class Replaying:
     """A device that can do again what it did."""
 
