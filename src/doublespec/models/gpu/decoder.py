@@ -360,7 +360,7 @@ class GpuDecoder:
         numbers[:, count:] = 0
         numbers[_SLOTS, count:] = -1
         ids = numbers[_IDS]
-        assert 0 <= ids.min() and ids.max() < self.vocab_size  # kernels read where they are told
+        assert ids.min() >= 0 and ids.max() < self.vocab_size  # kernels read where they are told
         self._rows.table.copy_(self._host, non_blocking=True)
         if self._sent is not None:
             self._sent.record()
