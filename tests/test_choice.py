@@ -183,8 +183,11 @@ def test_what_steps_say_to_a_draft_beside_them_counts(monkeypatch: pytest.Monkey
         made.close()
 
 
-def test_a_chain_is_timed_by_its_tokens() -> None:
-    with LLM("bundled", "bundled", history_bytes=0, kernels="native") as llm:
+@pytest.mark.parametrize("length", [None, 20, 2])
+def test_a_chain_is_timed_by_its_tokens(length: int | None) -> None:
+    """In a short context by a shorter one."""
+    settings = {"history_bytes": 0, "kernels": "native", "max_length": length}
+    with LLM("bundled", "bundled", **settings) as llm:
         draft = llm.engine.draft_model()
         assert 0 < chained_seconds(draft) < 0.01
         assert goes_on_by_itself(draft, 0.001)

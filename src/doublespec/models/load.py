@@ -334,14 +334,16 @@ def undisturbed_seconds(model: LanguageModel) -> float:
 
 def chained_seconds(model: ChainingModel) -> float:
     """The same of a token with which the model goes on by itself."""
-    text = [1 + i % 7 for i in range(_CHAIN_CONTEXT)]
+    most = max(1, min(_CHAINED, model.max_length // 2))
+    context = max(1, min(_CHAIN_CONTEXT, model.max_length - most))
+    text = [1 + i % 7 for i in range(context)]
     found: list[float] = []
     begun = perf_counter()
     while len(found) < _FEWEST_ROUNDS + 1 or (
         len(found) < _MOST_ROUNDS and perf_counter() - begun < _SHORT_SECONDS
     ):
         start = perf_counter()
-        chain = model.chain(text, _CHAINED, model.vocab_size, (), Worth())
+        chain = model.chain(text, most, model.vocab_size, (), Worth())
         found.append((perf_counter() - start) / len(chain.tokens))
     return min(found[1:])  # the first one reads the text
 
