@@ -10,12 +10,15 @@ from doublespec.bench.traces import Trace
 from doublespec.config import PRESETS, RetrievalSettings, Settings
 from doublespec.decoding import decode_serial
 from doublespec.drafting.choice import DraftUnlessRun, RunOrDraft
+from doublespec.drafting.confident import ConfidentDrafter
+from doublespec.drafting.model import ModelDrafter
 from doublespec.drafting.recipe import goes_on_by_itself
 from doublespec.drafting.retrieved import Retrieval
 from doublespec.engine import Engine
 from doublespec.models.load import ForwardCost, chained_seconds
 from doublespec.models.toy import ToyModel
 from doublespec.retrieval.base import Match
+from doublespec.retrieval.context import ContextIndex
 from doublespec.sampling import Request, SamplingParams
 from doublespec.stopping import StopRule
 from doublespec.tokens import Tokens
@@ -105,6 +108,32 @@ def test_a_step_that_shows_a_run_has_nothing_drafted() -> None:
     shown = [step for step in steps if step.num_drafted == 0 and step.guess]
     assert len(shown) > 5
     assert drafter.asked == sum(step.num_drafted > 0 for step in steps)
+
+
+def test_a_draft_in_this_process_searches_what_the_target_has_searched(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whether to draft, and the run that the draft's first forward judges: one search for both."""
+    found = []
+
+    def lookup(self: ContextIndex, tokens: Tokens, limit: int) -> Match | None:
+        found.append(len(tokens))
+        return work(self, tokens, limit)
+
+    work = ContextIndex.lookup
+    monkeypatch.setattr(ContextIndex, "lookup", lookup)
+    settings = RetrievalSettings()
+    side = Retrieval(settings)
+    choice, helper = side.choice(2, 2.0), side.shared(settings, 0.001).lookup()
+    assert choice is not None
+    for drafter in (
+        ModelDrafter(ToyModel(8), 2, helper),
+        ConfidentDrafter(ToyModel(8), helper, seconds=0.1),
+    ):
+        found.clear()
+        assert DraftUnlessRun(drafter, choice).propose([1, 2, 3], 6, REQUEST)
+        assert found.count(3) == 1
+        assert len(found) > 1, "behind its own first choice the draft searches itself"
 
 
 def copied(agrees: bool) -> Trace:

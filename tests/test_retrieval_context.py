@@ -2,14 +2,14 @@
 
 import contextlib
 import random
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from doublespec.retrieval import chains
 from doublespec.retrieval.chains import MOST_PLACES, Chains, common_suffix
-from doublespec.retrieval.context import RECENT, ContextIndex, NgramIndex
+from doublespec.retrieval.context import RECENT, ContextIndex, NgramIndex, RequestText
 from doublespec.retrieval.recent import RecentNgramIndex
 
 Text = list[int]
@@ -104,6 +104,25 @@ def test_cut_chains_are_those_of_a_fresh_index(steps: list[tuple[float, Text]]) 
         assert chains.earlier(len(text)) == fresh.earlier(len(text))
 
 
+def test_a_list_that_grows_is_followed_and_known_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the loops hand it over; what is compared with a text that has not grown is nothing."""
+    text = random.Random(2).choices(range(9), k=300)
+    index, compared = ContextIndex(), 0
+
+    def agreed(self: RequestText, tokens: Text, work: Any = RequestText._agreed) -> int:
+        nonlocal compared
+        compared += 1
+        return int(work(self, tokens))
+
+    monkeypatch.setattr(RequestText, "_agreed", agreed)
+    for token in random.Random(3).choices(range(9), k=50):
+        text.append(token)
+        wanted = ContextIndex().lookup(list(text), 5)
+        compared = 0
+        assert index.lookup(text, 5) == index.lookup(text, 5) == wanted
+        assert compared == 1
+
+
 @given(
     a=st.lists(st.integers(0, 1)), b=st.lists(st.integers(0, 1)), end=st.lists(st.integers(0, 1))
 )
@@ -156,30 +175,26 @@ def test_another_request_is_noticed_though_its_end_is_the_same() -> None:
     assert match.tokens == (7000, 1)
 
 
-@pytest.mark.parametrize("part", ["cut", "extend", "earlier"])
-@pytest.mark.parametrize("calls", [1, 7, 60, 400])
+@pytest.mark.parametrize("part", ["cut", "extend", "earlier", "_begin"])
+@pytest.mark.parametrize("is_done", [False, True])
 def test_an_interrupt_leaves_no_half_of_a_text(
-    part: str, calls: int, monkeypatch: pytest.MonkeyPatch
+    part: str, is_done: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Wherever it comes: the next texts are followed as by a fresh index."""
-    first, second = [i * i % 7 for i in range(60)], [i * i % 5 for i in range(50)]
+    """Before a part of the work or after it: the next texts are followed as by a fresh index."""
+    first, second = [i * i % 7 for i in range(60)], [i * i % 5 for i in range(2000)]
     index = ContextIndex()
     index.lookup(first, 8)
-    left = iter(range(calls))
+    work = getattr(Chains, part)
 
-    def interrupted(*arguments: object) -> int:
-        if next(left, None) is None:
-            raise KeyboardInterrupt
-        return hash(*arguments)
+    def interrupted(*arguments: object) -> None:
+        if is_done:
+            work(*arguments)
+        raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        if part == "earlier":
-            patch.setattr(Chains, part, interrupted if calls == 1 else Chains.earlier)
-            left = iter(())
-        else:
-            patch.setattr(chains, "hash", interrupted, raising=False)
-        with contextlib.suppress(KeyboardInterrupt):
-            index.lookup(second if part != "cut" else first[:20], 8)
+        patch.setattr(Chains, part, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            index.lookup(second, 8)
     for text in (second, first, [*first, 0, 1, 4], first[:30]):
         assert index.lookup(text, 8) == ContextIndex().lookup(text, 8)
 
@@ -219,6 +234,6 @@ def test_a_change_far_back_is_noticed_within_a_few_lookups() -> None:
     index = ContextIndex()
     index.lookup(text, 4)
     changed = [*text[:1000], 7, 8, *text[1002:], 7]
-    runs = [index.lookup(changed, 1) for _ in range(100)]
+    runs = [index.lookup(list(changed), 1) for _ in range(100)]
     assert runs[-1] is not None
     assert runs[-1].tokens == (8,)

@@ -1,13 +1,11 @@
 """Which source is shown, and how much of its run."""
 
-from dataclasses import replace
-
 import pytest
 
 from doublespec.retrieval.base import Match
 from doublespec.retrieval.context import ContextIndex, EditIndex, RequestText, context_sources
 from doublespec.retrieval.expectation import Expectation, drafted_ahead
-from doublespec.retrieval.layered import LayeredIndex
+from doublespec.retrieval.layered import LayeredIndex, Sources
 from doublespec.tokens import Tokens
 
 FREE = [1.0] * 97
@@ -22,7 +20,7 @@ class FixedIndex:
         self._match = match
 
     def lookup(self, tokens: Tokens, limit: int) -> Match | None:
-        return replace(self._match, tokens=self._match.tokens[:limit]) if self._match else None
+        return self._match._replace(tokens=self._match.tokens[:limit]) if self._match else None
 
 
 def replay(index: LayeredIndex, steps: int, truth: list[int]) -> list[Match | None]:
@@ -62,7 +60,7 @@ def test_nothing_found_is_nothing_shown() -> None:
 
 def test_a_deeper_match_shows_a_longer_run() -> None:
     def length(depth: int) -> int:
-        match = LayeredIndex([FixedIndex(replace(DEEP, depth=depth))]).lookup([1], 96)
+        match = LayeredIndex([FixedIndex(DEEP._replace(depth=depth))]).lookup([1], 96)
         return 0 if match is None else len(match.tokens)
 
     assert 0 < length(1) < length(5) < length(10) < length(40) <= 96
@@ -71,7 +69,7 @@ def test_a_deeper_match_shows_a_longer_run() -> None:
 def test_dear_rows_shorten_the_run_and_then_nothing_is_shown() -> None:
     def length(row_cost: float) -> int:
         costs = [1 + row_cost * n for n in range(97)]
-        match = LayeredIndex([FixedIndex(replace(DEEP, depth=8))], costs).lookup([1], 96)
+        match = LayeredIndex([FixedIndex(DEEP._replace(depth=8))], costs).lookup([1], 96)
         return 0 if match is None else len(match.tokens)
 
     assert length(0.0) > length(0.05) > length(0.3) > length(2.0) == 0
@@ -94,7 +92,7 @@ def test_a_source_whose_runs_never_hold_is_shown_less_and_less() -> None:
 
 def test_what_is_not_shown_is_learnt_as_well() -> None:
     """The shallow source is right every time, the deep one never: soon the roles are changed."""
-    right = replace(SHALLOW, tokens=(7, 8, 9))
+    right = SHALLOW._replace(tokens=(7, 8, 9))
     index = LayeredIndex([FixedIndex(DEEP), FixedIndex(right)])
     sources = [match.source for match in replay(index, 300, [7, 8, 9]) if match]
     assert (sources[0], sources[-1]) == ("deep", "shallow")
@@ -177,7 +175,7 @@ def test_it_looks_each_time_again_as_soon_as_runs_hold() -> None:
     text = list(range(1000, 1400))
     for stop in range(1, 400):
         index.lookup(text[:stop], 96)
-    source._match = replace(DEEP, tokens=tuple(range(10)))
+    source._match = DEEP._replace(tokens=tuple(range(10)))
     text += [*range(10)] * 80
     before = source.asked
     for stop in range(400, 1200, 10):  # 32 of these may pass before it looks
@@ -191,3 +189,51 @@ def test_it_looks_each_time_again_as_soon_as_runs_hold() -> None:
         text.append(7777 + stop)
         index.lookup(text[:stop], 96)
     assert source.asked - before < 20
+
+
+class Counting(FixedIndex):
+    def __init__(self, match: Match) -> None:
+        super().__init__(match)
+        self.limits: list[int] = []
+
+    def lookup(self, tokens: Tokens, limit: int) -> Match | None:
+        self.limits.append(limit)
+        return super().lookup(tokens, limit)
+
+
+def test_what_several_indexes_want_to_know_of_a_text_is_found_once() -> None:
+    source = Counting(DEEP)
+    sources = Sources([source, FixedIndex(None)])
+    first, second = LayeredIndex(sources, FREE), LayeredIndex(sources, FREE)
+    text = [1, 2, 3]
+    whole, part = first.lookup(text, 40), second.lookup(text, 30)
+    assert whole is not None
+    assert part is not None
+    assert (len(whole.tokens), part.tokens) == (40, whole.tokens[:30])
+    assert source.limits == [40]
+    longer = second.lookup(text, 50)
+    assert longer is not None
+    assert len(longer.tokens) == 50, "more than was found"
+    text.append(4)
+    first.lookup(text, 40)
+    first.lookup([1, 2, 3, 4], 40)
+    assert source.limits == [40, 50, 40, 40], "it has grown, and another list is not known"
+
+
+def test_an_interrupted_search_is_made_again() -> None:
+    class Interrupted(FixedIndex):
+        def lookup(self, tokens: Tokens, limit: int) -> Match | None:
+            if len(tokens) == 4 and not done:
+                done.append(True)
+                raise KeyboardInterrupt
+            return None
+
+    done: list[bool] = []
+    source, text = Counting(DEEP), [1, 2, 3]
+    index = LayeredIndex(Sources([source, Interrupted(None)]), FREE)
+    index.lookup(text, 9)
+    text.append(4)
+    with pytest.raises(KeyboardInterrupt):
+        index.lookup(text, 9)
+    assert index.lookup(text, 9) is not None
+    assert source.limits == [9, 9, 9]

@@ -53,6 +53,7 @@ from doublespec.models.load import (
 from doublespec.models.threads import Threads
 from doublespec.mutex import Mutex
 from doublespec.retrieval.history import History
+from doublespec.retrieval.linking import linking
 from doublespec.sampling import Request
 from doublespec.scheduling import Measured, Scheduler
 from doublespec.stopping import StopRule
@@ -154,6 +155,7 @@ class Engine:
         """Loads what the method will need, the draft's process behind the scenes unless to `wait`
         for it."""
         name, _ = split_name(method)
+        linking()  # is compiled: else the first lookup would
         names = self._candidates() if name == "auto" else [name]
         if self._recipe is not None and not BESIDE.isdisjoint(names):
             self.background().launch()
@@ -216,7 +218,9 @@ class Engine:
         be shown a run of its own side."""
         assert self._recipe is not None
         model, target_seconds = self.draft_model(), self.cost.of_alone(1)
-        drafter, steps, seconds = self._recipe.drafter(model, retrieval, target_seconds)
+        drafter, steps, seconds = self._recipe.drafter(
+            model, retrieval, target_side, target_seconds
+        )
         row_cost = self.cost.row_share(beside=False)
         choice = None if retrieval is None else target_side.choice(steps, seconds, row_cost)
         return drafter if choice is None else DraftUnlessRun(drafter, choice)

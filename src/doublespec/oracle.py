@@ -4,15 +4,14 @@ A guess is kept as far as it equals the target's own choices, plus the one choic
 guess can make the answer faster, never different, wherever it came from.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from doublespec.models.base import LanguageModel
 from doublespec.sampling import Request, TokenLogprobs, choose, logprobs
 from doublespec.tokens import Tokens, common_prefix
 
 
-@dataclass(frozen=True, slots=True)
-class Settled:
+class Settled(NamedTuple):
     """What one forward settled: 1 to len(guess) + 1 tokens; logprobs if they were asked for."""
 
     tokens: list[int]
@@ -33,7 +32,7 @@ def advance(model: LanguageModel, tokens: Tokens, guess: Tokens, request: Reques
 
 def known(guess: Tokens, vocab_size: int) -> Tokens:
     """`guess` up to the first id that is not in the vocabulary."""
-    if not guess:
+    if not guess or (min(guess) >= 0 and max(guess) < vocab_size):
         return guess
     unknown = (i for i, token in enumerate(guess) if not 0 <= token < vocab_size)
     return guess[: next(unknown, len(guess))]

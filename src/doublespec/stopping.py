@@ -30,6 +30,9 @@ class StopRule:
 
     def cut(self, answer: list[int], new: list[int]) -> tuple[list[int], Finish | None]:
         """`new`, which follows `answer`, as far as the answer goes; and why it ended, if it did."""
+        is_inside = len(answer) + len(new) < self.max_tokens
+        if is_inside and not self.strings and self.end_ids.isdisjoint(new):
+            return new, None
         for i in range(1, len(new) + 1):
             if new[i - 1] in self.end_ids or self._ends_in_string(answer, new[:i]):
                 return new[:i], "stop"

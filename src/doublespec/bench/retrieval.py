@@ -8,7 +8,7 @@ import gzip
 import json
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from itertools import islice
@@ -201,7 +201,7 @@ class _Bounded:
 
     def lookup(self, tokens: Tokens, limit: int) -> Match | None:
         match = self._index.lookup(tokens, min(limit, self._most))
-        return replace(match, tokens=match.tokens[: self._most]) if match else None
+        return match._replace(tokens=match.tokens[: self._most]) if match else None
 
 
 def _always(index: TokenIndex, most: int = LONGEST_RUN) -> Indexes:

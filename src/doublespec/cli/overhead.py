@@ -18,7 +18,13 @@ def overhead(as_json: options.AsJson = False) -> None:
     if as_json:
         options.print_json({"overhead": [asdict(row) for row in rows]})
         return
-    table = Table("loop", "context (tokens)", "outside the models (microseconds a step, median)")
+    table = Table(
+        "loop",
+        "context (tokens)",
+        "outside the models (microseconds a step, median)",
+        "beside it, by the draft",
+    )
     for row in rows:
-        table.add_row(row.loop, f"{row.context:,}", f"{row.seconds * 1e6:.0f}")
+        beside = f"{row.beside_seconds * 1e6:.0f}" if row.beside_seconds else ""
+        table.add_row(row.loop, f"{row.context:,}", f"{row.seconds * 1e6:.0f}", beside)
     terminal.print(table)

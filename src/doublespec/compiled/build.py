@@ -30,10 +30,12 @@ class Compiled:
         self._engine = llvm.create_mcjit_compiler(parsed, machine)
         self._engine.finalize_object()
 
-    def function(self, name: str, parameters: list[Any]) -> Function:
+    def function(self, name: str, parameters: list[Any], *, brief: bool = False) -> Function:
         """One of its public functions, to be called for as long as this object is there. It lets
-        other threads of Python run meanwhile."""
-        kind = ctypes.CFUNCTYPE(None, *(_KINDS[parameter] for parameter in parameters))
+        other threads of Python run meanwhile, if it is not `brief`: to come back may take longer
+        than what it does."""
+        make = ctypes.PYFUNCTYPE if brief else ctypes.CFUNCTYPE
+        kind = make(None, *(_KINDS[parameter] for parameter in parameters))
         return kind(self._engine.get_function_address(name))
 
 

@@ -295,7 +295,8 @@ class Code:
         """A float32 or LANES of them, a whole number, or an address."""
         kind = number.value.type
         place = self.offset(address, index, FLOAT if kind == FLOATS else kind)
-        self.builder.store(number.value, place.value, align=4 if number.is_float else 8)
+        is_small = number.is_float or kind == WORD
+        self.builder.store(number.value, place.value, align=4 if is_small else 8)
 
     def room(self, count: int) -> Number:
         """Room for so many whole numbers or addresses, until the function ends."""

@@ -110,8 +110,9 @@ class DraftAhead:
         run = self._retrieved(ahead, self._request)
         forks = self._chosen_forks(self._settings.rows - len(run))
         rows = 1 + len(run) + sum(len(fork.tokens) for fork in forks)
-        logits = self._compute([*ahead, *run], len(run) + 1, forks, self._request)
-        added = self._extend(ahead, run, logits, self._request) if self._goes_on() else []
+        text = [*ahead, *run] if run else ahead
+        logits = self._compute(text, len(run) + 1, forks, self._request)
+        added = self._extend(text, run, logits, self._request) if self._goes_on() else []
         return Progress(len(ahead), tuple(added), rows, len(forks))
 
     # -- the draft's own path --------------------------------------------------------------------
@@ -150,16 +151,16 @@ class DraftAhead:
         return logits
 
     def _extend(
-        self, ahead: list[int], run: list[int], logits: Tensor, request: Request
+        self, text: list[int], run: list[int], logits: Tensor, request: Request
     ) -> list[int]:
         """Takes what the model chose after the path, as far as `run` agrees with it, and one token
-        more; where they disagree the token of `run` becomes a fork."""
-        text, place = [*ahead, *run], len(self._path)
-        chosen = choose(logits, text, len(ahead), request)
+        more; where they disagree the token of `run` becomes a fork. `text` ends with the run."""
+        start, place = len(text) - len(run), len(self._path)
+        chosen = choose(logits, text, start, request)
         kept = common_prefix(chosen, run) + 1
         ends = (i + 1 for i, token in enumerate(chosen[:kept]) if token in request.end_ids)
         kept = next(ends, kept)
-        for ranking in self._ranked(chosen[:kept], text, len(ahead), logits, request):
+        for ranking in self._ranked(chosen[:kept], text, start, logits, request):
             self._append(ranking)
         if self._branching and run[kept - 1 : kept] not in ([], chosen[kept - 1 : kept]):
             self._retrieved_fork(place + kept - 1, run[kept - 1])

@@ -75,14 +75,16 @@ class ConfidentDrafter:
 
     def propose(self, tokens: Tokens, limit: int, request: Request) -> list[int]:
         begun = self._clock() if self._clock is not None else 0.0
-        tokens = list(tokens)
+        asked, tokens = tokens, list(tokens)  # by the same list, sources know a text again
         self._learn(tokens)
         limit = min(limit, self._model.max_length - len(tokens))
         ahead, most = tokens.copy(), len(tokens) + limit
         reach = 1.0
         while len(ahead) < most and self._is_worth_a_forward(reach):
             text = ahead.copy()  # which models and indexes may keep
-            forwards, rankings = self._go_on(text, most - len(text), reach, request)
+            if self._forwards:
+                asked = text
+            forwards, rankings = self._go_on(text, asked, most - len(text), reach, request)
             for ranking in rankings:
                 ahead.append(ranking.tokens[0])
                 reach *= self._odds.of(ranking, 0)
@@ -107,7 +109,7 @@ class ConfidentDrafter:
         return (self._seconds + self._row_cost) * self._settled / self._spent
 
     def _go_on(
-        self, ahead: list[int], limit: int, reach: float, request: Request
+        self, ahead: list[int], asked: Tokens, limit: int, reach: float, request: Request
     ) -> tuple[int, list[Ranking]]:
         """1 to `limit` choices after `ahead`, and in how many forwards: several where a retrieved
         run agrees with one forward, or where the model goes on by itself."""
@@ -117,7 +119,7 @@ class ConfidentDrafter:
             rankings = self._chain(self._model, ahead, limit, reach, request)
             forwards = len(rankings)
         else:
-            rankings, forwards = self._forward(ahead, limit - 1, request), 1
+            rankings, forwards = self._forward(ahead, asked, limit - 1, request), 1
         if self._clock is not None and self._forwards >= (1 if is_chained else _UNTIMED):
             self._timed.append((self._clock() - begun) / forwards / self._unit)
             self._seconds = median(self._timed)
@@ -133,10 +135,12 @@ class ConfidentDrafter:
         found = zip(chain.tokens, chain.behind, strict=True)
         return [Ranking((token, _UNKNOWN), (0.0, behind)) for token, behind in found]
 
-    def _forward(self, ahead: list[int], limit: int, request: Request) -> list[Ranking]:
+    def _forward(
+        self, ahead: list[int], asked: Tokens, limit: int, request: Request
+    ) -> list[Ranking]:
         """The model's choices after `ahead`, as far as a retrieved run agrees, and one more; cut
-        where the answer ends."""
-        run = known(self._helper.propose(ahead, limit, request), self._model.vocab_size)
+        where the answer ends. `asked` is the same text."""
+        run = known(self._helper.propose(asked, limit, request), self._model.vocab_size)
         text = [*ahead, *run] if run else ahead
         logits = self._model.logits(text, len(run) + 1, request.prompt_length)
         rankings = rank(logits, text, len(ahead), request, _RANKED)

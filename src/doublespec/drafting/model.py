@@ -31,7 +31,8 @@ class ModelDrafter:
             if len(drafted) >= limit:
                 break
             ahead = [*tokens, *drafted]
-            run = self._helper.propose(ahead, limit - len(drafted) - 1, request)
+            asked = ahead if drafted else tokens  # by the same list, sources know a text again
+            run = self._helper.propose(asked, limit - len(drafted) - 1, request)
             new = advance(self._model, ahead, run, request).tokens
             end = next((i + 1 for i, token in enumerate(new) if token in request.end_ids), None)
             drafted += new[:end]

@@ -19,6 +19,7 @@ from doublespec.models.load import load_model, undisturbed_seconds
 from doublespec.models.vocabulary import CommonVocabulary
 from doublespec.models.weights import Source
 from doublespec.retrieval.history import open_history
+from doublespec.retrieval.linking import linking
 
 _MOST_STEPS = 16
 _SHORT_FORWARD = 2e-3  # of a draft, seconds, of which what is between two takes a good part
@@ -66,6 +67,7 @@ class DraftRecipe:
     def __call__(self) -> Worker:
         """The draft beside the target."""
         model, history = self.load(), self._history()
+        linking()  # is compiled: else the first lookup would
         seconds = undisturbed_seconds(model)
 
         def make(style: DraftStyle) -> Draft:
@@ -75,13 +77,20 @@ class DraftRecipe:
         return Worker(make)
 
     def drafter(
-        self, model: LanguageModel, retrieval: RetrievalSettings | None, target_seconds: float
+        self,
+        model: LanguageModel,
+        retrieval: RetrievalSettings | None,
+        target_side: Retrieval,
+        target_seconds: float,
     ) -> "SerialDraft":
         """The draft before a target whose forwards take `target_seconds` then, around a model that
-        is loaded already: with retrieval and no given gamma, as many forwards as are worth their
-        time."""
+        is loaded already: with retrieval (in what the target's side searches) and no given gamma,
+        as many forwards as are worth their time."""
         seconds = undisturbed_seconds(model)
-        helper, share = _helper(retrieval, self._history(), seconds), seconds / target_seconds
+        helper: Drafter = NoDrafter()
+        if retrieval is not None:
+            helper = target_side.shared(retrieval, seconds).lookup()
+        share = seconds / target_seconds
         chains = goes_on_by_itself(model, seconds)
         drafter: ModelDrafter | ConfidentDrafter
         if retrieval is None or retrieval.ngram is not None or self.gamma is not None:

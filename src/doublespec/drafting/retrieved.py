@@ -1,7 +1,8 @@
 """What one side of a method retrieves with: indexes by its settings, and drafters around them."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from doublespec.retrieval.base import TokenIndex
 from doublespec.retrieval.context import NgramIndex, context_sources
 from doublespec.retrieval.datastore import Datastore
 from doublespec.retrieval.expectation import MOST_TOKENS
-from doublespec.retrieval.layered import ROW_COST, LayeredIndex
+from doublespec.retrieval.layered import ROW_COST, LayeredIndex, Sources
 from doublespec.retrieval.recent import RecentNgramIndex
 
 History = Callable[[int], TokenIndex]  # earlier answers by the tenant's number
@@ -35,9 +36,20 @@ class Retrieval:
         """`forward_seconds` is the time of a forward, of which runs are to save some."""
         self._settings = settings
         self._asking_cost = _ASKING_SECONDS / forward_seconds
-        self._history = history
-        self._stores = [Datastore(Path(p), settings.vocabulary) for p in settings.datastores]
-        self._sources_of = lru_cache(maxsize=_MOST_TENANTS)(self._make_sources)
+        stores = [Datastore(Path(p), settings.vocabulary) for p in settings.datastores]
+
+        def make(tenant: int) -> Sources:
+            earlier = [] if history is None else [history(tenant)]
+            return Sources([*context_sources(), *earlier, *stores])
+
+        self._sources_of = lru_cache(maxsize=_MOST_TENANTS)(make)
+
+    def shared(self, settings: RetrievalSettings, forward_seconds: float) -> "Retrieval":
+        """Retrieval over the same sources for another model of this process, whose `settings` name
+        the same datastores: what one has asked, the other need not."""
+        other = Retrieval(replace(settings, datastores=()), forward_seconds=forward_seconds)
+        other._sources_of = self._sources_of
+        return other
 
     def lookup(self, row_cost: float = ROW_COST) -> Helper:
         """Proposes retrieved runs, alone or behind a draft. What a shown token costs is set, or
@@ -69,7 +81,3 @@ class Retrieval:
         """An index that learns for itself, over sources that are shared."""
         costs = [1.0 + row_cost * n for n in range(_MOST_SHOWN + 1)]
         return LayeredIndex(self._sources_of(tenant), costs, self._asking_cost)
-
-    def _make_sources(self, tenant: int) -> Sequence[TokenIndex]:
-        earlier = [] if self._history is None else [self._history(tenant)]
-        return [*context_sources(), *earlier, *self._stores]

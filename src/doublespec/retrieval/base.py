@@ -1,13 +1,11 @@
 """What every source of retrieved text answers: a run of tokens, and how well it matched."""
 
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from doublespec.tokens import Tokens
 
 
-@dataclass(frozen=True, slots=True)
-class Match:
+class Match(NamedTuple):  # of which every step makes several: cheap to make
     """A retrieved run: the `tokens` that once followed the last `depth` tokens of the text.
 
     `likeness` (0 to 1) says how alike the two texts are a little further back, `share` (0 to 1)

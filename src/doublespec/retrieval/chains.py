@@ -7,6 +7,7 @@ which of several places is the best.
 from array import array
 from typing import NamedTuple
 
+from doublespec.retrieval.linking import linking, tables
 from doublespec.tokens import Tokens
 
 OPEN_SIZES = (8, 4)  # n-grams whose match may be longer: each place has to be measured
@@ -42,37 +43,32 @@ class Chains:
 
     def __init__(self, bits: int = 10) -> None:
         self.tokens: list[int] = []
-        self._mask, self._levels = _empty_levels(bits)
+        self._enter, self._leave = linking()
+        self._begin(bits)
 
     def extend(self, new: Tokens) -> None:
         """Append tokens to the text."""
-        first = len(self.tokens)
-        self._make_room(first + len(new))
-        tokens, mask = self.tokens, self._mask
-        tokens += new
-        stops = range(first + 1, len(tokens) + 1)
-        for size, last, before in self._levels:
-            for stop in stops:
-                key = hash(tuple(tokens[stop - size if stop > size else 0 : stop])) & mask
-                before.append(last[key])
-                last[key] = stop
-
-    def _make_room(self, length: int) -> None:
-        """Begin again with larger tables where `length` tokens would crowd the chains."""
-        if length > self._mask:
-            tokens, self.tokens = self.tokens, []
-            self._mask, self._levels = _empty_levels(length.bit_length() + 1)
-            self.extend(tokens)
+        first, stop = len(self.tokens), len(self.tokens) + len(new)
+        if stop > self._mask:
+            self._begin(stop.bit_length())
+            first = 0
+            new = [*self.tokens, *new]
+            self.tokens.clear()
+        self._ids[first:stop] = array("i", new)
+        self.tokens += new
+        self._enter(self._tables, first, stop, self._mask)
 
     def cut(self, length: int) -> None:
         """Drop the tokens from position `length` on."""
-        tokens, mask = self.tokens, self._mask
-        stops = range(len(tokens), length, -1)
-        for size, last, before in self._levels:
-            for stop in stops:
-                key = hash(tuple(tokens[stop - size if stop > size else 0 : stop])) & mask
-                last[key] = before.pop()
-        del tokens[length:]
+        self._leave(self._tables, length, len(self.tokens), self._mask)
+        del self.tokens[length:]
+
+    def _begin(self, bits: int) -> None:
+        """Chains without places, for hashes of so many bits and for a text of as many tokens."""
+        self._mask = (1 << bits) - 1
+        self._ids = _zeros(1 << bits)  # the tokens once more, for functions that are compiled
+        self._levels = [Level(size, _zeros(1 << bits), _zeros(1 << bits)) for size in SIZES]
+        self._tables = tables(self._ids, self._levels)
 
     def earlier(self, stop: int) -> Places:
         """Where the longest suffix of the text's first `stop` tokens occurs before."""
@@ -130,11 +126,6 @@ def common_suffix(tokens: list[int], a: int, b: int) -> int:
             grows = False
         block = block * 2 if grows else block // 2
     return length
-
-
-def _empty_levels(bits: int) -> tuple[int, list[Level]]:
-    """The mask of a hash of so many `bits`, and chains without places."""
-    return (1 << bits) - 1, [Level(size, _zeros(1 << bits), _zeros(1)) for size in SIZES]
 
 
 def _zeros(length: int) -> "array[int]":

@@ -6,7 +6,7 @@
 from doublespec.retrieval.base import Match, TokenIndex
 from doublespec.retrieval.chains import MOST_PLACES, NOWHERE, Chains, Places
 from doublespec.retrieval.ranking import follow_most_alike
-from doublespec.tokens import Tokens, common_prefix
+from doublespec.tokens import Tokens, as_list, common_prefix
 
 RECENT = 128  # tokens at the end of the text that every lookup compares
 SAMPLES = 32  # tokens of the rest that it compares
@@ -23,14 +23,17 @@ class RequestText:
 
     def __init__(self) -> None:
         self.chains = Chains()
+        self._text: list[int] = []  # the list that was handed over last
         self.places = NOWHERE  # of the whole text
         self.places_of_rest = NOWHERE  # of the text without its last token
         self._calls = 0
 
     def follow(self, tokens: Tokens) -> list[int]:
-        """Make the chained text equal to `tokens`, and return them."""
-        text = tokens if isinstance(tokens, list) else list(tokens)
-        known = len(self.chains.tokens)
+        """Make the chained text equal to `tokens`, and return them. The list that was handed over
+        last is known again if it has not grown."""
+        text, known = as_list(tokens), len(self.chains.tokens)
+        if text is self._text and len(text) == known:
+            return text
         agreed = self._agreed(text)
         if not agreed == known == len(text):
             try:
@@ -38,6 +41,7 @@ class RequestText:
             except BaseException:  # an interrupt, anywhere: half of the chains are of neither text
                 self.chains, self.places = Chains(), NOWHERE
                 raise
+        self._text = text
         return text
 
     def _become(self, text: list[int], agreed: int) -> None:

@@ -2,7 +2,6 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 from doublespec.ratio import Ratio
@@ -35,6 +34,34 @@ class Asked(NamedTuple):
 _NOTHING_ASKED = Asked(0, [], [])
 
 
+_NEVER: tuple[Tokens, int, int] = ((), 0, 0)
+
+
+class Sources:
+    """Several sources, each asked once for what several indexes want to know. A list that only ever
+    grows is known again by its length."""
+
+    def __init__(self, sources: Sequence[TokenIndex]) -> None:
+        self._sources = sources
+        self._asked = _NEVER
+        self._found: list[Match] = []
+
+    def find(self, tokens: Tokens, limit: int) -> list[Match]:
+        """A run of at most `limit` tokens from each that has one."""
+        text, length, most = self._asked
+        if text is tokens and length == len(tokens) and 0 < limit <= most:
+            return [_cut(match, limit) for match in self._found]
+        self._asked = _NEVER  # should what follows be interrupted
+        found = [source.lookup(tokens, limit) for source in self._sources]
+        self._found = [match for match in found if match is not None]
+        self._asked = tokens, len(tokens), limit
+        return self._found
+
+
+def _cut(match: Match, limit: int) -> Match:
+    return match if len(match.tokens) <= limit else match._replace(tokens=match.tokens[:limit])
+
+
 class LayeredIndex:
     """Asks all sources and shows the run that settles most per unit of time, if that is more than
     showing none.
@@ -46,13 +73,13 @@ class LayeredIndex:
 
     def __init__(
         self,
-        sources: Sequence[TokenIndex],
+        sources: Sources | Sequence[TokenIndex],
         row_costs: Sequence[float] = (),
         asking_cost: float = 0.0,
     ) -> None:
         """`row_costs[n]` is the time of a forward that shows n tokens, `asking_cost` that of a
         lookup; the unit is a forward that shows none."""
-        self._sources = sources
+        self._sources = sources if isinstance(sources, Sources) else Sources(sources)
         self._asking_cost = asking_cost
         self._gained = Ratio(max(1.0, 2 * asking_cost), 4.0, _MEMORY)  # by a lookup
         self._left_out, self._spacing = 0, _SPACING
@@ -68,8 +95,7 @@ class LayeredIndex:
         if not self._is_worth_asking():
             return None
         most = min(limit, len(self._costs) - 1 - ahead.shown)
-        found = [source.lookup(tokens, most) for source in self._sources]
-        matches = [match for match in found if match is not None]
+        matches = self._sources.find(tokens, most)
         best, (length, rate) = None, Run(0, 0.0)
         for match in matches:
             run = self._expectations[match.source].best_run(match, self._costs, ahead)
@@ -79,7 +105,7 @@ class LayeredIndex:
         costs = self._costs[ahead.shown + length] - self._costs[ahead.shown]
         worth = self._costs[ahead.shown] / ahead.settled  # the time in which as much is settled
         self._asked = Asked(len(tokens), tokens[-TAIL:], matches, shown, worth, costs)
-        return replace(best, tokens=shown, rate=rate) if best is not None and shown else None
+        return best._replace(tokens=shown, rate=rate) if best is not None and shown else None
 
     def _is_worth_asking(self) -> bool:
         if self._asking_cost <= max(self._gained.value, _NEGLIGIBLE):
