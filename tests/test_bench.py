@@ -69,10 +69,9 @@ def _runs(fast: float = 0.1, plain: float = 0.1) -> list[Run]:
 
 
 def test_the_time_goes_to_the_target_the_draft_and_retrieval() -> None:
-    step = replace(
-        _step([1], 1.0), guess_seconds=0.3, retrieval_seconds=0.1, target_seconds=0.6,
-        wait_seconds=0.05,
-    )  # fmt: skip
+    step = _step([1], 1.0)._replace(
+        guess_seconds=0.3, retrieval_seconds=0.1, target_seconds=0.6, wait_seconds=0.05
+    )
     runs = [replace(run, steps=(step,)) if run.method == "double" else run for run in _runs()]
     time = results(runs, CATEGORIES, {})["double"]["all"]["time"]
     shares = {"target": 0.6, "draft": 0.2, "retrieval": 0.1, "wait": 0.05, "rest": 0.05}
@@ -339,7 +338,7 @@ class _Slow:
     """Has taken five seconds for each of two tokens, by its own account."""
 
     def answer(self, tokens: Tokens, request: Request, stop: StopRule) -> list[Step]:
-        return [_step([5], 5.0), replace(_step([6], 5.0), finish="length")]
+        return [_step([5], 5.0), _step([6], 5.0)._replace(finish="length")]
 
 
 def test_a_peers_steps_take_what_they_took(bundled: LLM) -> None:
@@ -355,7 +354,7 @@ class _Watching:
     def answer(self, tokens: Tokens, request: Request, stop: StopRule) -> list[Step]:
         assert gc.get_freeze_count() > 10_000
         assert len(gc.get_objects()) < 10_000
-        return [replace(_step([5], 1.0), finish="length")]
+        return [_step([5], 1.0)._replace(finish="length")]
 
 
 def test_what_is_loaded_is_not_looked_through_in_an_answer(bundled: LLM) -> None:
@@ -414,11 +413,11 @@ def _cheat(change: Callable[[Step, int], Step]) -> Callable[..., Iterator[Step]]
 
 
 def _other_token(step: Step, number: int) -> Step:
-    return replace(step, new=(step.new[0] ^ 1,)) if number == 3 else step
+    return step._replace(new=(step.new[0] ^ 1,)) if number == 3 else step
 
 
 def _goes_on(step: Step, number: int) -> Step:
-    return replace(step, new=(*step.new, *step.new)) if step.finish else step
+    return step._replace(new=(*step.new, *step.new)) if step.finish else step
 
 
 @pytest.mark.parametrize(

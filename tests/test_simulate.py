@@ -427,7 +427,7 @@ def _runs(machine: Machine, trace: Trace, slower: float) -> list[Run]:
         (plan,) = plans(name, machine, 5, guess_tokens=Settings().guess_tokens)
         (steps,) = answers(plan, machine, [Replay(trace, 0.5)])
         factor = 1.0 if name == "ar" else slower
-        steps = [replace(step, seconds=factor * step.seconds) for step in steps]
+        steps = [step._replace(seconds=factor * step.seconds) for step in steps]
         completion = Completion("", trace.answer, 20, "length", summarise(steps))
         runs.append(Run(name, 0, 0, completion, tuple(steps)))
     return runs

@@ -13,6 +13,7 @@ from doublespec import engine
 from doublespec.llm import LLM
 from doublespec.models import load
 from doublespec.models.decoder import Decoder
+from doublespec.models.devices import end_threads
 from doublespec.models.load import ForwardCost, LocalDecoder, choose_threads
 from doublespec.models.native.decoder import NativeDecoder
 from doublespec.models.threads import Threads
@@ -33,6 +34,7 @@ class Machine:
         self.is_busy = False
         self.stall = 0.02
         self.used: list[int] = []  # by each layer
+        self.ended: list[float] = []  # when threads were
 
     def set_threads(self, number: int) -> None:
         self.threads = number
@@ -51,6 +53,7 @@ class Machine:
             LAYERS,
             clock=lambda: self.now,
             set_threads=self.set_threads,
+            end_threads=lambda: self.ended.append(self.now),
         )
         threads.prove()
         return threads
@@ -263,6 +266,43 @@ def test_the_usual_number_is_used_beside_a_draft() -> None:
     threads.draft_rests()
     assert machine.forward(threads) == {USUAL}  # it may be in the middle of a forward
     assert machine.forward(threads) == {EVERY}
+
+
+def test_threads_without_work_leave_their_core_to_a_draft() -> None:
+    machine = Machine()
+    threads = machine.governed()
+    machine.forward(threads)
+    assert machine.ended == []
+    begun = machine.now
+    threads.draft_begins()
+    threads.draft_begins()  # of another answer
+    assert machine.ended == [begun]
+    threads.draft_rests()
+    threads.draft_rests()
+    threads.draft_begins()
+    assert len(machine.ended) == 2
+
+
+def test_threads_with_work_go_on_beside_a_draft() -> None:
+    """They are the usual ones, and there is another core."""
+    machine = Machine()
+    threads = Threads(
+        2, 3, (), lambda rows: 1e-3, LAYERS, end_threads=lambda: machine.ended.append(0.0)
+    )
+    threads.draft_begins()
+    assert machine.ended == []
+
+
+def test_ended_threads_come_again_when_they_are_needed() -> None:
+    before = torch.get_num_threads()
+    x = torch.randn(512, 512)
+    try:
+        torch.set_num_threads(2)
+        wanted = x @ x
+        end_threads()
+        assert torch.equal(x @ x, wanted)
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_a_fixed_number_is_kept() -> None:

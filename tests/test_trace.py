@@ -55,7 +55,7 @@ def test_a_parallel_draft_works_beside_the_target() -> None:
 def test_time_begins_with_the_first_event() -> None:
     assert from_zero(parallel_steps())[0].begun == 0
     early = parallel_steps()[1].forwards[0]._replace(begun=99.0)
-    steps = from_zero([replace(parallel_steps()[0], forwards=(early,))])
+    steps = from_zero([parallel_steps()[0]._replace(forwards=(early,))])
     assert (steps[0].begun, steps[0].forwards[0].begun) == (1.0, 0.0)
     assert from_zero([]) == ()
 
@@ -193,7 +193,7 @@ def test_the_drawing_fits_any_width(width: int) -> None:
 def test_a_drawing_of_one_slow_step_and_of_no_time_at_all() -> None:
     one = replace(parallel_timeline(), steps=tuple(parallel_steps()[:1]))
     assert "target" in _drawn(60, one)
-    instant = replace(parallel_steps()[0], guess_seconds=0.0, target_seconds=0.0, wait_seconds=0.0)
+    instant = parallel_steps()[0]._replace(guess_seconds=0.0, target_seconds=0.0, wait_seconds=0.0)
     assert "target" in _drawn(60, replace(one, steps=(instant,)))
 
 

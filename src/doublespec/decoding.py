@@ -7,8 +7,9 @@ lets the draft rest.
 
 from collections import deque
 from collections.abc import Callable, Generator
-from dataclasses import dataclass, replace
+from functools import cache
 from time import perf_counter
+from typing import NamedTuple
 
 from doublespec.drafting.base import (
     BackgroundDrafter,
@@ -34,8 +35,7 @@ _RETRIEVED_FOR_DRAFTED = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(NamedTuple):  # of which every forward makes one: cheap to make
     """One forward of the target: the event from which every metric is computed.
 
     `guess` is what the target was shown; its first `num_drafted` tokens came from the draft, the
@@ -189,6 +189,7 @@ def decode_in_turns(
     name = ""
     over: deque[tuple[Turn, int]] = deque()  # turns to be judged, and where they ended
     made: list[tuple[Turn, int, Step]] = []  # steps to learn from: several in a row take less time
+    expected = cache(expected)
 
     def learn() -> None:
         while made:
@@ -225,7 +226,7 @@ def decode_in_turns(
                 scheduler.compare(past, hindsight.seconds(tokens, start, stop, request))
             judging = clock() - asked
             hindsight.spend(judging)
-            yield replace(step, seconds=step.seconds + judging)
+            yield step._replace(seconds=step.seconds + judging)
     finally:
         if steps is not None:
             steps.close()

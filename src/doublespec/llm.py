@@ -343,7 +343,7 @@ class Stream:
             seconds = perf_counter() - begun
         if self._is_cancelled:  # meanwhile
             self.close()
-        return None if step is None else replace(step, seconds=max(step.seconds, seconds))
+        return None if step is None else step._replace(seconds=max(step.seconds, seconds))
 
     @property
     def completion(self) -> Completion:

@@ -5,6 +5,7 @@ own adds it, in a tenth of the time that PyTorch's take one after the other.
 """
 
 import math
+from array import array
 from collections.abc import Sequence
 from functools import cache, lru_cache
 from typing import NamedTuple, TypeVar
@@ -46,10 +47,10 @@ def noise(seed: int, positions: Sequence[int], vocab_size: int, device: torch.de
 def perturbed(logits: Tensor, temperature: float, seed: int, positions: Sequence[int]) -> Tensor:
     """`logits` (n, V) over the temperature in float32, the largest of a row being 0 at any, with
     the noise of their positions. The largest of a row is a sample (the Gumbel-max rule)."""
-    keys = torch.tensor(position_keys(seed, positions), dtype=torch.int32)
-    temperature = max(temperature, COLDEST)
+    numbers, temperature = position_keys(seed, positions), max(temperature, COLDEST)
     if logits.device.type == "cpu" and has_fma():
-        return _by_our_function(logits.float(), temperature, keys)
+        return _by_our_function(logits.float(), temperature, array("i", numbers))
+    keys = torch.tensor(numbers, dtype=torch.int32)
     return scaled(logits, temperature).add_(_by_torch(keys, logits.shape[-1], logits.device))
 
 
@@ -113,7 +114,7 @@ def _signed(x: int) -> int:
 # -- on the CPU ------------------------------------------------------------------------------------
 
 
-def _by_our_function(logits: Tensor, temperature: float, keys: Tensor) -> Tensor:
+def _by_our_function(logits: Tensor, temperature: float, keys: "array[int]") -> Tensor:
     rows, vocab_size = logits.shape
     size = -(-vocab_size // LANES) * LANES
     if size > vocab_size:
@@ -122,7 +123,7 @@ def _by_our_function(logits: Tensor, temperature: float, keys: Tensor) -> Tensor
     if logits.stride(1) != 1:
         logits = logits.contiguous()
     scores, ids = torch.empty(rows, size), hashed_ids(size, logits.device)
-    places = logits.data_ptr(), ids.data_ptr(), keys.data_ptr(), scores.data_ptr()
+    places = logits.data_ptr(), ids.data_ptr(), keys.buffer_info()[0], scores.data_ptr()
     _function()(*places, rows, size, logits.stride(0), temperature)
     return scores[:, :vocab_size]
 

@@ -11,7 +11,7 @@ from doublespec.errors import ConfigError, ModelError, reason
 from doublespec.tokens import Tokens
 
 _QUIET: Final = {"verbose": False}  # whether a text is too long is not for a tokenizer to say
-_WINDOW = 64  # tokens whose text is made anew at every step
+_WINDOW = 16  # tokens whose text is made anew at every step
 
 Message = Mapping[str, str]  # {"role": "user", "content": "..."}
 

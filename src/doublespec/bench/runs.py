@@ -6,7 +6,6 @@ by a crash is dropped.
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +98,7 @@ def _as_record(run: Run) -> dict[str, Any]:
 
 def _step_record(step: Step) -> dict[str, Any]:
     forwards = [forward._asdict() for forward in step.forwards]
-    return {**asdict(replace(step, logprobs=(), forwards=())), "forwards": forwards}
+    return {**step._asdict(), "logprobs": (), "forwards": forwards}
 
 
 def _as_run(line: str, place: str) -> Run:

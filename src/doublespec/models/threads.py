@@ -17,6 +17,8 @@ from time import perf_counter
 import torch
 from torch import Tensor, equal
 
+from doublespec.models.devices import end_threads
+
 Compute = Callable[[], Tensor]  # gives the same bits with every number of threads, or not
 
 _SAMPLES = 5  # blocks of a trial, with each number
@@ -108,6 +110,7 @@ class Threads:
         few_rows: int = 8,
         clock: Callable[[], float] = perf_counter,
         set_threads: Callable[[int], None] = torch.set_num_threads,
+        end_threads: Callable[[], None] = end_threads,
     ) -> None:
         """`every`: with all cores; `layers` is how often a forward calls `check`; on at most
         `few_rows`, fewer than prompts come in, all cores are tried after something was late."""
@@ -121,6 +124,7 @@ class Threads:
         self._layers = layers
         self._clock = clock
         self._set_threads = set_threads
+        self._end_threads = end_threads
         self._blocks: dict[int, _Blocks] = {}
         self._drafting = 0  # answers with a draft at work
         self._free_from = 0.0  # when the last of these had rested for long enough
@@ -192,7 +196,10 @@ class Threads:
     # -- what others say -------------------------------------------------------------------------
 
     def draft_begins(self) -> None:
-        """A draft is at work beside the target from now on."""
+        """A draft is at work beside the target from now on. Threads that nobody will give work to
+        go on looking for it for milliseconds, on the draft's core."""
+        if not self._drafting and self.usual == 1:
+            self._end_threads()
         self._drafting += 1
 
     def draft_rests(self) -> None:

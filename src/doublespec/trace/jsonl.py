@@ -3,7 +3,6 @@
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -134,7 +133,7 @@ def _parse_steps(lines: Sequence[str], path: Path) -> tuple[Step, ...]:
                 steps.append(_parse_step(record))
             else:
                 forwards = (*steps[-1].forwards, _parse_forward(record))
-                steps[-1] = replace(steps[-1], forwards=forwards)
+                steps[-1] = steps[-1]._replace(forwards=forwards)
         except (KeyError, ValueError, TypeError, IndexError) as error:
             raise ConfigError(
                 f"{path}, line {number}: this is no event of a trace ({error!r})"

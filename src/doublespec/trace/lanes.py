@@ -1,7 +1,7 @@
 """Two lanes of events, the draft's and the target's: pure functions of an answer's Steps."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import chain
 
 from doublespec.decoding import Step
@@ -90,8 +90,7 @@ def from_zero(steps: Sequence[Step]) -> tuple[Step, ...]:
     )
     zero = min(begun, default=0.0)
     return tuple(
-        replace(
-            step,
+        step._replace(
             begun=step.begun - zero,
             forwards=tuple(f._replace(begun=f.begun - zero) for f in step.forwards),
         )
