@@ -2,7 +2,6 @@
 
 import contextlib
 import random
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -104,23 +103,31 @@ def test_cut_chains_are_those_of_a_fresh_index(steps: list[tuple[float, Text]]) 
         assert chains.earlier(len(text)) == fresh.earlier(len(text))
 
 
-def test_a_list_that_grows_is_followed_and_known_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As the loops hand it over; what is compared with a text that has not grown is nothing."""
-    text = random.Random(2).choices(range(9), k=300)
-    index, compared = ContextIndex(), 0
-
-    def agreed(self: RequestText, tokens: Text, work: Any = RequestText._agreed) -> int:
-        nonlocal compared
-        compared += 1
-        return int(work(self, tokens))
-
-    monkeypatch.setattr(RequestText, "_agreed", agreed)
-    for token in random.Random(3).choices(range(9), k=50):
+def test_a_list_that_grows_is_followed_without_comparing_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    text, new = random.Random(2).choices(range(9), k=300), random.Random(3).choices(range(9), k=50)
+    texts = [text + new[:count] for count in range(1, 51)]
+    wanted = [ContextIndex().lookup(each, 5) for each in texts]
+    index = ContextIndex()
+    index.lookup(text, 5)
+    monkeypatch.setattr(RequestText, "_agreed", None)
+    for token, match in zip(new, wanted, strict=True):
         text.append(token)
-        wanted = ContextIndex().lookup(list(text), 5)
-        compared = 0
-        assert index.lookup(text, 5) == index.lookup(text, 5) == wanted
-        assert compared == 1
+        assert index.lookup(text, 5) == index.lookup(text, 5) == match
+
+
+@settings(max_examples=100, deadline=None)
+@given(steps=edits(3))
+def test_it_says_at_once_whether_four_tokens_were_seen_before(
+    steps: list[tuple[float, Text]],
+) -> None:
+    index = ContextIndex()
+    for text in histories(steps):
+        depth, _ = longest_by_scan(text)
+        assert depth >= 4 or not index.may_know(text)
+        copied = [*text, *range(10, 16), *text[-3:], *range(10, 16)]
+        assert index.may_know(copied)
 
 
 @given(

@@ -191,6 +191,26 @@ def test_it_looks_each_time_again_as_soon_as_runs_hold() -> None:
     assert source.asked - before < 20
 
 
+def test_it_looks_at_once_where_the_end_of_the_text_was_seen_before() -> None:
+    """Lookups that promise little have not paid for long; those that promise more are others."""
+    source, context = _Counting(None), ContextIndex()
+    index = LayeredIndex([source, context], asking_cost=0.2)
+    text = list(range(1000, 1400))
+    for stop in range(1, 400):
+        index.lookup(text[:stop], 96)
+    text += text[100:140]
+    before = source.asked
+    for stop in range(404, 440):  # four tokens of the copy are there
+        match = index.lookup(text[:stop], 96)
+        assert match is not None
+        assert match.tokens[0] == text[stop - 300]
+    assert source.asked - before == 36
+    for stop in range(440, 460):  # and it is over
+        text.append(7777 + stop)
+        index.lookup(text[:stop], 96)
+    assert source.asked - before < 42
+
+
 class Counting(FixedIndex):
     def __init__(self, match: Match) -> None:
         super().__init__(match)

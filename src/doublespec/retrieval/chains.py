@@ -13,6 +13,7 @@ from doublespec.tokens import Tokens
 OPEN_SIZES = (8, 4)  # n-grams whose match may be longer: each place has to be measured
 SIZES = (*OPEN_SIZES, 3, 2, 1)  # without a gap up to 4, so that those below are just as long
 MOST_VISITS = 1000  # places looked at for the longest match: a bound for text in a loop
+_FEW_VISITS = 4  # to say whether there is one of some length
 MOST_PLACES = 4  # more choose no better: see docs/retrieval.md
 
 
@@ -42,6 +43,7 @@ class Chains:
     """
 
     def __init__(self, bits: int = 10) -> None:
+        """For hashes of so many bits, and half as many tokens as these tell apart, at first."""
         self.tokens: list[int] = []
         self._enter, self._leave = linking()
         self._begin(bits)
@@ -49,8 +51,8 @@ class Chains:
     def extend(self, new: Tokens) -> None:
         """Append tokens to the text."""
         first, stop = len(self.tokens), len(self.tokens) + len(new)
-        if stop > self._mask:
-            self._begin(stop.bit_length())
+        if stop > self._mask // 2:
+            self._begin(stop.bit_length() + 1)
             first = 0
             new = [*self.tokens, *new]
             self.tokens.clear()
@@ -64,11 +66,25 @@ class Chains:
         del self.tokens[length:]
 
     def _begin(self, bits: int) -> None:
-        """Chains without places, for hashes of so many bits and for a text of as many tokens."""
-        self._mask = (1 << bits) - 1
-        self._ids = _zeros(1 << bits)  # the tokens once more, for functions that are compiled
-        self._levels = [Level(size, _zeros(1 << bits), _zeros(1 << bits)) for size in SIZES]
+        """Chains without places."""
+        hashes, room = 1 << bits, 1 << bits - 1
+        self._mask = hashes - 1
+        self._ids = _zeros(room)  # the tokens once more, for functions that are compiled
+        self._levels = [Level(size, _zeros(hashes), _zeros(room)) for size in SIZES]
         self._tables = tables(self._ids, self._levels)
+
+    def ends_as_before(self) -> bool:
+        """Whether the last tokens, an n-gram of the shorter open size, occurred before (it looks at
+        a few places only)."""
+        size, _, before = self._levels[1]
+        tokens, place = self.tokens, before[len(self.tokens)]
+        for _ in range(_FEW_VISITS):
+            if place < size:
+                return False
+            if tokens[place - size : place] == tokens[-size:]:
+                return True
+            place = before[place]
+        return False
 
     def earlier(self, stop: int) -> Places:
         """Where the longest suffix of the text's first `stop` tokens occurs before."""

@@ -10,6 +10,7 @@ from doublespec.tokens import Tokens, as_list, common_prefix
 
 RECENT = 128  # tokens at the end of the text that every lookup compares
 SAMPLES = 32  # tokens of the rest that it compares
+_NOT_YET = -1
 
 
 def context_sources() -> list[TokenIndex]:
@@ -24,37 +25,57 @@ class RequestText:
     def __init__(self) -> None:
         self.chains = Chains()
         self._text: list[int] = []  # the list that was handed over last
-        self.places = NOWHERE  # of the whole text
-        self.places_of_rest = NOWHERE  # of the text without its last token
+        self._places = self._places_of_rest = NOWHERE
+        self._searched = _NOT_YET  # the length of the text that they are of
         self._calls = 0
 
     def follow(self, tokens: Tokens) -> list[int]:
         """Make the chained text equal to `tokens`, and return them. The list that was handed over
-        last is known again if it has not grown."""
+        last is taken to have only grown, as those of the loops do."""
         text, known = as_list(tokens), len(self.chains.tokens)
-        if text is self._text and len(text) == known:
-            return text
-        agreed = self._agreed(text)
+        has_grown = text is self._text and len(text) >= known
+        agreed = known if has_grown else self._agreed(text)
         if not agreed == known == len(text):
             try:
                 self._become(text, agreed)
             except BaseException:  # an interrupt, anywhere: half of the chains are of neither text
-                self.chains, self.places = Chains(), NOWHERE
+                self.chains, self._searched, self._text = Chains(), _NOT_YET, []
                 raise
         self._text = text
         return text
 
+    def places(self) -> Places:
+        """Those of the whole text."""
+        self._search()
+        return self._places
+
+    def places_of_rest(self) -> Places:
+        """Those of the text without its last token."""
+        self._search()
+        return self._places_of_rest
+
     def _become(self, text: list[int], agreed: int) -> None:
         """Follow a text of which so many tokens are known."""
-        known = len(self.chains.tokens)
-        self.chains.cut(agreed)
+        if agreed < len(self.chains.tokens):
+            self.chains.cut(agreed)
+        if agreed < self._searched:
+            self._searched = _NOT_YET
         self.chains.extend(text[agreed:])
-        start, places = (known, self.places) if agreed == known else (0, NOWHERE)
-        last = max(0, len(text) - 1)
-        self.places_of_rest = self._places(start, places, last)
-        self.places = self._places(last, self.places_of_rest, len(text))
 
-    def _places(self, start: int, places: Places, stop: int) -> Places:
+    def _search(self) -> None:
+        length = len(self.chains.tokens)
+        if self._searched == length:
+            return
+        start, places = self._searched, self._places
+        if start == _NOT_YET:
+            start, places = 0, NOWHERE
+        last = max(0, length - 1)
+        self._searched = _NOT_YET  # should what follows be interrupted
+        self._places_of_rest = self._go_on(start, places, last)
+        self._places = self._go_on(last, self._places_of_rest, length)
+        self._searched = length
+
+    def _go_on(self, start: int, places: Places, stop: int) -> Places:
         """The places of the first `stop` tokens, from those of the first `start` if they go on
         alike: copying a passage then costs no search. Nothing deeper can have come in between."""
         tokens, more = self.chains.tokens, stop - start
@@ -97,10 +118,15 @@ class ContextIndex:
     def __init__(self, text: RequestText | None = None) -> None:
         self._text = text or RequestText()
 
+    def may_know(self, tokens: Tokens) -> bool:
+        """See `base.py`."""
+        self._text.follow(tokens)
+        return self._text.chains.ends_as_before()
+
     def lookup(self, tokens: Tokens, limit: int) -> Match | None:
         """What followed the longest suffix of `tokens` that occurs in them before."""
         text = self._text.follow(tokens)
-        stops, depth = self._text.places
+        stops, depth = self._text.places()
         if not stops or limit < 1:
             return None
         run, choice = follow_most_alike(text, text, stops, limit)
@@ -121,7 +147,7 @@ class EditIndex:
         """What followed the token that the last of `tokens` replaces; the match has depth 0."""
         text = self._text.follow(tokens)
         last = len(text) - 1
-        replaced = [stop for stop in self._text.places_of_rest.stops if text[stop] != text[last]]
+        replaced = [stop for stop in self._text.places_of_rest().stops if text[stop] != text[last]]
         stops = [stop + 1 for stop in replaced if stop + 1 < last]
         if not stops or limit < 1:
             return None

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from doublespec.ratio import Ratio
-from doublespec.retrieval.base import Match, TokenIndex
+from doublespec.retrieval.base import Match, TokenIndex, is_quick
 from doublespec.retrieval.expectation import NOTHING, Ahead, Expectation, Run
 from doublespec.tokens import Tokens, common_prefix
 
@@ -19,19 +19,43 @@ _MEMORY = 0.9  # of what lookups have gained, with each
 _NEGLIGIBLE = 0.01  # of a forward: what takes less is always done, as a run may begin anywhere
 
 
-class Asked(NamedTuple):
-    """What the sources found for a text of `length` tokens that ended with `tail`; and what was
-    shown of it (`run`), whose every token is `worth` so much time, and which `costs` some."""
+class Asking:
+    """Whether lookups of one kind gain what they cost: while they do not, one of several is due."""
 
+    def __init__(self, cost: float) -> None:
+        """Of a lookup; the unit is a forward that shows nothing."""
+        self._cost = cost
+        self._gained = Ratio(max(1.0, 2 * cost), 4.0, _MEMORY)
+        self._left_out, self._spacing = 0, _SPACING
+
+    def is_due(self) -> bool:
+        if self._cost <= self._gained.value:
+            self._left_out, self._spacing = 0, _SPACING
+            return True
+        self._left_out += 1
+        if self._left_out < self._spacing:
+            return False
+        largest = max(_SPACING, round(self._cost / _NEGLIGIBLE))
+        self._left_out, self._spacing = 0, min(2 * self._spacing, largest)
+        return True
+
+    def learn(self, gained: float) -> None:
+        """A lookup has gained so much."""
+        self._gained.learn(gained, 1)
+
+
+class Asked(NamedTuple):
+    """What the sources found for a text of `length` tokens that ended with `tail`, by a lookup of
+    some kind; and what was shown of it (`run`), whose every token is `worth` so much time, and
+    which `costs` some."""
+
+    asking: Asking
     length: int
     tail: Tokens
     matches: list[Match]
-    run: Tokens = ()
-    worth: float = 0.0
-    costs: float = 0.0
-
-
-_NOTHING_ASKED = Asked(0, [], [])
+    run: Tokens
+    worth: float
+    costs: float
 
 
 _NEVER: tuple[Tokens, int, int] = ((), 0, 0)
@@ -43,8 +67,14 @@ class Sources:
 
     def __init__(self, sources: Sequence[TokenIndex]) -> None:
         self._sources = sources
+        self._quick = [source for source in sources if is_quick(source)]
         self._asked = _NEVER
         self._found: list[Match] = []
+
+    def may_know(self, tokens: Tokens) -> bool:
+        """Whether one of them, of those that say it at almost no cost, has likely seen the end of
+        a text before."""
+        return any(source.may_know(tokens) for source in self._quick)
 
     def find(self, tokens: Tokens, limit: int) -> list[Match]:
         """A run of at most `limit` tokens from each that has one."""
@@ -68,7 +98,8 @@ class LayeredIndex:
 
     How far runs hold it learns from the texts themselves, source by source: the next text it is
     handed says what followed the last one, also where the run was not shown. So it learns, too, how
-    much time runs gain: while that is less than it takes to look for them, it seldom does.
+    much time runs gain: while that is less than it takes to look for them, it seldom does. Where a
+    source has likely seen the end of the text before, that is learnt for itself.
     """
 
     def __init__(
@@ -80,19 +111,20 @@ class LayeredIndex:
         """`row_costs[n]` is the time of a forward that shows n tokens, `asking_cost` that of a
         lookup; the unit is a forward that shows none."""
         self._sources = sources if isinstance(sources, Sources) else Sources(sources)
-        self._asking_cost = asking_cost
-        self._gained = Ratio(max(1.0, 2 * asking_cost), 4.0, _MEMORY)  # by a lookup
-        self._left_out, self._spacing = 0, _SPACING
+        self._asks_always = asking_cost <= _NEGLIGIBLE
+        self._promising, self._other = Asking(asking_cost), Asking(asking_cost)
         self._costs = list(row_costs) or [1.0 + ROW_COST * n for n in range(LONGEST_RUN + 1)]
         self._expectations: defaultdict[str, Expectation] = defaultdict(Expectation)
-        self._asked = _NOTHING_ASKED
+        self._asked: Asked | None = None
 
     def lookup(self, tokens: Tokens, limit: int, ahead: Ahead = NOTHING) -> Match | None:
         """The run of the best source, as much of it as pays behind what is shown `ahead` of it
         (the last of `tokens`)."""
         self._learn(tokens)
-        self._asked = _NOTHING_ASKED
-        if not self._is_worth_asking():
+        asking = self._other
+        if not self._asks_always and self._sources.may_know(tokens):
+            asking = self._promising
+        if not self._asks_always and not asking.is_due():
             return None
         most = min(limit, len(self._costs) - 1 - ahead.shown)
         matches = self._sources.find(tokens, most)
@@ -104,31 +136,19 @@ class LayeredIndex:
         shown = best.tokens[:length] if best is not None else ()
         costs = self._costs[ahead.shown + length] - self._costs[ahead.shown]
         worth = self._costs[ahead.shown] / ahead.settled  # the time in which as much is settled
-        self._asked = Asked(len(tokens), tokens[-TAIL:], matches, shown, worth, costs)
+        self._asked = Asked(asking, len(tokens), tokens[-TAIL:], matches, shown, worth, costs)
         return best._replace(tokens=shown, rate=rate) if best is not None and shown else None
-
-    def _is_worth_asking(self) -> bool:
-        if self._asking_cost <= max(self._gained.value, _NEGLIGIBLE):
-            self._left_out, self._spacing = 0, _SPACING
-            return True
-        self._left_out += 1
-        if self._left_out < self._spacing:
-            return False
-        largest = max(_SPACING, round(self._asking_cost / _NEGLIGIBLE))
-        self._left_out, self._spacing = 0, min(2 * self._spacing, largest)
-        return True
 
     def _learn(self, tokens: Tokens) -> None:
         """Compare what was found last with what the text has become."""
-        asked = self._asked
-        length, goes_on = asked.length, len(tokens) > asked.length
-        if not length:
+        if self._asked is None:
             return
-        if tokens[max(0, length - TAIL) : length] != asked.tail:
-            self._gained.learn(-asked.costs, 1)
+        (asking, length, tail, matches, run, worth, costs), self._asked = self._asked, None
+        goes_on = len(tokens) > length
+        if tokens[max(0, length - TAIL) : length] != tail:
+            asking.learn(-costs)
         elif goes_on:
             after = tokens[length : length + LONGEST_RUN]
-            kept = common_prefix(asked.run, after)
-            self._gained.learn(kept * asked.worth - asked.costs, 1)
-            for match in asked.matches:
+            asking.learn(common_prefix(run, after) * worth - costs)
+            for match in matches:
                 self._expectations[match.source].learn(match, after)
