@@ -373,6 +373,22 @@ def test_plain_decoding_leads_where_retrieval_does_not_pay() -> None:
         assert made["ar"] > 4 * made["lookup"]
 
 
+def test_retrieval_that_costs_next_to_nothing_stays_at_hand() -> None:
+    """It leads instead of plain decoding, as fast as this but for half a hundredth."""
+    for slower, leads in ((0.995, True), (0.96, False)):
+        scheduler = Scheduler(("double", "lookup", "ar"), {"ar": 100.0}, "lookup")
+        made = dict.fromkeys(NAMES, 0)
+        while sum(made.values()) < 2000:
+            turn = scheduler.choose()
+            for place in _places(turn):
+                rate = {"lookup": 100.0 * slower, "ar": 100.0}.get(turn.name, 60.0)
+                scheduler.learn(turn, place, 1, 1.0 / rate)
+                made[turn.name] += 1
+            if turn.judged:
+                scheduler.compare(turn, turn.tokens / (100.0 * slower))
+        assert (made["lookup"] > made["ar"]) == leads
+
+
 def test_retrieval_comes_back_when_the_text_has_changed() -> None:
     """It is tried beside plain decoding as often as that costs little, whatever others have cost
     before."""

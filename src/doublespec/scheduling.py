@@ -10,10 +10,11 @@ Knows methods as names, and no clock.
 """
 
 import math
+from bisect import bisect
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from statistics import fmean, median
+from statistics import median
 
 TURN_STEPS = 16  # of the leading method, before it is asked again
 TRIAL_STEPS = 6  # of another one, if it is compared with other text
@@ -31,6 +32,7 @@ _SLOWNESS_STEPS = 128  # whose forwards say how long one takes
 _LONGEST_FORWARD = 8  # times as long as usual, and no longer counts one of them
 _LEAST_STEPS = 64  # of the leading method, after which plain decoding need not be surely faster
 _SURELY_STEPS = 128  # of the one in hindsight, which loses less on any text than texts differ
+_ALIKE = 0.99  # of plain decoding: worth it, for a method that is fast as soon as text repeats
 _DOUBTS = 4  # steps of a method that no trial compares, which say no more than not to know it
 _LONG_STEPS = 32  # of the leading method, compared with what one in hindsight would have settled
 _JUDGED_EVERY = 4  # turns, of which one is compared where the other method has lost so far
@@ -319,7 +321,7 @@ class Scheduler:
         if name != self._in_hindsight:
             return record.steps >= _LEAST_STEPS and record.rate < rate
         tokens, plain, steps = record.led
-        return steps >= _SURELY_STEPS and tokens < plain
+        return steps >= _SURELY_STEPS and tokens < _ALIKE * plain
 
     def _is_faster(self, name: str) -> bool:
         record, leader = self._records[name], self._records[self._leader]
@@ -347,10 +349,8 @@ class Scheduler:
         if name not in self._expected:
             return record.rate
         if name not in self._known:
-            longest = _LONGEST_FORWARD * median(self._slowness)
-            slowness = fmean(min(each, longest) for each in self._slowness)
             beside = median(record.beside or (1.0,))
-            self._known[name] = self._expected[name] / (slowness * beside)
+            self._known[name] = self._expected[name] / (_usual(self._slowness) * beside)
         return self._known[name]
 
     def _speed(self, name: str) -> float:
@@ -431,3 +431,11 @@ class Scheduler:
     def _is_near(self, name: str) -> bool:
         """Whether a method is about as fast as the leading one, or faster, as far as is known."""
         return self._speed(name) > 1.0 - _UNKNOWN_LOSS
+
+
+def _usual(slowness: Collection[float]) -> float:
+    """The mean, of which no forward counts as longer than `_LONGEST_FORWARD` times the median."""
+    ordered = sorted(slowness)
+    longest = _LONGEST_FORWARD * ordered[len(ordered) // 2]
+    usual = ordered[: bisect(ordered, longest)]
+    return (sum(usual) + longest * (len(ordered) - len(usual))) / len(ordered)

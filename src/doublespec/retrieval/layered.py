@@ -15,6 +15,7 @@ TAIL = 16  # tokens by which a text is known again
 # Where lookups do not pay, one of so many is made, and of twice as many while that finds nothing,
 # until they take a negligible share of the time.
 _SPACING = 8
+_BARREN, _SELDOM = 32, 4  # steps without promise, after which one of so many is looked at
 _MEMORY = 0.9  # of what lookups have gained, with each
 _NEGLIGIBLE = 0.01  # of a forward: what takes less is always done, as a run may begin anywhere
 
@@ -111,6 +112,7 @@ class LayeredIndex:
         """`row_costs[n]` is the time of a forward that shows n tokens, `asking_cost` that of a
         lookup; the unit is a forward that shows none."""
         self._sources = sources if isinstance(sources, Sources) else Sources(sources)
+        self._barren = 0  # lookups since one promised much
         self._asks_always = asking_cost <= _NEGLIGIBLE
         self._promising, self._other = Asking(asking_cost), Asking(asking_cost)
         self._costs = list(row_costs) or [1.0 + ROW_COST * n for n in range(LONGEST_RUN + 1)]
@@ -121,9 +123,7 @@ class LayeredIndex:
         """The run of the best source, as much of it as pays behind what is shown `ahead` of it
         (the last of `tokens`)."""
         self._learn(tokens)
-        asking = self._other
-        if not self._asks_always and self._sources.may_know(tokens):
-            asking = self._promising
+        asking = self._other if self._asks_always else self._kind_of(tokens)
         if not self._asks_always and not asking.is_due():
             return None
         most = min(limit, len(self._costs) - 1 - ahead.shown)
@@ -138,6 +138,17 @@ class LayeredIndex:
         worth = self._costs[ahead.shown] / ahead.settled  # the time in which as much is settled
         self._asked = Asked(asking, len(tokens), tokens[-TAIL:], matches, shown, worth, costs)
         return best._replace(tokens=shown, rate=rate) if best is not None and shown else None
+
+    def _kind_of(self, tokens: Tokens) -> Asking:
+        """The kind of a lookup for a text. Where nothing has promised much for long, even that is
+        looked at in few steps only."""
+        self._barren += 1
+        if self._barren > _BARREN and self._barren % _SELDOM:
+            return self._other
+        if not self._sources.may_know(tokens):
+            return self._other
+        self._barren = 0
+        return self._promising
 
     def _learn(self, tokens: Tokens) -> None:
         """Compare what was found last with what the text has become."""
