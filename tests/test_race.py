@@ -8,7 +8,8 @@ import pytest
 
 from doublespec.bench.prompts import DEMO_PROMPTS
 from doublespec.bench.race import BASELINE, Race, Run
-from doublespec.llm import LLM
+from doublespec.llm import LLM, Stream
+from doublespec.models.load import LocalDecoder
 from doublespec.sampling import SamplingParams
 from doublespec.stats import repeated_ngrams
 
@@ -32,6 +33,25 @@ def test_every_method_answers_every_prompt_in_every_round(race: Race) -> None:
 def test_no_one_meets_a_prompt_that_its_models_have_just_read(race: Race) -> None:
     prompts = [prompt for _, prompt, _ in race.turns()]
     assert all(a != b for a, b in pairwise(prompts))
+
+
+def test_every_turn_reads_its_whole_prompt(bundled: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of the second prompt of a conversation, when the first one was read just before."""
+    first = bundled.codec.encode("One two three four five six seven.")
+    prompts = [first, [*first, *first], [*first, *first, *first]]
+    race = Race(bundled, prompts, ["ar", "double-serial"], SamplingParams(max_tokens=2), rounds=1)
+    known = []
+
+    def answer(self: Race, name: str, tokens: list[int], params: SamplingParams) -> Stream | None:
+        model = self._fastest if name == BASELINE else bundled.target
+        assert isinstance(model, LocalDecoder)
+        known.append(len(tokens) - model.unread(tokens, len(tokens)))
+        return work(self, name, tokens, params)
+
+    work = Race._answer
+    monkeypatch.setattr(Race, "_answer", answer)
+    list(race.play())
+    assert known == [0] * 9
 
 
 METHODS = ("ar", "lookup", "sd", "psd", "double", "double-serial", "auto")  # and plain decoding

@@ -129,6 +129,7 @@ class Race:
             for name, prompt, round_number in self.turns():
                 if (name, prompt, round_number) in done:
                     continue
+                self._forget(self.prompts[prompt])
                 gc.collect()
                 gc.freeze()  # to be looked at no more
                 stream = self._answer(name, self.prompts[prompt], self._params_of(prompt))
@@ -138,6 +139,14 @@ class Race:
                     yield run
         finally:
             gc.unfreeze()
+
+    def _forget(self, prompt: list[int]) -> None:
+        """Lets the targets read a text that `prompt` does not begin with, so that all methods read
+        the whole prompt: a conversation's next one begins with the last one, which only the model
+        of the baseline would often have just read."""
+        other = [int(prompt[0] == 0)]
+        for model in (self._fastest, self.llm.target):
+            model.logits(other, 1, 1)
 
     def _params_of(self, prompt: int) -> SamplingParams:
         if self._lengths is None:
