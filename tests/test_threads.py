@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,9 +12,9 @@ from torch import Tensor
 
 from doublespec import engine
 from doublespec.llm import LLM
-from doublespec.models import load
+from doublespec.models import devices, load
 from doublespec.models.decoder import Decoder
-from doublespec.models.devices import end_threads
+from doublespec.models.devices import end_idle_threads
 from doublespec.models.load import ForwardCost, LocalDecoder, choose_threads
 from doublespec.models.native.decoder import NativeDecoder
 from doublespec.models.threads import Threads
@@ -299,10 +300,22 @@ def test_ended_threads_come_again_when_they_are_needed() -> None:
     try:
         torch.set_num_threads(2)
         wanted = x @ x
-        end_threads()
+        end_idle_threads()
         assert torch.equal(x @ x, wanted)
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("others", [[], ["kmp_set_blocktime"]])
+def test_only_threads_that_are_its_own_are_ended(
+    others: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LLVM's OpenMP would end those of drafts in other threads, too."""
+    paused: list[int] = []
+    found = SimpleNamespace(omp_pause_resource_all=paused.append, **dict.fromkeys(others))
+    monkeypatch.setattr(devices, "openmp", lambda: found)
+    end_idle_threads()
+    assert len(paused) == (0 if others else 1)
 
 
 def test_a_fixed_number_is_kept() -> None:

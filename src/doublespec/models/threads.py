@@ -17,7 +17,7 @@ from time import perf_counter
 import torch
 from torch import Tensor, equal
 
-from doublespec.models.devices import end_threads
+from doublespec.models.devices import end_idle_threads
 
 Compute = Callable[[], Tensor]  # gives the same bits with every number of threads, or not
 
@@ -110,7 +110,7 @@ class Threads:
         few_rows: int = 8,
         clock: Callable[[], float] = perf_counter,
         set_threads: Callable[[int], None] = torch.set_num_threads,
-        end_threads: Callable[[], None] = end_threads,
+        end_threads: Callable[[], None] = end_idle_threads,
     ) -> None:
         """`every`: with all cores; `layers` is how often a forward calls `check`; on at most
         `few_rows`, fewer than prompts come in, all cores are tried after something was late."""
