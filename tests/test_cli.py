@@ -133,6 +133,7 @@ def test_doctor_measures_tests_and_saves(tmp_path: Path, monkeypatch: pytest.Mon
 def test_the_overhead_of_the_engine_is_measured() -> None:
     rows = json.loads(run_command("bench-overhead", "--json").stdout)["overhead"]
     assert {row["context"] for row in rows} == {1000, 32000}
+    assert {row["loop"] for row in rows if row["beside_seconds"] > 0} == {"double"}
 
 
 @pytest.mark.parametrize(

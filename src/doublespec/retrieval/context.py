@@ -36,10 +36,11 @@ class RequestText:
         has_grown = text is self._text and len(text) >= known
         agreed = known if has_grown else self._agreed(text)
         if not agreed == known == len(text):
+            self._text = []  # should what follows be interrupted
             try:
                 self._become(text, agreed)
             except BaseException:  # an interrupt, anywhere: half of the chains are of neither text
-                self.chains, self._searched, self._text = Chains(), _NOT_YET, []
+                self.chains, self._searched = Chains(), _NOT_YET
                 raise
         self._text = text
         return text
