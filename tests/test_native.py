@@ -540,9 +540,12 @@ class _Impatient(Threads):
         self.used.append(number)
         self._model.use_threads(number)
 
+    def begin(self, rows: int) -> None:
+        super().begin(rows)
+        self.patience = 1e-9
+
     def _choose(self, rows: int, blocks: Any) -> bool:
         super()._choose(rows, blocks)
-        self._late_after = 1e-9
         return True
 
     def took(self, seconds: float) -> None:

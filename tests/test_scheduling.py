@@ -256,6 +256,7 @@ def test_a_turn_ends_the_method_it_leaves() -> None:
         )
     )
     assert [step.new[0] for step in steps] == list(range(1, 2001))
+    assert sum(known.steps for known in scheduler.explain()) == 1999  # all but the first
     assert len(closed) > 5
     assert set(closed) == {"lookup", "ar"}
 
@@ -399,6 +400,47 @@ def test_retrieval_comes_back_when_the_text_has_changed() -> None:
         made = _run_texts(scheduler, 1.6, 2000, seed)
         back += made["lookup"] > made["ar"]
     assert back >= 8
+
+
+def _turns_of(scheduler: Scheduler, found: int, steps: int) -> list[Turn]:
+    """Plain decoding is the fastest, and retrieval finds so many tokens a step; the turns."""
+    turns: list[Turn] = []
+    made = 0
+    while made < steps:
+        turn = scheduler.choose()
+        turns.append(turn)
+        new = 1 + found if turn.name == "lookup" else 1
+        rate = {"ar": 100.0, "lookup": 90.0}.get(turn.name, 60.0)
+        for place in _places(turn):
+            if place < turn.telling:
+                scheduler.learn(turn, place, new, new / rate)
+            else:
+                scheduler.count(turn, 1, new / rate)
+            made += 1
+        if turn.judged:
+            scheduler.compare(turn, turn.tokens / 90.0)
+    return turns
+
+
+def test_where_nothing_repeats_plain_decoding_is_asked_seldom() -> None:
+    """All that `auto` does between its steps costs time that nothing brings back."""
+    seldom, often = (
+        _turns_of(Scheduler(("double", "lookup", "ar"), {"ar": 100.0}, "lookup"), found, 6000)
+        for found in (0, 1)
+    )
+    assert [turn.steps for turn in seldom[-8:] if turn.name == "ar"].count(4 * TURN_STEPS) >= 5
+    assert max(turn.steps for turn in often) == 2 * TURN_STEPS
+    assert sum(turn.name == "lookup" for turn in seldom[-40:]) < 16
+    assert len(seldom) < 0.7 * len(often)
+
+
+def test_what_is_only_counted_counts() -> None:
+    scheduler = Scheduler(("ar",), {"ar": 100.0})
+    turn = scheduler.choose()
+    for place in range(turn.telling):
+        scheduler.learn(turn, place, 1, 0.01)
+    scheduler.count(turn, 3 * TURN_STEPS, 0.5)
+    assert [(known.steps, known.share) for known in scheduler.explain()] == [(4 * TURN_STEPS, 1.0)]
 
 
 def test_what_is_expected_of_plain_decoding_follows_the_forwards_of_others() -> None:

@@ -186,47 +186,58 @@ def decode_in_turns(
     tokens = list(prompt)
     finish: Finish | None = None
     steps: Steps | None = None
-    name = ""
-    over: deque[tuple[Turn, int]] = deque()  # turns to be judged, and where they ended
-    made: list[tuple[Turn, int, Step]] = []  # steps to learn from: several in a row take less time
+    turn: Turn | None = None
+    made: list[Step] = []  # in this turn,
+    learnt = 0  # the first ones, of which something was learnt: of several in a row in less time
+    over: deque[tuple[Turn, int]] = deque()  # turns to be judged, and where what they tell ended
     expected = cache(expected)
 
     def learn() -> None:
-        while made:
-            turn, place, step = made.pop(0)
+        nonlocal learnt
+        if turn is None:
+            return
+        for place in range(learnt, min(len(made), turn.telling)):
+            step = made[place]
             shown = len(step.guess)
             slowness = step.target_seconds / expected(turn.name, shown)
             scheduler.learn(turn, place, len(step.new), step.seconds, slowness)
             hindsight.learn(turn.name, shown, step.seconds)
+        others = [step.seconds for step in made[max(learnt, turn.telling) :]]
+        if others:
+            scheduler.count(turn, len(others), sum(others))
+            hindsight.count(sum(others))
+        learnt = len(made)
 
     try:
         while finish is None:
+            name = turn.name if turn else ""
             turn = scheduler.choose(can_run)
             if steps is None or turn.name != name:
                 if steps is not None:
                     steps.close()
-                name, steps = turn.name, begin(turn.name, list(tokens))
-            for place, step in enumerate(steps):
-                if place or len(tokens) > len(prompt):
-                    made.append((turn, place, step))
-                    if turn.is_new:
-                        learn()
-                tokens += step.new
+                steps = begin(turn.name, list(tokens))
+            made, learnt = [], int(len(tokens) == len(prompt))
+            for step in steps:
+                made.append(step)
+                if turn.is_new:
+                    learn()
                 finish = step.finish
-                if finish is not None or place + 1 >= turn.steps:
+                if finish is not None or len(made) >= turn.steps:
                     break
                 yield step
             learn()
             asked = clock()
             if turn.judged and hindsight.is_ready:
-                over.append((turn, len(tokens)))
+                told = sum(len(step.new) for step in made[: turn.telling])
+                over.append((turn, len(tokens) + told))
+            tokens += [token for step in made for token in step.new]
             while over and (finish or over[0][0] is not turn):  # what follows a text judges runs
                 past, stop = over.popleft()
                 start = stop - past.tokens
                 scheduler.compare(past, hindsight.seconds(tokens, start, stop, request))
             judging = clock() - asked
             hindsight.spend(judging)
-            yield step._replace(seconds=step.seconds + judging)
+            yield made[-1]._replace(seconds=made[-1].seconds + judging)
     finally:
         if steps is not None:
             steps.close()

@@ -10,13 +10,15 @@ Knows methods as names, and no clock.
 """
 
 import math
-from bisect import bisect
 from collections import deque
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
 TURN_STEPS = 16  # of the leading method, before it is asked again
+_LONG_LED = 256  # by plain decoding: then its turns are longer, so many times,
+_LONG_TURN, _LONGEST_TURN = 2, 4  # or so many where retrieval finds next to nothing: less than
+_NEXT_TO_NOTHING = 0.05  # tokens a step
 TRIAL_STEPS = 6  # of another one, if it is compared with other text
 SETTLING_STEPS = 2  # after a change: not measured, since the draft has to take in the text
 _APART = 64  # steps between two trials of a method, unless it has gained
@@ -29,7 +31,7 @@ _NEAR_STEPS = 32  # the latest of a method; of the leading one, a trial is compa
 _FEW_STEPS = 48  # of a method, which is new so far
 _BESIDE_STEPS = 16  # of plain decoding, by which it is known what they take beside their forwards
 _SLOWNESS_STEPS = 128  # whose forwards say how long one takes
-_LONGEST_FORWARD = 8  # times as long as usual, and no longer counts one of them
+_LONGEST_FORWARD = 8  # times as long as their mean, and no longer counts one of them
 _LEAST_STEPS = 64  # of the leading method, after which plain decoding need not be surely faster
 _SURELY_STEPS = 128  # of the one in hindsight, which loses less on any text than texts differ
 _ALIKE = 0.99  # of plain decoding: worth it, for a method that is fast as soon as text repeats
@@ -43,8 +45,8 @@ _LIKELY_SLOWER = 2.0  # four while nothing speaks for it yet: then little is los
 
 @dataclass(slots=True)
 class Turn:
-    """A method, for how many steps, and how many of these, the first ones, are not measured. Where
-    it is new, what is learnt of a step may end the turn early.
+    """A method, for how many steps, how many of these, the first ones, are not measured, and up to
+    which one they tell something. Where it is new, what is learnt of a step may end it early.
 
     It is on trial if the method that leads could run as well. `judged`: whether to `compare` it,
     when it is over, with the method that can be judged in hindsight. `plain_rate`: tokens per
@@ -55,6 +57,7 @@ class Turn:
     name: str
     steps: int
     settling: int
+    telling: int
     leader: str
     judged: bool
     on_trial: bool
@@ -186,7 +189,8 @@ class Scheduler:
         self._seconds = 0.0  # in all
         self._lost = 0.0  # of them, by trials
         self._latest: Turn | None = None
-        self._slowness: deque[float] = deque([1.0], maxlen=_SLOWNESS_STEPS)
+        self._slowness: deque[float] = deque([1.0])  # of the latest steps,
+        self._slow = 1.0  # and their sum
         self._known: dict[str, float] = {}  # what `_rate` has made of them
 
     def choose(self, can_run: Callable[[str], bool] = lambda name: True) -> Turn:
@@ -199,10 +203,12 @@ class Scheduler:
         best = self._best(names)
         other = None if trial else self._worth_a_trial(names, best)
         name = other or best
+        settling = SETTLING_STEPS if last and name != last.name else 0
         self._latest = Turn(
             name,
             self._trial_steps if other else self._turn_steps,
-            SETTLING_STEPS if last and name != last.name else 0,
+            settling,
+            settling + TURN_STEPS,
             self._leader,
             judged=self._is_judged(name, is_trial=other is not None),
             on_trial=other is not None,
@@ -216,7 +222,7 @@ class Scheduler:
     ) -> None:
         """Step number `place` of a turn has settled so many tokens in so many seconds; `slowness`
         is how many times as long its forward took as was to be expected beforehand."""
-        self._slowness.append(slowness)
+        self._add_slowness(slowness)
         self._known.clear()
         record, near = self._records[turn.name], self._records[self._leader].near_rate
         if self._steps >= TURN_STEPS:  # a longer one was stopped, or its machine was
@@ -242,9 +248,29 @@ class Scheduler:
                 record.led = led + tokens, plain + turn.plain_rate * seconds, steps + 1
             if turn.is_new and self._lags(turn.name):
                 turn.steps = place + 1
-        if self._steps % _MEMORY_STEPS == 0:
+        self._fade(self._steps - 1)
+
+    def _add_slowness(self, slowness: float) -> None:
+        """No forward counts as longer than `_LONGEST_FORWARD` times what they take on average."""
+        longest = _LONGEST_FORWARD * self._slow / len(self._slowness)
+        self._slowness.append(min(slowness, longest))
+        self._slow += self._slowness[-1]
+        if len(self._slowness) > _SLOWNESS_STEPS:
+            self._slow -= self._slowness.popleft()
+
+    def _fade(self, before: int) -> None:
+        if self._steps // _MEMORY_STEPS > before // _MEMORY_STEPS:
             for each in self._records.values():
                 each.fade()
+
+    def count(self, turn: Turn, steps: int, seconds: float) -> None:
+        """So many more steps of a turn, which do not tell any more, took that long."""
+        before = self._steps
+        self._steps += steps
+        self._seconds += seconds
+        self._records[turn.name].steps += steps
+        self._records[turn.name].tried_at = self._steps
+        self._fade(before)
 
     def compare(self, turn: Turn, seconds: float) -> None:
         """The method that can be judged in hindsight would have settled in so many seconds what was
@@ -269,9 +295,20 @@ class Scheduler:
 
     @property
     def _turn_steps(self) -> int:
-        """While plain decoding has led for long, trials are far apart, and choosing costs time."""
-        has_led = self._records[self._leader].led[2] >= _MEMORY_STEPS
-        return 2 * TURN_STEPS if self._leader in self._expected and has_led else TURN_STEPS
+        """Where plain decoding has led for long, little is to be learnt of it, and choosing costs
+        time."""
+        return TURN_STEPS * self._times_as_rare
+
+    @property
+    def _times_as_rare(self) -> int:
+        """As usual are turns and trials while plain decoding leads."""
+        if self._leader not in self._expected or self._records[self._leader].led[2] < _LONG_LED:
+            return 1
+        other = self._records.get(self._in_hindsight)
+        if other is None or not other.near:
+            return _LONG_TURN
+        found = other.near_tokens / len(other.near) - 1.0
+        return _LONG_TURN if found > _NEXT_TO_NOTHING else _LONGEST_TURN
 
     @property
     def _trial_steps(self) -> int:
@@ -350,7 +387,8 @@ class Scheduler:
             return record.rate
         if name not in self._known:
             beside = median(record.beside or (1.0,))
-            self._known[name] = self._expected[name] / (_usual(self._slowness) * beside)
+            slow = self._slow / len(self._slowness)
+            self._known[name] = self._expected[name] / (slow * beside)
         return self._known[name]
 
     def _speed(self, name: str) -> float:
@@ -388,8 +426,8 @@ class Scheduler:
     def _rests(self, name: str) -> bool:
         """Whether trials would say nothing new of a method: it was tried just now, and did not
         gain; or its rate is known, not for long, and far lower than the leading method's."""
-        record = self._records[name]
-        if record.tried_at >= 0 and self._steps - record.tried_at < _APART and record.gained <= 0:
+        record, apart = self._records[name], max(_APART, 2 * self._turn_steps)
+        if record.tried_at >= 0 and self._steps - record.tried_at < apart and record.gained <= 0:
             return True
         is_fresh = record.steps > 0 and self._steps - record.tried_at < _MEMORY_STEPS
         return name in self._expected and is_fresh and not self._is_near(name)
@@ -398,7 +436,8 @@ class Scheduler:
     def _allowance(self) -> float:
         """Seconds that trials may cost."""
         grant = _GRANT / self._steps if self._leader in self._expected else 0.0
-        return (_BUDGET + grant) * self._seconds
+        share = _BUDGET * min(1.0, _LONG_TURN / self._times_as_rare)
+        return (share + grant) * self._seconds
 
     def _costs_least(self, name: str) -> tuple[bool, bool]:
         return name in self._expected, name == self._in_hindsight
@@ -431,11 +470,3 @@ class Scheduler:
     def _is_near(self, name: str) -> bool:
         """Whether a method is about as fast as the leading one, or faster, as far as is known."""
         return self._speed(name) > 1.0 - _UNKNOWN_LOSS
-
-
-def _usual(slowness: Collection[float]) -> float:
-    """The mean, of which no forward counts as longer than `_LONGEST_FORWARD` times the median."""
-    ordered = sorted(slowness)
-    longest = _LONGEST_FORWARD * ordered[len(ordered) // 2]
-    usual = ordered[: bisect(ordered, longest)]
-    return (sum(usual) + longest * (len(ordered) - len(usual))) / len(ordered)

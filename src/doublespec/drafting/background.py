@@ -120,6 +120,8 @@ class RemoteDrafter:
 
     def is_ready(self) -> bool:
         """Whether the draft is loaded. If there is none, begins one."""
+        if self._ready and self._owner == os.getpid():
+            return True
         self.launch()
         if not self._ready:
             with self._whole():

@@ -41,6 +41,10 @@ class Hindsight:
         if method == self._method:
             self._measured.append((seconds, self._expected(shown)))
 
+    def count(self, seconds: float) -> None:
+        """Steps from which there is nothing to learn took that long."""
+        self._worked += seconds
+
     def spend(self, seconds: float) -> None:
         """To judge took that long, from the time of the answer."""
         self._spent += seconds

@@ -126,14 +126,15 @@ class Threads:
         self._set_threads = set_threads
         self._end_threads = end_threads
         self._blocks: dict[int, _Blocks] = {}
+        self._known: dict[int, _Blocks] = {}  # the same by rows
         self._drafting = 0  # answers with a draft at work
-        self._free_from = 0.0  # when the last of these had rested for long enough
+        self._free_from = 0.0  # when the last of these had rested for long enough, and no pause is
         self._number: int | None = None  # set from outside
         self._rows = 0  # of the block under way; 0: none is
         self._block: _Blocks | None = None  # it is one of these
-        self._begun = self._checked = 0.0
+        self._begun = self._checked = self._ended = 0.0
         self._uses_every = self._is_on_trial = False
-        self._late_after = 0.0
+        self.patience = 0.0  # seconds after which a layer is late (0.0: none is)
         self._pause = _SHORTEST_PAUSE
         self._paused_until = 0.0
         self._calm_seconds = _CALM  # of forwards on all cores since something was late
@@ -143,30 +144,33 @@ class Threads:
 
     def begin(self, rows: int) -> None:
         """A block of so many rows begins, and the one before it has ended."""
-        now = self._clock()
+        now = self._clock()  # here and below few calls: with cold caches each takes a microsecond
         if self._rows:
-            self._close(now)
-        self._uses_every = self._is_on_trial = False
+            self._close(self._ended or now)
+        self._ended = 0.0
+        self._uses_every, self._is_on_trial, self.patience = False, False, 0.0
         if self._number is not None:
             self._set_threads(self._number)
             return
-        if self._may_try(rows, now):
+        is_free = not self._drafting and now >= self._free_from
+        if is_free and (rows <= self._few_rows or not self._is_risky(now)):
             if self._is_same is None:
                 self._prove_until(now + _PROOF_SECONDS)
                 now = self._clock()
-            self._rows, self._block = rows, self._blocks_of(rows)
-            if self._is_same:
-                self._uses_every = self._choose(rows, self._block)
+            blocks = self._known.get(rows) or self._blocks_of(rows)
+            self._rows, self._block = rows, blocks
+            if self._is_same and self._choose(rows, blocks):
+                seconds = rows * blocks.usual_seconds
+                self.patience = _LATE_SECONDS + _LATE_TIMES * seconds / self._layers
+                self._uses_every = True
         self._set_threads(self.every if self._uses_every else self.usual)
         self._begun = self._checked = now
 
-    def _may_try(self, rows: int, now: float) -> bool:
-        """Whether a block may take all cores. While that is not proven yet, or for a while after
-        something was late, only one of few rows may: a prompt's would hold up the first token."""
+    def _is_risky(self, now: float) -> bool:
+        """Whether all cores may hold up a block: while that is not proven yet, or for a while after
+        something was late, only one of few rows may try; a prompt's would delay the first token."""
         was_late = not self._calm_seconds and now < self._paused_until + self._pause
-        is_risky = self._is_same is None or was_late
-        is_free = not self._drafting and now >= max(self._paused_until, self._free_from)
-        return is_free and (rows <= self._few_rows or not is_risky)
+        return self._is_same is None or was_late
 
     def check(self) -> None:
         """A layer is done. If it is late, the rest of the block goes on with the usual number. (A
@@ -179,18 +183,13 @@ class Threads:
 
     def took(self, seconds: float) -> None:
         """The same, where others have looked at the clock."""
-        if self._uses_every and seconds > self._late_after:
+        if self._uses_every and seconds > self.patience:
             self._fall_back(self._clock(), seconds)
 
-    @property
-    def patience(self) -> float:
-        """Seconds after which a layer is late (0.0: none is)."""
-        return self._late_after if self._uses_every else 0.0
-
     def end(self) -> None:
-        """The forward is over, or was interrupted."""
-        if self._rows:
-            self._close(self._clock())
+        """The forward is over, or was interrupted. What is learnt of it can wait for the next one:
+        right now, all that is touched has to come from memory."""
+        self._ended = self._clock()
         self._set_threads(self.usual)
 
     # -- what others say -------------------------------------------------------------------------
@@ -206,7 +205,8 @@ class Threads:
         """It is not any more, once the forward that it is in the middle of has ended: a prompt that
         comes right after it would be read by fewer cores as a whole."""
         self._drafting -= 1
-        self._free_from = self._clock() + _DRAFT_SHARE * self._blocks_of(1).usual_seconds
+        resting = _DRAFT_SHARE * self._blocks_of(1).usual_seconds
+        self._free_from = max(self._paused_until, self._clock() + resting)
 
     @contextmanager
     def fixed(self, number: int) -> Iterator[None]:
@@ -278,8 +278,6 @@ class Threads:
 
     def _choose(self, rows: int, blocks: _Blocks) -> bool:
         """Whether a block takes all cores: by the last trial, or for a trial, in turns."""
-        usual_seconds = rows * blocks.usual_seconds
-        self._late_after = _LATE_SECONDS + _LATE_TIMES * usual_seconds / self._layers
         if blocks.gain is None and rows > self._few_rows:
             lone = self._blocks_of(1).gain
             if lone is not None and lone > 1.0:
@@ -323,8 +321,9 @@ class Threads:
             self._pause = min(max(_SHORTEST_PAUSE, _PAUSE_TIMES * lost, longer), longest)
             self._paused_until += self._pause
             self._credit = 0.0
+        self._free_from = max(self._free_from, self._paused_until)
         self._calm_seconds = 0.0
-        self._uses_every = False
+        self._uses_every, self.patience = False, 0.0
         self._rows = 0  # a block with both numbers says nothing of either
         self._set_threads(self.usual)
 
@@ -334,6 +333,7 @@ class Threads:
         if found is None:
             samples = _SAMPLES if rows <= self._few_rows else _SAMPLES_OF_MANY
             found = self._blocks[size] = _Blocks(rows, self._expected(rows) / rows, samples)
+        self._known[rows] = found
         return found
 
     @property
