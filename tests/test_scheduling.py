@@ -434,6 +434,21 @@ def test_where_nothing_repeats_plain_decoding_is_asked_seldom() -> None:
     assert len(seldom) < 0.7 * len(often)
 
 
+def test_the_next_answer_goes_on_with_a_turn_that_the_last_one_has_ended() -> None:
+    """Answers may be short, and what is done before the first token delays it."""
+    scheduler = Scheduler(("lookup", "ar"), {"ar": 100.0})
+    turn = scheduler.choose()
+    for place in range(TURN_STEPS - 5):
+        scheduler.learn(turn, place, 3, 0.01)
+    rest = scheduler.choose()
+    assert (rest.name, rest.steps, rest.settling) == (turn.name, 5, 0)
+    for place in range(5):
+        scheduler.learn(rest, place, 3, 0.01)
+    assert scheduler.choose().steps in (TURN_STEPS, TRIAL_STEPS)
+    # but not where it cannot run any more, nor with a trial
+    assert scheduler.choose(lambda name: name == "ar").name == "ar"
+
+
 def test_what_is_only_counted_counts() -> None:
     scheduler = Scheduler(("ar",), {"ar": 100.0})
     turn = scheduler.choose()

@@ -219,7 +219,7 @@ def decode_in_turns(
             made, learnt = [], int(len(tokens) == len(prompt))
             for step in steps:
                 made.append(step)
-                if turn.is_new:
+                if turn.in_doubt:
                     learn()
                 finish = step.finish
                 if finish is not None or len(made) >= turn.steps:

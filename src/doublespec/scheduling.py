@@ -38,6 +38,7 @@ _ALIKE = 0.99  # of plain decoding: worth it, for a method that is fast as soon 
 _DOUBTS = 4  # steps of a method that no trial compares, which say no more than not to know it
 _LONG_STEPS = 32  # of the leading method, compared with what one in hindsight would have settled
 _JUDGED_EVERY = 4  # turns, of which one is compared where the other method has lost so far
+_CLEARLY = 1.25  # times as fast as plain decoding: not in doubt, though new
 _SURE = 1.6  # standard errors by which a method must have gained: three trials alike are enough,
 _SURELY_SLOWER = 3.0  # or by which its latest steps must lose to plain decoding: nine alike,
 _LIKELY_SLOWER = 2.0  # four while nothing speaks for it yet: then little is lost by a mistake
@@ -46,7 +47,7 @@ _LIKELY_SLOWER = 2.0  # four while nothing speaks for it yet: then little is los
 @dataclass(slots=True)
 class Turn:
     """A method, for how many steps, how many of these, the first ones, are not measured, and up to
-    which one they tell something. Where it is new, what is learnt of a step may end it early.
+    which one they tell something. Where it is in doubt, what is learnt of a step may end it early.
 
     It is on trial if the method that leads could run as well. `judged`: whether to `compare` it,
     when it is over, with the method that can be judged in hindsight. `plain_rate`: tokens per
@@ -60,9 +61,10 @@ class Turn:
     telling: int
     leader: str
     judged: bool
-    on_trial: bool
-    is_new: bool
+    in_doubt: bool
     plain_rate: float
+    on_trial: bool = False
+    made: int = 0  # steps so far
     tokens: int = 0
     seconds: float = 0.0
     measured: int = 0
@@ -195,27 +197,36 @@ class Scheduler:
 
     def choose(self, can_run: Callable[[str], bool] = lambda name: True) -> Turn:
         """The next turn, with a method that can run now (plain decoding always can)."""
-        names = [name for name in self._records if can_run(name)]
         last = self._latest
+        if last and self._goes_on(last) and can_run(last.name):
+            left, telling = last.steps - last.made, max(0, last.telling - last.made)
+            self._latest = self._turn(last.name, left, 0, telling, judged=last.judged)
+            return self._latest
+        names = [name for name in self._records if can_run(name)]
         trial = last if last and last.on_trial else None
         if trial and trial.instead and not self._tells_in_hindsight(trial):
             self._records[trial.name].add_trial(trial.tokens, trial.instead)
         best = self._best(names)
         other = None if trial else self._worth_a_trial(names, best)
         name = other or best
+        steps = self._trial_steps if other else self._turn_steps
         settling = SETTLING_STEPS if last and name != last.name else 0
-        self._latest = Turn(
-            name,
-            self._trial_steps if other else self._turn_steps,
-            settling,
-            settling + TURN_STEPS,
-            self._leader,
-            judged=self._is_judged(name, is_trial=other is not None),
-            on_trial=other is not None,
-            is_new=name != self._in_hindsight and self._records[name].is_new,
-            plain_rate=max((self._rate(known) for known in self._expected), default=0.0),
-        )
+        judged = self._is_judged(name, is_trial=other is not None)
+        self._latest = self._turn(name, steps, settling, settling + TURN_STEPS, judged=judged)
+        self._latest.on_trial = other is not None
         return self._latest
+
+    def _goes_on(self, turn: Turn) -> bool:
+        """Whether there is nothing to choose yet: of a turn of the leading method the answer has
+        ended first. Answers may be short, and what is done before the first token delays it."""
+        return turn.made < turn.steps and turn.name == self._leader and not turn.on_trial
+
+    def _turn(self, name: str, steps: int, settling: int, telling: int, *, judged: bool) -> Turn:
+        plain_rate = max((self._rate(known) for known in self._expected), default=0.0)
+        record = self._records[name]
+        in_doubt = record.is_new and record.near_rate < _CLEARLY * plain_rate
+        in_doubt = in_doubt and name != self._in_hindsight
+        return Turn(name, steps, settling, telling, self._leader, judged, in_doubt, plain_rate)
 
     def learn(
         self, turn: Turn, place: int, tokens: int, seconds: float, slowness: float = 1.0
@@ -229,6 +240,7 @@ class Scheduler:
             seconds = min(seconds, _LONGEST_STEP * self._seconds / self._steps)
         self._steps += 1
         self._seconds += seconds
+        turn.made = place + 1
         record.tried_at = self._steps
         record.steps += 1
         if near and (place < turn.settling or (turn.on_trial and not turn.judged)):
@@ -246,7 +258,7 @@ class Scheduler:
             if turn.name == self._leader:
                 led, plain, steps = record.led
                 record.led = led + tokens, plain + turn.plain_rate * seconds, steps + 1
-            if turn.is_new and self._lags(turn.name):
+            if turn.in_doubt and self._lags(turn.name):
                 turn.steps = place + 1
         self._fade(self._steps - 1)
 
@@ -268,6 +280,7 @@ class Scheduler:
         before = self._steps
         self._steps += steps
         self._seconds += seconds
+        turn.made += steps
         self._records[turn.name].steps += steps
         self._records[turn.name].tried_at = self._steps
         self._fade(before)
