@@ -224,7 +224,8 @@ def test_generate_records_and_trace_draws(tmp_path: Path) -> None:
     run = run_command("trace", str(path), "--steps", "3", *outputs)
     assert run.returncode == 0, run.stderr
     assert "sd: bundled, drafted by bundled" in run.stdout
-    assert re.search("draft .*[├┤]", run.stdout)  # a short one shows its end only
+    # one that is short beside the rest shows its end only, or how many tokens it made
+    assert re.search(r"draft  .*[├┤\d]", run.stdout)
     assert json.loads((tmp_path / "a.chrome").read_text())["otherData"]["method"] == "sd"
     assert (tmp_path / "a.svg").stat().st_size > 1000
     assert (tmp_path / "a.png").stat().st_size > 1000
