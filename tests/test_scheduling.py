@@ -444,9 +444,20 @@ def test_the_next_answer_goes_on_with_a_turn_that_the_last_one_has_ended() -> No
     assert (rest.name, rest.steps, rest.settling) == (turn.name, 5, 0)
     for place in range(5):
         scheduler.learn(rest, place, 3, 0.01)
-    assert scheduler.choose().steps in (TURN_STEPS, TRIAL_STEPS)
-    # but not where it cannot run any more, nor with a trial
-    assert scheduler.choose(lambda name: name == "ar").name == "ar"
+    assert scheduler.choose().steps == TURN_STEPS
+    assert scheduler.choose(lambda name: name == "ar").name == "ar"  # the other one cannot run now
+
+
+def test_no_answer_goes_on_with_a_trial() -> None:
+    scheduler = Scheduler(("lookup", "double", "ar"), {"ar": 100.0})
+    turn = scheduler.choose()
+    while not turn.on_trial:
+        for place in _places(turn):
+            scheduler.learn(turn, place, 3, 0.01)
+        turn = scheduler.choose()
+    scheduler.learn(turn, 0, 3, 0.01)  # and the answer is over
+    after = scheduler.choose()
+    assert (after.name, after.steps, after.on_trial) == ("lookup", TURN_STEPS, False)
 
 
 def test_what_is_only_counted_counts() -> None:
