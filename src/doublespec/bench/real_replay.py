@@ -8,7 +8,7 @@ choice that follows reads as much, and waits for the device as long, as any.
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import count
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from doublespec.bench.race import REPLAYED
-from doublespec.bench.replay import Script, draft_choices
+from doublespec.bench.replay import MOST_WRONG, Script, draft_choices
 from doublespec.bench.traces import Trace, read_traces, trace_files, with_agreement
 from doublespec.errors import ConfigError
 from doublespec.models.base import (
@@ -89,24 +89,25 @@ class Replays:
         """Wrong where the trace says so, and after any text but the true one."""
         return Replaying(model, self._scripts(self._draft_choices))
 
-    def _draft_choices(self, trace: Trace, wrong: int) -> Choices:
+    def _draft_choices(self, trace: Trace, wrong: Sequence[int]) -> Choices:
         return draft_choices(trace, trace.answer, wrong, SECOND_CHOICE, self.seed)
 
-    def _scripts(self, choices: Callable[[Trace, int], Choices]) -> Scripts:
+    def _scripts(self, choices: Callable[[Trace, Sequence[int]], Choices]) -> Scripts:
         scripts = {}
         for traces in self.read().values():
             for trace in traces:
                 wrong = self._wrong(trace)
                 rows = torch.tensor(choices(trace, wrong))  # (answer, 2)
                 text = [*trace.prompt, *trace.answer]
-                scripts[trace.prompt] = Script(text, rows, torch.tensor([[wrong, wrong]]))
+                scripts[trace.prompt] = Script(text, rows, torch.tensor([[w, w] for w in wrong]))
         return scripts
 
-    def _wrong(self, trace: Trace) -> int:
-        """A token that is never right in this answer."""
+    def _wrong(self, trace: Trace) -> list[int]:
+        """Tokens that are never right in this answer."""
         used = {*trace.prompt, *trace.answer}
-        wrong = next(token for token in count() if token not in used)
-        if wrong >= self.vocab_size:
+        unused = (token for token in range(self.vocab_size) if token not in used)
+        wrong = list(islice(unused, MOST_WRONG))
+        if not wrong:
             raise ConfigError(
                 f"the answer {trace.id} uses all {self.vocab_size} tokens of the vocabulary, so "
                 "that a draft could not be wrong in it; replay others"
@@ -114,8 +115,8 @@ class Replays:
         return wrong
 
 
-def _target_choices(trace: Trace, wrong: int) -> Choices:
-    return [(token, wrong) for token in trace.answer]
+def _target_choices(trace: Trace, wrong: Sequence[int]) -> Choices:
+    return [(token, wrong[0]) for token in trace.answer]
 
 
 class Replaying:

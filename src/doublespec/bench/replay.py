@@ -1,8 +1,8 @@
 """Models that replay a trace, in virtual time: the loops and methods cannot tell them from real
 ones. Knows no methods.
 
-A replayed model's logits are one-hot rows over the few tokens of its own trace (and one token that
-is never right), so that a forward costs microseconds and choosing is the same code as ever.
+A replayed model's logits are one-hot rows over the few tokens of its own trace (and some that are
+never right), so that a forward costs microseconds and choosing is the same code as ever.
 """
 
 import random
@@ -14,6 +14,8 @@ from torch import Tensor
 from doublespec.bench.traces import Trace
 from doublespec.models.base import Branch
 from doublespec.tokens import Tokens, common_prefix
+
+MOST_WRONG = 128  # tokens that are never right: a draft off the text repeats none, as text would
 
 
 class Replay:
@@ -27,13 +29,13 @@ class Replay:
         ids = {token: i for i, token in enumerate(dict.fromkeys(trace.prompt + trace.answer))}
         self.prompt = [ids[token] for token in trace.prompt]
         self.answer = [ids[token] for token in trace.answer]
-        wrong = len(ids)
+        wrong = range(len(ids), len(ids) + MOST_WRONG)
         self._text = [*self.prompt, *self.answer]
-        self._target = _one_hot(self.answer, wrong + 1)
-        self._wrong = _one_hot([wrong], wrong + 1)
+        self._target = _one_hot(self.answer, wrong.stop)
+        self._wrong = _one_hot(wrong, wrong.stop)
         rows = draft_choices(trace, self.answer, wrong, second, seed)
-        self._draft = _one_hot([second for _, second in rows], wrong + 1)
-        self._draft += 2 * _one_hot([first for first, _ in rows], wrong + 1)
+        self._draft = _one_hot([second for _, second in rows], wrong.stop)
+        self._draft += 2 * _one_hot([first for first, _ in rows], wrong.stop)
 
     def target(self) -> "ReplayedModel":
         """The target: right everywhere."""
@@ -45,21 +47,26 @@ class Replay:
 
 
 def draft_choices(
-    trace: Trace, answer: Tokens, wrong: int, second: float, seed: int
+    trace: Trace, answer: Tokens, wrong: Sequence[int], second: float, seed: int
 ) -> list[tuple[int, int]]:
-    """A draft's first and second choice at each place of a trace's answer, `wrong` being the token
-    that is never right: the first is right where the trace says so, else the second is in a share
-    `second` of the places. Same seed, same places."""
+    """A draft's first and second choice at each place of a trace's answer, `wrong` being tokens
+    that are never right, in the order of positions: the first is right where the trace says so,
+    else the second is in a share `second` of the places. Same seed, same places."""
     chance = random.Random(f"{seed} {trace.id}")
-    return [
-        (token, wrong) if agrees else (wrong, token if chance.random() < second else wrong)
-        for token, agrees in zip(answer, trace.agrees, strict=True)
-    ]
+    choices = []
+    for place, (token, agrees) in enumerate(zip(answer, trace.agrees, strict=True)):
+        other = wrong[(len(trace.prompt) + place) % len(wrong)]
+        if agrees:
+            choices.append((token, other))
+        else:
+            choices.append((other, token if chance.random() < second else other))
+    return choices
 
 
 class Script:
     """What a model chooses along a text: `choices` has a row for each of its last places, and after
-    any other text the row `wrong` holds. `num_rows` are those that the last forward cost."""
+    any other text the rows of `wrong` hold, one position after the other. `num_rows` are those that
+    the last forward cost."""
 
     def __init__(self, text: list[int], choices: Tensor, wrong: Tensor) -> None:
         self._text = text
@@ -81,7 +88,7 @@ class Script:
         self._follow(tokens, last)
         start = len(tokens) - last + 1  # position that the first row predicts
         if self._true < start:
-            return self._wrong.expand(last, -1)
+            return self._wrong_rows(start, last)
         return self._choices[start - self._first : len(tokens) + 1 - self._first]
 
     def branch_rows(self, branches: Sequence[Branch]) -> Tensor:
@@ -94,8 +101,12 @@ class Script:
     def _branch_row(self, branch: Branch) -> Tensor:
         is_true = branch.start <= self._true and self._first <= branch.stop < len(self._text)
         if not is_true or self._text[branch.start : branch.stop] != list(branch.tokens):
-            return self._wrong
+            return self._wrong_rows(branch.stop, 1)
         return self._choices[branch.stop - self._first][None]
+
+    def _wrong_rows(self, start: int, count: int) -> Tensor:
+        """For so many positions from `start` on."""
+        return self._wrong[torch.arange(start, start + count) % len(self._wrong)]
 
     def _follow(self, tokens: list[int], last: int) -> None:
         """Takes over a text: how much of it is the true one, and how many rows it costs (what the
@@ -137,6 +148,6 @@ class ReplayedModel:
         return self._script.rows(tokens, last), self._script.branch_rows(branches)
 
 
-def _one_hot(ids: list[int], size: int) -> Tensor:
+def _one_hot(ids: Sequence[int], size: int) -> Tensor:
     rows = torch.zeros(len(ids), size, dtype=torch.uint8)
     return rows.scatter_(1, torch.tensor(ids)[:, None], 1)
