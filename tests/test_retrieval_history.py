@@ -51,6 +51,8 @@ def test_history_finds_the_longest_match_of_a_scan(kept: list[Text], text: Text)
         history.add(tokens)
     match = history.index().lookup(text, 4)
     assert (0 if match is None else match.depth) == longest_by_scan(kept, text)
+    assert history.index().may_know(text) == (longest_by_scan(kept, text) >= 4)
+    assert not history.index("another").may_know(text)
     if match is not None:
         found = [*text[len(text) - match.depth :], *match.tokens]
         spans = [other[i : i + len(found)] for other in kept for i in range(len(other))]

@@ -5,6 +5,7 @@ import pytest
 from doublespec.retrieval.base import Match
 from doublespec.retrieval.context import ContextIndex, EditIndex, RequestText, context_sources
 from doublespec.retrieval.expectation import Expectation, drafted_ahead
+from doublespec.retrieval.history import History
 from doublespec.retrieval.layered import LayeredIndex, Sources
 from doublespec.tokens import Tokens
 
@@ -209,6 +210,35 @@ def test_it_looks_at_once_where_the_end_of_the_text_was_seen_before() -> None:
         text.append(7777 + stop)
         index.lookup(text[:stop], 96)
     assert source.asked - before < 42
+
+
+def test_it_looks_at_once_where_an_earlier_answer_had_the_end_of_the_text() -> None:
+    """And whether that pays says nothing of copies in the text itself."""
+    history = History()
+    earlier = list(range(100, 260))
+    history.add(earlier)
+    source = _Counting(None)
+    index = LayeredIndex([source, ContextIndex(), history.index()], asking_cost=0.2)
+    text = list(range(1000, 1400))
+    for stop in range(1, 400):
+        index.lookup(text[:stop], 96)
+    for number in range(40):  # what follows is never what followed there
+        text += [*earlier[4 * number : 4 * number + 4], 5000 + number]
+        for stop in range(len(text) - 4, len(text) + 1):
+            index.lookup(text[:stop], 96)
+    text += text[100:140]
+    before = source.asked
+    for stop in range(len(text) - 36, len(text)):
+        assert index.lookup(text[:stop], 96)
+    assert source.asked - before == 36
+    again = LayeredIndex([source, ContextIndex(), history.index()], asking_cost=0.2)
+    for stop in range(1, 400):
+        again.lookup(text[:stop], 96)
+    text = text[:400] + earlier
+    before = source.asked
+    for stop in range(404, 440):  # four tokens of the answer are there
+        assert again.lookup(text[:stop], 96)
+    assert source.asked - before == 36
 
 
 class Counting(FixedIndex):

@@ -13,7 +13,8 @@ from doublespec.tokens import Tokens
 OPEN_SIZES = (8, 4)  # n-grams whose match may be longer: each place has to be measured
 SIZES = (*OPEN_SIZES, 3, 2, 1)  # without a gap up to 4, so that those below are just as long
 MOST_VISITS = 1000  # places looked at for the longest match: a bound for text in a loop
-_FEW_VISITS = 4  # to say whether there is one of some length
+QUICK_SIZE = 4  # of an n-gram that was seen before: then a lookup is likely to be worth it
+FEW_VISITS = 4  # to say whether there is one
 MOST_PLACES = 4  # more choose no better: see docs/retrieval.md
 
 
@@ -74,11 +75,10 @@ class Chains:
         self._tables = tables(self._ids, self._levels)
 
     def ends_as_before(self) -> bool:
-        """Whether the last tokens, an n-gram of the shorter open size, occurred before (it looks at
-        a few places only)."""
-        size, _, before = self._levels[1]
+        """Whether the last QUICK_SIZE tokens occurred before (it looks at a few places only)."""
+        size, _, before = self._levels[SIZES.index(QUICK_SIZE)]
         tokens, place = self.tokens, before[len(self.tokens)]
-        for _ in range(_FEW_VISITS):
+        for _ in range(FEW_VISITS):
             if place < size:
                 return False
             if tokens[place - size : place] == tokens[-size:]:

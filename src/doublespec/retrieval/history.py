@@ -11,6 +11,7 @@ from pathlib import Path
 from doublespec.errors import DatastoreError
 from doublespec.mutex import Mutex
 from doublespec.retrieval.base import Match
+from doublespec.retrieval.chains import QUICK_SIZE
 from doublespec.retrieval.files import replacing
 from doublespec.retrieval.shared import MOST_DEPTH, SharedTexts
 from doublespec.tokens import Tokens
@@ -114,6 +115,11 @@ class TenantIndex:
     def __init__(self, texts: SharedTexts, number: int) -> None:
         self._texts = texts
         self._number = number
+
+    def may_know(self, tokens: Tokens) -> bool:
+        """See `base.py`."""
+        end = list(tokens[-QUICK_SIZE:])
+        return len(end) == QUICK_SIZE and self._texts.may_know(end, self._number)
 
     def lookup(self, tokens: Tokens, limit: int) -> Match | None:
         """What followed the longest suffix of `tokens` in an earlier text."""

@@ -2,10 +2,11 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 from doublespec.ratio import Ratio
-from doublespec.retrieval.base import Match, TokenIndex, is_quick
+from doublespec.retrieval.base import Match, QuickIndex, TokenIndex, is_quick
 from doublespec.retrieval.expectation import NOTHING, Ahead, Expectation, Run
 from doublespec.tokens import Tokens, common_prefix
 
@@ -72,10 +73,10 @@ class Sources:
         self._asked = _NEVER
         self._found: list[Match] = []
 
-    def may_know(self, tokens: Tokens) -> bool:
-        """Whether one of them, of those that say it at almost no cost, has likely seen the end of
-        a text before."""
-        return any(source.may_know(tokens) for source in self._quick)
+    def promising(self, tokens: Tokens) -> QuickIndex | None:
+        """The first of those that say at almost no cost whether they have likely seen the end of a
+        text before, and have."""
+        return next((source for source in self._quick if source.may_know(tokens)), None)
 
     def find(self, tokens: Tokens, limit: int) -> list[Match]:
         """A run of at most `limit` tokens from each that has one."""
@@ -100,7 +101,7 @@ class LayeredIndex:
     How far runs hold it learns from the texts themselves, source by source: the next text it is
     handed says what followed the last one, also where the run was not shown. So it learns, too, how
     much time runs gain: while that is less than it takes to look for them, it seldom does. Where a
-    source has likely seen the end of the text before, that is learnt for itself.
+    source has likely seen the end of the text before, that is learnt for itself, for each source.
     """
 
     def __init__(
@@ -114,7 +115,8 @@ class LayeredIndex:
         self._sources = sources if isinstance(sources, Sources) else Sources(sources)
         self._barren = 0  # lookups since one promised much
         self._asks_always = asking_cost <= _NEGLIGIBLE
-        self._promising, self._other = Asking(asking_cost), Asking(asking_cost)
+        # Of lookups that a source promises something of, and (None) of others.
+        self._asking = defaultdict[QuickIndex | None, Asking](partial(Asking, asking_cost))
         self._costs = list(row_costs) or [1.0 + ROW_COST * n for n in range(LONGEST_RUN + 1)]
         self._expectations: defaultdict[str, Expectation] = defaultdict(Expectation)
         self._asked: Asked | None = None
@@ -123,7 +125,7 @@ class LayeredIndex:
         """The run of the best source, as much of it as pays behind what is shown `ahead` of it
         (the last of `tokens`)."""
         self._learn(tokens)
-        asking = self._other if self._asks_always else self._kind_of(tokens)
+        asking = self._asking[None if self._asks_always else self._promising(tokens)]
         if not self._asks_always and not asking.is_due():
             return None
         most = min(limit, len(self._costs) - 1 - ahead.shown)
@@ -139,16 +141,16 @@ class LayeredIndex:
         self._asked = Asked(asking, len(tokens), tokens[-TAIL:], matches, shown, worth, costs)
         return best._replace(tokens=shown, rate=rate) if best is not None and shown else None
 
-    def _kind_of(self, tokens: Tokens) -> Asking:
-        """The kind of a lookup for a text. Where nothing has promised much for long, even that is
-        looked at in few steps only."""
+    def _promising(self, tokens: Tokens) -> QuickIndex | None:
+        """The source that promises something of a lookup. Where none has promised anything for
+        long, even that is looked at in few steps only."""
         self._barren += 1
         if self._barren > _BARREN and self._barren % _SELDOM:
-            return self._other
-        if not self._sources.may_know(tokens):
-            return self._other
-        self._barren = 0
-        return self._promising
+            return None
+        source = self._sources.promising(tokens)
+        if source is not None:
+            self._barren = 0
+        return source
 
     def _learn(self, tokens: Tokens) -> None:
         """Compare what was found last with what the text has become."""

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from itertools import islice
 
 from doublespec.retrieval.base import Match
-from doublespec.retrieval.chains import MOST_PLACES, OPEN_SIZES, SIZES
+from doublespec.retrieval.chains import FEW_VISITS, MOST_PLACES, OPEN_SIZES, QUICK_SIZE, SIZES
 from doublespec.retrieval.ranking import WINDOW, most_alike
 from doublespec.tokens import common_prefix
 
@@ -67,6 +67,11 @@ class SharedTexts:
         halves = sorted(self.halves, key=_generation, reverse=True)
         found = [half.lookup(text, limit, owner) for half in halves]
         return max(filter(None, found), key=_depth, default=None)
+
+    def may_know(self, end: list[int], owner: int) -> bool:
+        """Whether the last of QUICK_SIZE tokens or more stand in a text of an owner (a few places
+        are looked at)."""
+        return any(half.may_know(end, owner) for half in self.halves)
 
     def texts(self) -> Iterator[tuple[int, list[int]]]:
         """All texts with their owners, the oldest first."""
@@ -132,6 +137,20 @@ class Half:
         if self._state[0] != generation or not run:
             return None  # it was emptied meanwhile, and may hold another owner's text
         return Match(tuple(run), depth, "history", choice.likeness, choice.share)
+
+    def may_know(self, end: list[int], owner: int) -> bool:
+        """Whether a text of an owner has the last of `end`, of which there are enough."""
+        size, last, before = self._levels[SIZES.index(QUICK_SIZE)]
+        ngram, length = end[-size:], self._state[1]
+        place = last[hash((owner, *ngram)) & self._mask]
+        for _ in range(FEW_VISITS):
+            if not size <= place < length:
+                return False
+            is_own = self._owners[place] == owner
+            if is_own and self._tokens[place - size : place].tolist() == ngram:
+                return True
+            place = before[place]
+        return False
 
     def texts(self) -> Iterator[tuple[int, list[int]]]:
         tokens, start = self._tokens[: self._state[1]].tolist(), 0
