@@ -44,6 +44,12 @@ def longest_by_scan(text: Text) -> tuple[int, list[int]]:
     return deepest, [stop for stop, depth in depths.items() if depth == deepest > 0]
 
 
+def going_on(text: Text, stop: int, depth: int, limit: int) -> Text:
+    """What followed a stop; where the text ends sooner, and has repeated all of that, once more."""
+    run = text[stop : stop + limit]
+    return (run * limit)[:limit] if len(run) <= depth else run
+
+
 def published_by_scan(text: Text, limit: int) -> tuple[Text, int] | None:
     """The published search: n-grams of 3, 2, 1 tokens, the first match in the text."""
     for size in (3, 2, 1):
@@ -66,7 +72,16 @@ def test_context_index_finds_the_longest_match_of_a_scan(
             assert depth == 0
         else:
             assert match.depth == depth
-            assert list(match.tokens) in [text[stop : stop + 5] for stop in stops[:MOST_PLACES]]
+            runs = [going_on(text, stop, depth, 5) for stop in stops[:MOST_PLACES]]
+            assert list(match.tokens) in runs
+
+
+def test_a_text_that_goes_round_is_expected_to_go_on_so() -> None:
+    once, twice = [9, 1, 2, 3, 1], [9, 1, 2, 3, 1, 2, 3]
+    for text, run in ((once, (2, 3, 1)), (twice, (1, 2, 3, 1, 2, 3, 1, 2))):
+        match = ContextIndex().lookup(text, 8)
+        assert match is not None
+        assert match.tokens == run
 
 
 @settings(max_examples=100, deadline=None)

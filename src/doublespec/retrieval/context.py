@@ -113,7 +113,8 @@ class RequestText:
 class ContextIndex:
     """The longest suffix of the text that occurred in it before, of any length.
 
-    Of equally long matches it follows the one most like the text's end (`ranking`).
+    Of equally long matches it follows the one most like the text's end (`ranking`). A text that
+    has gone round in a circle is expected to go on so: the run may be longer than the circle.
     """
 
     def __init__(self, text: RequestText | None = None) -> None:
@@ -131,6 +132,8 @@ class ContextIndex:
         if not stops or limit < 1:
             return None
         run, choice = follow_most_alike(text, text, stops, limit)
+        if len(run) < min(limit, depth + 1):  # it ends with the text, which repeated all of it
+            run = (run * (limit // len(run) + 1))[:limit]
         return Match(tuple(run), depth, "context", choice.likeness, choice.share)
 
 
