@@ -1,5 +1,7 @@
 """Where a serial draft is left out for a retrieved run."""
 
+from time import perf_counter
+
 import pytest
 
 from doublespec import LLM, engine
@@ -9,7 +11,8 @@ from doublespec.bench.simulate import Outcome, plans, simulate
 from doublespec.bench.traces import Trace
 from doublespec.config import PRESETS, RetrievalSettings, Settings
 from doublespec.decoding import decode_serial
-from doublespec.drafting.choice import DraftUnlessRun, RunOrDraft
+from doublespec.drafting.base import Drafter, NoDrafter
+from doublespec.drafting.choice import Clock, DraftUnlessRun, RunOrDraft
 from doublespec.drafting.confident import ConfidentDrafter
 from doublespec.drafting.model import ModelDrafter
 from doublespec.drafting.recipe import goes_on_by_itself
@@ -38,12 +41,27 @@ class Promising:
 
 
 class Counting:
-    def __init__(self) -> None:
+    """Drafts two tokens by virtual time."""
+
+    def __init__(self, seconds: float = 0.0) -> None:
         self.asked = 0
+        self.now = 0.0
+        self.seconds = seconds
 
     def propose(self, tokens: Tokens, limit: int, request: Request) -> list[int]:
+        if limit <= 0:
+            return []
         self.asked += 1
+        self.now += self.seconds
         return [1, 2]
+
+    def clock(self) -> float:
+        return self.now
+
+
+def either(drafter: Drafter, choice: RunOrDraft, clock: Clock = lambda: 0.0) -> DraftUnlessRun:
+    """For whatever tenant, with forwards of the target that take a second."""
+    return DraftUnlessRun(drafter, lambda tenant: choice, clock, 1.0)
 
 
 def test_a_draft_is_left_out_where_a_run_promises_more_in_the_time() -> None:
@@ -51,35 +69,73 @@ def test_a_draft_is_left_out_where_a_run_promises_more_in_the_time() -> None:
     for rate, asked in ((0.0, 1), (1.5, 1), (3.0, 0)):
         drafter = Counting()
         choice = RunOrDraft(Promising(rate), steps=4, seconds=1.0)
-        guess = DraftUnlessRun(drafter, lambda tenant, c=choice: c).propose([5], 9, REQUEST)
+        guess = either(drafter, choice).propose([5], 9, REQUEST)
         assert (guess == [], drafter.asked) == (asked == 0, asked)
     assert not RunOrDraft(Promising(9.0), 4, 1.0).takes_run([5], 0), "no room for a run"
 
 
 def test_what_a_draft_settles_is_learnt_from_the_text() -> None:
-    index = Promising(0.0)
+    index, drafter = Promising(0.0), Counting()
     choice, text = RunOrDraft(index, steps=4, seconds=0.0), [1, 2, 3]
-    for new in ([4] * 12,) * 40:
-        choice.takes_run(text, 9)
-        text = text + new
+    draft = either(drafter, choice)
+    for _ in range(40):
+        draft.propose(text, 9, REQUEST)
+        text += [4] * 12
     index.rate = 6.0
-    assert not choice.takes_run(text, 9), "the draft settles 12 tokens a step"
+    assert draft.propose(text, 9, REQUEST), "the draft settles 12 tokens a step"
     index.rate = 0.0
     for _ in range(100):
-        choice.takes_run(text, 9)
-        text = [*text, 5]
+        draft.propose(text, 9, REQUEST)
+        text += [5]
     index.rate = 6.0
-    assert choice.takes_run(text, 9), "and then one"
+    assert not draft.propose(text, 9, REQUEST), "and then one"
 
 
-def test_another_text_teaches_nothing() -> None:
-    choice = RunOrDraft(Promising(0.0), steps=1, seconds=0.0)
-    for i in range(200):
-        choice.takes_run([i] * 20, 9)
-        choice.takes_run([i + 1] * 50, 9)
-    assert RunOrDraft(Promising(3.0), steps=1, seconds=0.0).takes_run([1], 9)
-    choice._index = Promising(3.0)
-    assert choice.takes_run([1], 9), "a draft is believed to settle 1.7 tokens, as at first"
+def test_what_a_draft_takes_is_measured() -> None:
+    """Of 12 tokens a step 12 in one forward, in two, and with two rows of half a one in three."""
+    for seconds, row_cost, rate in ((0.0, 0.0, 12.0), (1.0, 0.0, 6.0), (1.0, 0.5, 4.0)):
+        drafter = Counting(seconds)
+        choice, text = RunOrDraft(Promising(0.0), 4, 0.5, row_cost), [1, 2, 3]
+        draft = either(drafter, choice, drafter.clock)
+        for _ in range(500):
+            draft.propose(text, 9, REQUEST)
+            text += [4] * 12
+        assert choice.rate == pytest.approx(rate, rel=0.05)
+
+
+def test_what_held_up_a_draft_once_is_not_what_drafts_take() -> None:
+    drafter = Counting(1.0)
+    choice, text = RunOrDraft(Promising(0.0), 4, 1.0), [1, 2, 3]
+    draft = either(drafter, choice, drafter.clock)
+    rates = []
+    for number in range(50):
+        drafter.seconds = 1000.0 if number == 40 else 1.0
+        draft.propose(text, 9, REQUEST)
+        text += [4] * 4
+        rates.append(choice.rate)
+    assert min(rates[40:]) > 0.9 * rates[40]
+
+
+@pytest.mark.parametrize("between", ["a run", "another method"])
+def test_only_the_step_that_was_shown_a_draft_teaches_what_it_settles(between: str) -> None:
+    """What others settle before the next draft is not its own."""
+    index = Promising(0.0)
+    confident = ConfidentDrafter(ToyModel(), NoDrafter(), 1.0)
+    choice, text = RunOrDraft(index, steps=1, seconds=1.0), [1, 2, 3]
+    draft = either(confident, choice)
+    for _ in range(200):
+        index.rate = 0.0
+        draft.propose(text, 9, REQUEST)
+        text += [4, 5]
+        index.rate = 99.0
+        if between == "another method":
+            text = text.copy()
+        else:
+            assert not draft.propose(text, 9, REQUEST)
+        text += [6] * 50
+    assert choice.rate <= 2.0
+    if between == "another method":
+        assert confident._settled / confident._spent <= 2.0
 
 
 def test_published_searches_promise_nothing() -> None:
@@ -97,7 +153,7 @@ def test_a_step_that_shows_a_run_has_nothing_drafted() -> None:
     steps = list(
         decode_serial(
             ToyModel(8),
-            DraftUnlessRun(drafter, choice),
+            DraftUnlessRun(drafter, choice, perf_counter, 1.0),
             side.lookup(),
             [1, 2, 3],
             REQUEST,
@@ -131,7 +187,7 @@ def test_a_draft_in_this_process_searches_what_the_target_has_searched(
         ConfidentDrafter(ToyModel(8), helper, seconds=0.1),
     ):
         found.clear()
-        assert DraftUnlessRun(drafter, choice).propose([1, 2, 3], 6, REQUEST)
+        assert DraftUnlessRun(drafter, choice, perf_counter, 1.0).propose([1, 2, 3], 6, REQUEST)
         assert found.count(3) == 1
         assert len(found) > 1, "behind its own first choice the draft searches itself"
 

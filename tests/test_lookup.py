@@ -1,5 +1,7 @@
 """Retrieved runs alone and behind a draft."""
 
+import pytest
+
 from doublespec.drafting.lookup import LookupDrafter, WeighingDrafter, worth_showing
 from doublespec.retrieval.base import Match
 from doublespec.retrieval.expectation import NOTHING, Ahead
@@ -13,16 +15,18 @@ RUN = (7, 8, 9, 7, 8, 9)
 
 
 class Fixed(LayeredIndex):
-    """Finds the same run after every text."""
+    """Finds the same run after every text, of which a step is said to settle `rate` tokens in the
+    time of a forward."""
 
-    def __init__(self, run: tuple[int, ...] = RUN) -> None:
+    def __init__(self, run: tuple[int, ...] = RUN, rate: float = 0.0) -> None:
         super().__init__([])
         self._run = run
+        self._rate = rate
         self.ahead: list[Ahead] = []
 
     def lookup(self, tokens: Tokens, limit: int, ahead: Ahead = NOTHING) -> Match | None:
         self.ahead.append(ahead)
-        return Match(self._run[:limit], 9, "made up") if self._run else None
+        return Match(self._run[:limit], 9, "made up", rate=self._rate) if self._run else None
 
 
 def _follow(drafter: WeighingDrafter, drafted: list[int], new: list[int], steps: int) -> list[int]:
@@ -42,8 +46,30 @@ def test_a_guess_is_a_draft_and_a_run_within_the_limit() -> None:
         assert drafter.complete(PROMPT, [], 3, REQUEST) == ([7, 8, 9], 0)
 
 
+@pytest.mark.parametrize(
+    ("rate", "guess"),
+    [
+        (2.0, ([5, 6], 2)),  # the draft settles 1 + 0.8 + 0.64 tokens
+        (4.0, ([7, 8, 9, 7], 0)),
+    ],
+)
+def test_a_run_that_departs_from_a_draft_is_shown_if_it_promises_more(
+    rate: float, guess: tuple[list[int], int]
+) -> None:
+    drafter = WeighingDrafter(Fixed(()), 4, alone=Fixed(rate=rate))
+    assert drafter.complete(PROMPT, [5, 6], 24, REQUEST) == guess
+    assert drafter.complete(PROMPT, [7, 8], 24, REQUEST) == ([7, 8], 2), "it says the same"
+    assert drafter.complete(PROMPT, [7], 1, REQUEST) == ([7], 1), "it says the same so far"
+
+
+def test_what_stands_behind_a_draft_counts_for_it() -> None:
+    for behind, num_drafted in ((4.0, 2), (3.0, 0)):
+        drafter = WeighingDrafter(Fixed(rate=behind), 4, alone=Fixed(rate=4.0))
+        assert drafter.complete(PROMPT, [5, 6], 24, REQUEST).num_drafted == num_drafted
+
+
 def test_a_draft_that_is_hardly_ever_kept_gives_way_to_a_run_until_it_is_right() -> None:
-    drafter = WeighingDrafter(Fixed(), 4)
+    drafter = WeighingDrafter(Fixed(()), 4, alone=Fixed(rate=2.0))
     text = _follow(drafter, [5, 6], [4], steps=40)
     assert drafter.complete(text, [5, 6], 24, REQUEST) == ([7, 8, 9, 7], 0)
     text = _follow(drafter, [5, 6], [5, 6, 4], steps=40)
@@ -51,7 +77,7 @@ def test_a_draft_that_is_hardly_ever_kept_gives_way_to_a_run_until_it_is_right()
 
 
 def test_a_bad_draft_is_shown_where_nothing_is_retrieved() -> None:
-    drafter = WeighingDrafter(Fixed(()), 4)
+    drafter = WeighingDrafter(Fixed(()), 4, alone=Fixed(()))
     text = _follow(drafter, [5, 6], [4], steps=40)
     assert drafter.complete(text, [5, 6], 24, REQUEST) == ([5, 6], 2)
 

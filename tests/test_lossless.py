@@ -81,7 +81,9 @@ class ToyParts:
         helper = self.lookup() if retrieval else NoDrafter()
         drafter = ModelDrafter(self._draft, self._gamma, helper)
         choice = Retrieval(RetrievalSettings()).choice(self._gamma, 0.1 * self._gamma)
-        return DraftUnlessRun(drafter, choice) if retrieval and choice else drafter
+        if choice is None or not retrieval:
+            return drafter
+        return DraftUnlessRun(drafter, choice, self.clock, 0.001)
 
     def background(self, *, retrieval: bool) -> BackgroundDrafter:
         helper = self.lookup() if retrieval else NoDrafter()

@@ -223,7 +223,9 @@ class Engine:
         )
         row_cost = self.cost.row_share(beside=False)
         choice = None if retrieval is None else target_side.choice(steps, seconds, row_cost)
-        return drafter if choice is None else DraftUnlessRun(drafter, choice)
+        if choice is None:
+            return drafter
+        return DraftUnlessRun(drafter, choice, perf_counter, target_seconds)
 
     def background(self) -> RemoteDrafter:
         """The draft beside the target, of the kind that the settings name; one for all methods."""
@@ -363,8 +365,9 @@ class _Parts:
 
     def lookup(self, behind: DraftKind | None = None) -> Completer:
         if behind not in self._lookups:
-            row_cost = self._engine.cost.row_share(beside=behind == "beside")
-            self._lookups[behind] = self._target_side.lookup(row_cost)
+            beside = behind == "beside"
+            row_cost = self._engine.cost.row_share(beside=beside)
+            self._lookups[behind] = self._target_side.lookup(row_cost, beside=beside)
         return self._lookups[behind]
 
     def draft(self, *, retrieval: bool) -> Drafter:

@@ -26,6 +26,7 @@ from doublespec.stopping import StopRule
 from doublespec.tokens import Tokens
 
 _MOST = 48  # tokens that the target is shown in a step
+_STEP_SECONDS = 0.005  # of the target that a step is thought to be of
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +91,8 @@ def _before_target(context: int, steps: int) -> Overhead:
     target_side = Retrieval(settings)
     draft_side, choice = target_side.shared(settings, math.inf), target_side.choice(1, 0.1)
     assert choice is not None
-    drafter = DraftUnlessRun(ModelDrafter(draft, 1, draft_side.lookup()), choice)
+    model = ModelDrafter(draft, 1, draft_side.lookup())
+    drafter = DraftUnlessRun(model, choice, perf_counter, _STEP_SECONDS)
     parts = target, drafter, target_side.lookup()
     events = decode_serial(*parts, *_answer(context, steps), _MOST)
     spent = _spent(events, steps, lambda: target.seconds + draft.seconds)

@@ -166,7 +166,7 @@ def _answers(plan: Plan, machine: Machine, traces: Sequence[Replay]) -> list["_P
     target, draft = Retrieval(plan.retrieval), Retrieval(plan.retrieval)
     gamma = plan.gamma or max(1, round(machine.ratio))
     kept = _Kept(
-        {behind: target.lookup() for behind in (None, "serial", "beside")},
+        {behind: target.lookup(beside=behind == "beside") for behind in (None, "serial", "beside")},
         draft.lookup(),
         target.choice(gamma, gamma / machine.ratio),
         Odds(),
@@ -246,7 +246,8 @@ class _Parts:
         drafter = _Counted(made, self)
         if not retrieval or choice is None:
             return drafter
-        return TimedDrafter(DraftUnlessRun(drafter, choice), machine.lookup_seconds, self._now)
+        either = DraftUnlessRun(drafter, choice, self._now, machine.target(1))
+        return TimedDrafter(either, machine.lookup_seconds, self._now)
 
     def background(self, *, retrieval: bool) -> BackgroundDrafter:
         plan = self._plan

@@ -60,7 +60,8 @@ class ConfidentDrafter:
         self._timed = deque([seconds], maxlen=_TIMED)
         self._row_cost = row_cost
         self._odds = odds or Odds()
-        self._text: list[int] = []  # that was drafted after last,
+        self._text: Tokens = []  # that was drafted after last, as a list that grows,
+        self._length = 0  # how long it was then,
         self._rankings: list[Ranking] = []  # the choices made there,
         self._forwards = 0  # the forwards it took,
         self._took = 0.0  # and the time, in forwards of the target
@@ -75,10 +76,10 @@ class ConfidentDrafter:
 
     def propose(self, tokens: Tokens, limit: int, request: Request) -> list[int]:
         begun = self._clock() if self._clock is not None else 0.0
-        asked, tokens = tokens, list(tokens)  # by the same list, sources know a text again
         self._learn(tokens)
         limit = min(limit, self._model.max_length - len(tokens))
-        ahead, most = tokens.copy(), len(tokens) + limit
+        asked = tokens  # by the same list, sources know a text again
+        ahead, most = list(tokens), len(tokens) + limit
         reach = 1.0
         while len(ahead) < most and self._is_worth_a_forward(reach):
             text = ahead.copy()  # which models and indexes may keep
@@ -151,10 +152,10 @@ class ConfidentDrafter:
         ends = (i + 1 for i, token in enumerate(chosen[:kept]) if token in request.end_ids)
         return rankings[: next(ends, kept)]
 
-    def _learn(self, tokens: list[int]) -> None:
-        """What the text became after the last draft."""
-        stop = len(self._text)
-        if 0 < stop < len(tokens) and tokens[:stop] == self._text:
+    def _learn(self, tokens: Tokens) -> None:
+        """What the text became after the last draft, in the step that was shown it."""
+        stop = self._length
+        if tokens is self._text and 0 < stop < len(tokens):
             self._settled += len(tokens) - stop
             self._spent += 1.0 + self._took + self._row_cost * len(self._rankings)
             if self._spent > _MEMORY:
@@ -165,4 +166,5 @@ class ConfidentDrafter:
                 self._odds.learn(ranking, token)
                 if token != ranking.tokens[0]:
                     break
-        self._text, self._rankings, self._forwards = tokens, [], 0
+        self._text, self._length = tokens, len(tokens)
+        self._rankings, self._forwards = [], 0

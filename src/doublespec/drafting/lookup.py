@@ -6,14 +6,14 @@ from typing import Protocol
 
 from doublespec.drafting.base import Completer, Drafter, Guess
 from doublespec.ratio import Ratio
-from doublespec.retrieval.base import TokenIndex
+from doublespec.retrieval.base import Match, TokenIndex
 from doublespec.retrieval.expectation import drafted_ahead
 from doublespec.retrieval.layered import LayeredIndex
 from doublespec.sampling import Request
 from doublespec.tokens import Tokens, common_prefix
 
 _TAIL = 16  # tokens by which a text is known again
-_POOR = 0.4  # share of drafted tokens that hold, below which a run is the better guess
+_MARGIN = 1.25  # by which a run must be better than a draft from which it departs
 
 
 class LookupDrafter:
@@ -38,15 +38,22 @@ class WeighingDrafter(LookupDrafter):
     """The same with an index that knows what runs are worth, and with what is learnt of the draft.
 
     Of a draft as much is shown as is worth its rows. The run behind it is of use only if all of
-    that holds, so it is as long as pays then. A draft that hardly ever holds only hides the run
-    that is found for the text itself.
+    that holds, so it is as long as pays then. A run that is found `alone`, for the text itself, may
+    depart from the draft, whose first mistake would hide it: then what promises more is shown.
     """
 
-    def __init__(self, index: LayeredIndex, most: int, row_cost: float = 0.0) -> None:
+    def __init__(
+        self,
+        index: LayeredIndex,
+        most: int,
+        row_cost: float = 0.0,
+        alone: LayeredIndex | None = None,
+    ) -> None:
         """`row_cost` is what each token that the target is shown adds to its forward, as a share
-        of one."""
+        of one. Without an index of runs `alone`, no draft is left out."""
         super().__init__(index, most)
         self._layered = index
+        self._alone = alone
         self._row_cost = row_cost
         self._kept = Ratio(0.8, 4.0)
         self._length = 0  # of the text that was drafted after last,
@@ -58,15 +65,25 @@ class WeighingDrafter(LookupDrafter):
             return Guess(self.propose(tokens, limit, request), 0)
         self._learn(tokens)
         self._length, self._tail, self._drafted = len(tokens), tokens[-_TAIL:], drafted
-        if drafted and self._kept.value < _POOR:
-            run = self.propose(tokens, limit, request)
-            if run:
-                return Guess(run, 0)
+        other = self._departing(tokens, drafted, min(limit, self._most))
         drafted = drafted[: worth_showing(len(drafted), self._kept.value, self._row_cost)]
         room = min(limit - len(drafted), self._most)
         ahead = drafted_ahead(len(drafted), self._kept.value)
         match = self._layered.lookup([*tokens, *drafted], room, ahead) if room > 0 else None
+        if other is not None:
+            rate = ahead.settled / (1.0 + self._row_cost * len(drafted))
+            if other.rate > _MARGIN * (rate if match is None else match.rate):
+                return Guess(list(other.tokens), 0)
         return Guess([*drafted, *(match.tokens if match is not None else ())], len(drafted))
+
+    def _departing(self, tokens: Tokens, drafted: list[int], limit: int) -> Match | None:
+        """The run for the text itself, where it says another thing than the draft."""
+        if self._alone is None or limit <= 0:
+            return None
+        found = self._alone.lookup(tokens, limit)
+        if found is None or common_prefix(found.tokens, drafted) == len(drafted):
+            return None
+        return found
 
     def _learn(self, tokens: Tokens) -> None:
         """Takes in what the text became after the last draft."""

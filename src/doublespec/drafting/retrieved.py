@@ -51,18 +51,21 @@ class Retrieval:
         other._sources_of = self._sources_of
         return other
 
-    def lookup(self, row_cost: float = ROW_COST) -> Helper:
-        """Proposes retrieved runs, alone or behind a draft. What a shown token costs is set, or
+    def lookup(self, row_cost: float = ROW_COST, *, beside: bool = False) -> Helper:
+        """Proposes retrieved runs, alone or behind a draft; `beside` the target one is made anyway,
+        and may be left out where a run promises more. What a shown token costs is set, or
         `row_cost`."""
         settings = self._settings
         if settings.ngram is not None:
             kind = RecentNgramIndex if settings.latest else NgramIndex
             return LookupDrafter(kind(settings.ngram, settings.shortest), settings.tokens)
         cost = self._row_cost(row_cost)
-        return TenantDrafter(
-            lambda tenant: WeighingDrafter(self._index(tenant, cost), settings.tokens, cost),
-            _MOST_TENANTS,
-        )
+
+        def make(tenant: int) -> WeighingDrafter:
+            alone = self._index(tenant, cost) if beside else None
+            return WeighingDrafter(self._index(tenant, cost), settings.tokens, cost, alone)
+
+        return TenantDrafter(make, _MOST_TENANTS)
 
     def choice(self, steps: int, seconds: float, row_cost: float = ROW_COST) -> Choice | None:
         """Where to leave out a draft of so many forwards that take `seconds` (`RunOrDraft`). A
@@ -71,7 +74,7 @@ class Retrieval:
             return None
         cost = self._row_cost(row_cost)
         return lru_cache(maxsize=_MOST_TENANTS)(
-            lambda tenant: RunOrDraft(self._index(tenant, cost), steps, seconds)
+            lambda tenant: RunOrDraft(self._index(tenant, cost), steps, seconds, cost)
         )
 
     def _row_cost(self, found: float) -> float:
