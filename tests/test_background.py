@@ -346,6 +346,31 @@ def test_a_draft_that_never_starts_is_given_up_and_begun_again() -> None:
     background.close()
 
 
+def test_it_says_how_long_a_draft_loads() -> None:
+    """Until it has, or is given up."""
+    said: list[bool] = []
+    background = in_process(patience=Patience(load_seconds=0.2))
+    remote = background.remote
+    remote._loads = said.append
+    remote.launch()
+    remote.launch()
+    assert said == [True]
+    _child().suspend()
+    time.sleep(0.3)
+    with pytest.warns(DraftWarning, match="does not start"):
+        remote.hear_if_loading()
+    assert said == [True, False]
+    remote.hear_if_loading()
+    assert said == [True, False], "it begins none"
+    remote._patience = Patience()
+    said.clear()
+    stop = time.monotonic() + 60
+    while not remote.is_ready() and time.monotonic() < stop:
+        time.sleep(0.01)
+    assert said == [True, False]
+    background.close()
+
+
 def test_a_draft_that_cannot_be_built_is_left_out() -> None:
     background = in_process(unbuildable)
     with pytest.warns(DraftWarning, match="no such model"):

@@ -1,6 +1,7 @@
 """All cores while nothing else needs them: never other bits, and never slow for long."""
 
 import random
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -284,6 +285,16 @@ def test_threads_without_work_leave_their_core_to_a_draft() -> None:
     assert len(machine.ended) == 2
 
 
+def test_a_draft_that_is_being_loaded_has_a_core() -> None:
+    machine = Machine()
+    threads = machine.governed()
+    for is_loading in (True, True, False, False):  # it may be said again
+        threads.draft_loads(is_loading)
+        used = [machine.forward(threads) for _ in range(20)]
+        assert ({EVERY} in used) != is_loading
+    assert len(machine.ended) == 2
+
+
 def test_threads_with_work_go_on_beside_a_draft() -> None:
     """They are the usual ones, and there is another core."""
     machine = Machine()
@@ -501,6 +512,18 @@ def test_an_answer_with_a_draft_beside_it_says_so(monkeypatch: pytest.MonkeyPatc
         for stream in answers:
             stream.close()
         assert said == ["begins", "begins", "rests", "rests"]
+
+
+def test_a_draft_that_is_loaded_gives_back_its_core_to_whatever_method() -> None:
+    """None of `ar`'s steps asks for it."""
+    with LLM("bundled", "bundled", method="ar", threads=1) as llm:
+        threads = llm.engine.threads = Restless()
+        llm.engine.prepare("double")
+        assert threads.is_loading
+        stop = time.monotonic() + 60
+        while threads.is_loading and time.monotonic() < stop:
+            llm.generate("One, two, three", max_tokens=20, method="ar")
+        assert not threads.is_loading
 
 
 class _Wrapped:

@@ -233,7 +233,9 @@ class Engine:
         if self._background is None:
             timeout = self._settings.draft_timeout
             patience = Patience(load_seconds=20 * timeout, answer_seconds=timeout)
-            self._background = RemoteDrafter(self._link(self._recipe), patience)
+            link = self._link(self._recipe)
+            loads = self.threads.draft_loads if self.threads is not None else lambda _: None
+            self._background = RemoteDrafter(link, patience, loads=loads)
         return self._background
 
     def _link(self, recipe: DraftRecipe) -> Callable[[], Link]:
@@ -262,6 +264,8 @@ class Engine:
                     if threads is None:
                         threads = use_threads(self._settings.threads)
                     keep_threads(threads)
+                    if self._background is not None:
+                        self._background.hear_if_loading()
                     step = next(steps, None)
                 self._mutex.catch_up()
                 if step is None:

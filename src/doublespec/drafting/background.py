@@ -80,8 +80,11 @@ class RemoteDrafter:
         open_link: Callable[[], Link],
         patience: Patience | None = None,
         clock: Callable[[], float] = perf_counter,
+        loads: Callable[[bool], None] = lambda is_loading: None,
     ) -> None:
+        """`loads` is told when the draft begins to load, and when that is over; perhaps again."""
         self._open_link = open_link
+        self._loads = loads
         self._patience = patience or Patience()
         self._clock = clock
         self._link: Link | None = None
@@ -123,11 +126,17 @@ class RemoteDrafter:
         if self._ready and self._owner == os.getpid():
             return True
         self.launch()
-        if not self._ready:
-            with self._whole():
-                self._guarded(self._hear)
-                self._guarded(self._check_silence)
+        self.hear_if_loading()
         return self._ready
+
+    def hear_if_loading(self) -> None:
+        """Notices that the draft is loaded, also while no method asks for it."""
+        if self._link is None or self._ready:
+            return
+        with self._whole():
+            self._drop_if_forked()
+            self._guarded(self._hear)
+            self._guarded(self._check_silence)
 
     def wait_until_ready(self) -> bool:
         """Waits until the draft is loaded, has failed, or has taken too long; whether it is."""
@@ -197,6 +206,7 @@ class RemoteDrafter:
         """Ends the worker; the next `follow` begins another one."""
         link, self._link = self._link, None
         self._ready = False
+        self._loads(False)
         self._tree.clear()
         self._order = None  # what is told next begins a text
         if link is not None:
@@ -303,6 +313,7 @@ class RemoteDrafter:
                 self._send_text(self._limit)
         elif isinstance(message, Ready):
             self._ready, self._order = True, None
+            self._loads(False)
         else:
             raise ChannelLost(message.reason)
 
@@ -359,6 +370,7 @@ class RemoteDrafter:
     def _open(self) -> None:
         self._owner = os.getpid()
         self._heard, self._answered, self._done = 0, self._told, self._told
+        self._loads(True)
         self._link = self._open_link()
         self._opened_at = self._clock()
 

@@ -128,6 +128,7 @@ class Threads:
         self._blocks: dict[int, _Blocks] = {}
         self._known: dict[int, _Blocks] = {}  # the same by rows
         self._drafting = 0  # answers with a draft at work
+        self.is_loading = False  # a draft beside the target
         self._free_from = 0.0  # when the last of these had rested for long enough, and no pause is
         self._number: int | None = None  # set from outside
         self._rows = 0  # of the block under way; 0: none is
@@ -152,7 +153,7 @@ class Threads:
         if self._number is not None:
             self._set_threads(self._number)
             return
-        is_free = not self._drafting and now >= self._free_from
+        is_free = not (self._drafting or self.is_loading) and now >= self._free_from
         if is_free and (rows <= self._few_rows or not self._is_risky(now)):
             if self._is_same is None:
                 self._prove_until(now + _PROOF_SECONDS)
@@ -193,6 +194,12 @@ class Threads:
         self._set_threads(self.usual)
 
     # -- what others say -------------------------------------------------------------------------
+
+    def draft_loads(self, is_loading: bool) -> None:
+        """A draft is being loaded from now on, or not any more: seconds of work for a core."""
+        if is_loading and self.usual == 1:
+            self._end_threads()
+        self.is_loading = is_loading
 
     def draft_begins(self) -> None:
         """A draft is at work beside the target from now on. Threads that nobody will give work to
