@@ -19,7 +19,7 @@ from doublespec.retrieval.recent import RecentNgramIndex
 History = Callable[[int], TokenIndex]  # earlier answers by the tenant's number
 
 _MOST_SHOWN = 2 * MOST_TOKENS  # a draft and the run behind it
-_ASKING_SECONDS = 1.5e-4  # by which a lookup lengthens a step (docs/log.md)
+_ASKING_SECONDS = 5e-5  # by which a lookup lengthens a step (docs/log.md)
 _MOST_TENANTS = 16  # whose indexes are kept
 
 
