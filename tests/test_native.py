@@ -1,8 +1,12 @@
 """Kernels of our own: the logits of transformers, and bits that depend on the text alone, however
 it is split, cached, divided among threads, and whatever is computed beside it."""
 
+import mmap
+import re
+import sys
 from bisect import bisect_right
 from collections.abc import Iterator
+from math import prod
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -27,6 +31,7 @@ from doublespec.models.native import buffers, library
 from doublespec.models.native.decoder import NativeDecoder, Packed, pack, pack_int8
 from doublespec.models.native.library import Library
 from doublespec.models.native.model import Storage
+from doublespec.models.native.pages import in_huge_pages
 from doublespec.models.native.products import Tiles
 from doublespec.models.quantize import rounded_to_int8
 from doublespec.models.sizes import DecoderConfig, Rotary
@@ -568,3 +573,38 @@ def test_the_memory_of_a_plan_holds_one_table_and_a_cache_in_float32(folder: Pat
     plan = Plan(config, CPU, torch.bfloat16, None, None, native=True)
     assert plan.cache == plan.cache_tokens * config.cache_bytes_per_token(torch.float32)
     assert plan.weights == config.num_parameters() * 2
+
+
+# -- memory ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8])
+@pytest.mark.parametrize("shape", [(3, 5, 16), (1 << 9, 257, 16)])
+def test_weights_in_huge_pages_are_the_same(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    values = torch.arange(prod(shape)).remainder(251).sub(100).view(shape).to(dtype)
+    found = in_huge_pages(values.transpose(0, 1))
+    assert found.is_contiguous()
+    assert torch.equal(found, values.transpose(0, 1))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there it can be seen")
+def test_large_weights_are_meant_for_huge_pages() -> None:
+    found = in_huge_pages(torch.ones(5 << 20, dtype=torch.int8).view(-1, 16))
+    first, last = found.data_ptr(), found.data_ptr() + (4 << 20) - 1
+    assert first % (2 << 20) == 0
+    flags = {}
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if match := re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line):
+            start, stop = (int(number, 16) for number in match.groups())
+        elif line.startswith("VmFlags:"):
+            flags |= {place: line.split() for place in (first, last) if start <= place < stop}
+    assert "hg" in flags[first]
+    assert "hg" in flags[last]
+
+
+def test_a_system_without_huge_pages_is_as_good(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mmap, "MADV_HUGEPAGE", 12345)  # it knows no such advice
+    values = torch.arange(3 << 20, dtype=torch.int32).view(-1, 16)
+    assert torch.equal(in_huge_pages(values), values)
+    monkeypatch.delattr(mmap, "MADV_HUGEPAGE")
+    assert torch.equal(in_huge_pages(values), values)

@@ -23,6 +23,7 @@ from doublespec.models.native.buffers import ROW_NUMBERS, Cache, ChainPlan, Rows
 from doublespec.models.native.layout import LAYER, PASS, in_order
 from doublespec.models.native.library import library_for
 from doublespec.models.native.model import Storage
+from doublespec.models.native.pages import in_huge_pages
 from doublespec.models.quantize import rounded_to_int8
 from doublespec.models.shapes import ANSWER_COUNTS
 from doublespec.models.sizes import DecoderConfig
@@ -75,7 +76,7 @@ def _panels(weight: Tensor) -> Tensor:
     if weight.dtype == torch.bfloat16:  # in pairs (`compiled/code.py`)
         halves = panels.reshape(*panels.shape[:2], 2, LANES // 2)
         panels = halves.transpose(2, 3).flatten(2)
-    return panels.contiguous()
+    return in_huge_pages(panels)
 
 
 def _padded(values: Tensor) -> Tensor:
