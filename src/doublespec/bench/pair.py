@@ -26,6 +26,7 @@ from doublespec.models.devices import use_threads
 
 def measure_pair(llm: LLM, context: int) -> Profile:
     """All that a simulation of this machine needs, measured once."""
+    llm.engine.prepare(llm.method, wait=True)  # else a draft that is being loaded is at work
     use_threads(llm.settings.threads)
     target, counts = llm.target, profile_row_counts(llm.target.row_counts)
     (alone,) = measure_forwards([target], counts, context)
