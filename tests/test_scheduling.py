@@ -434,6 +434,30 @@ def test_where_nothing_repeats_plain_decoding_is_asked_seldom() -> None:
     assert len(seldom) < 0.7 * len(often)
 
 
+def test_retrieval_that_gains_in_a_few_places_only_leads_soon() -> None:
+    """Nothing repeats for long; then two fifths of the time are saved in two passages of five, and a
+    seventh is lost in the others. Turns that became longer are short again as soon as some gain."""
+    led = 0
+    for seed in range(20):
+        scheduler, chance, made = (
+            Scheduler(("lookup", "ar"), {"ar": 100.0}, "lookup"), random.Random(seed), 0
+        )  # fmt: skip
+        while made < 4500:
+            turn = scheduler.choose()
+            saves = made > 1500 and chance.random() < 0.4
+            rate = 100.0 if turn.name == "ar" else 100.0 / 0.6 if saves else 88.0
+            for place in _places(turn):
+                if place < turn.telling:
+                    scheduler.learn(turn, place, 1, 1.0 / rate)
+                else:
+                    scheduler.count(turn, 1, 1.0 / rate)
+                made += 1
+            if turn.judged:
+                scheduler.compare(turn, turn.tokens / (100.0 / 0.6 if saves else 88.0))
+        led += turn.leader == "lookup"
+    assert led >= 18
+
+
 def test_the_next_answer_goes_on_with_a_turn_that_the_last_one_has_ended() -> None:
     """Answers may be short, and what is done before the first token delays it."""
     scheduler = Scheduler(("lookup", "ar"), {"ar": 100.0})

@@ -40,6 +40,7 @@ _LONG_STEPS = 32  # of the leading method, compared with what one in hindsight w
 _JUDGED_EVERY = 4  # turns, of which one is compared where the other method has lost so far
 _CLEARLY = 1.25  # times as fast as plain decoding: not in doubt, though new
 _SURE = 1.6  # standard errors by which a method must have gained: three trials alike are enough,
+_LIKELY = 1.0  # are enough for the method in hindsight, instead of plain decoding
 _SURELY_SLOWER = 3.0  # or by which its latest steps must lose to plain decoding: nine alike,
 _LIKELY_SLOWER = 2.0  # four while nothing speaks for it yet: then little is lost by a mistake
 
@@ -139,10 +140,10 @@ class _Record:
     def is_new(self) -> bool:
         return self.steps < _FEW_STEPS
 
-    @property
-    def surely_gains(self) -> bool:
-        """Whether its trials agree that it is faster than the leading method."""
-        return self.gained > _SURE * math.sqrt(self.squares)
+    def gains(self, errors: float) -> bool:
+        """Whether its trials agree, by so many standard errors, that it is faster than the leading
+        method."""
+        return self.gained > errors * math.sqrt(self.squares)
 
     def add_trial(self, amount: float, base: float) -> None:
         """Tokens that it settled and that the leading method would have settled, or seconds that
@@ -320,6 +321,8 @@ class Scheduler:
         other = self._records.get(self._in_hindsight)
         if other is None or not other.near:
             return _LONG_TURN
+        if other.gained > 0:  # what is learnt now may change the method
+            return 1
         found = other.near_tokens / len(other.near) - 1.0
         return _LONG_TURN if found > _NEXT_TO_NOTHING else _LONGEST_TURN
 
@@ -381,9 +384,9 @@ class Scheduler:
                 return True
             return self._leader != self._in_hindsight and leader.lags_behind(rate)
         if name == self._in_hindsight and self._leader in self._expected:
-            return record.surely_gains or not self._was_slower(name, self._rate(self._leader))
+            return record.gains(_LIKELY) or not self._was_slower(name, self._rate(self._leader))
         was_faster = record.steps >= _LEAST_STEPS and record.rate > leader.rate
-        return record.surely_gains or (self._leader in self._expected and was_faster)
+        return record.gains(_SURE) or (self._leader in self._expected and was_faster)
 
     def _lags(self, name: str) -> bool:
         """Whether a method is surely slower than one whose rate is known."""
