@@ -435,7 +435,7 @@ def test_where_nothing_repeats_plain_decoding_is_asked_seldom() -> None:
 
 
 def test_retrieval_that_gains_in_a_few_places_only_leads_soon() -> None:
-    """Nothing repeats for long; then two fifths of the time are saved in two passages of five, and a
+    """Nothing repeats for long; then two fifths of the time are saved in two passages of five, a
     seventh is lost in the others. Turns that became longer are short again as soon as some gain."""
     led = 0
     for seed in range(20):
