@@ -62,6 +62,23 @@ def test_a_run_that_departs_from_a_draft_is_shown_if_it_promises_more(
     assert drafter.complete(PROMPT, [7], 1, REQUEST) == ([7], 1), "it says the same so far"
 
 
+def test_runs_beside_drafts_are_searched_for_seldom_while_that_costs_and_none_is_of_use() -> None:
+    for is_costly, most in ((False, 80), (True, 20)):
+        alone = Fixed()
+        alone.is_costly = is_costly
+        drafter = WeighingDrafter(Fixed(()), 4, alone=alone)
+        text = _follow(drafter, [5, 6], [5, 6, 4], steps=80)
+        assert most - 5 < len(alone.ahead) <= most
+        alone._rate = 9.0
+        for _ in range(8):
+            drafter.complete(text, [5, 6], 24, REQUEST)
+        alone.ahead.clear()
+        _follow(drafter, [5, 6], [5, 6, 4], steps=8)
+        assert len(alone.ahead) == 8, "one was of use just now"
+        drafter.complete(text, [], 24, REQUEST)
+        assert len(alone.ahead) == 8, "there is no draft"
+
+
 def test_what_stands_behind_a_draft_counts_for_it() -> None:
     for behind, num_drafted in ((4.0, 2), (3.0, 0)):
         drafter = WeighingDrafter(Fixed(rate=behind), 4, alone=Fixed(rate=4.0))

@@ -14,6 +14,8 @@ from doublespec.tokens import Tokens, common_prefix
 
 _TAIL = 16  # tokens by which a text is known again
 _MARGIN = 1.25  # by which a run must be better than a draft from which it departs
+# Where searches cost something, one of so many is made while none of the latest was of use.
+_BARREN, _SELDOM = 8, 8
 
 
 class LookupDrafter:
@@ -55,6 +57,7 @@ class WeighingDrafter(LookupDrafter):
         self._layered = index
         self._alone = alone
         self._row_cost = row_cost
+        self._barren = 0  # searches for a run alone that could have been made since one was shown
         self._kept = Ratio(0.8, 4.0)
         self._length = 0  # of the text that was drafted after last,
         self._tail: Tokens = []  # its last tokens,
@@ -73,12 +76,16 @@ class WeighingDrafter(LookupDrafter):
         if other is not None:
             rate = ahead.settled / (1.0 + self._row_cost * len(drafted))
             if other.rate > _MARGIN * (rate if match is None else match.rate):
+                self._barren = 0
                 return Guess(list(other.tokens), 0)
         return Guess([*drafted, *(match.tokens if match is not None else ())], len(drafted))
 
     def _departing(self, tokens: Tokens, drafted: list[int], limit: int) -> Match | None:
         """The run for the text itself, where it says another thing than the draft."""
-        if self._alone is None or limit <= 0:
+        if self._alone is None or not drafted or limit <= 0:
+            return None
+        self._barren += 1
+        if self._alone.is_costly and self._barren > _BARREN and self._barren % _SELDOM:
             return None
         found = self._alone.lookup(tokens, limit)
         if found is None or common_prefix(found.tokens, drafted) == len(drafted):

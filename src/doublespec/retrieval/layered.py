@@ -114,7 +114,7 @@ class LayeredIndex:
         lookup; the unit is a forward that shows none."""
         self._sources = sources if isinstance(sources, Sources) else Sources(sources)
         self._barren = 0  # lookups since one promised much
-        self._asks_always = asking_cost <= _NEGLIGIBLE
+        self.is_costly = asking_cost > _NEGLIGIBLE  # a lookup; others are always made
         # Of lookups that a source promises something of, and (None) of others.
         self._asking = defaultdict[QuickIndex | None, Asking](partial(Asking, asking_cost))
         self._costs = list(row_costs) or [1.0 + ROW_COST * n for n in range(LONGEST_RUN + 1)]
@@ -125,8 +125,8 @@ class LayeredIndex:
         """The run of the best source, as much of it as pays behind what is shown `ahead` of it
         (the last of `tokens`)."""
         self._learn(tokens)
-        asking = self._asking[None if self._asks_always else self._promising(tokens)]
-        if not self._asks_always and not asking.is_due():
+        asking = self._asking[self._promising(tokens) if self.is_costly else None]
+        if self.is_costly and not asking.is_due():
             return None
         most = min(limit, len(self._costs) - 1 - ahead.shown)
         matches = self._sources.find(tokens, most)
