@@ -103,6 +103,18 @@ def test_what_a_draft_takes_is_measured() -> None:
         assert choice.rate == pytest.approx(rate, rel=0.05)
 
 
+def test_a_step_that_may_show_nothing_says_nothing_of_drafts() -> None:
+    """Right after a prompt: it settles one token."""
+    drafter = Counting(1.0)
+    choice, text = RunOrDraft(Promising(0.0), 4, 1.0), [1, 2, 3]
+    before = choice.rate
+    draft = either(drafter, choice, drafter.clock)
+    for _ in range(50):
+        assert draft.propose(text, 0, REQUEST) == []
+        text += [4]
+    assert choice.rate == before
+
+
 def test_what_held_up_a_draft_once_is_not_what_drafts_take() -> None:
     drafter = Counting(1.0)
     choice, text = RunOrDraft(Promising(0.0), 4, 1.0), [1, 2, 3]

@@ -10,7 +10,7 @@ from doublespec.tokens import Tokens
 _EXPECTED = 0.7  # of drafted tokens hold, before anything was learnt
 _PRIOR_STEPS = 8.0  # steps that this counts for
 _MEMORY = 64.0  # steps after which what was learnt counts half
-_LONGEST = 4.0  # times as long as drafts take on average: more was not the draft
+_LONGEST = 4.0  # times as long as drafts usually take: more was not the draft
 _MARGIN = 1.25  # by which a run must be better: what a draft is worth there is not learnt then
 
 
@@ -29,6 +29,7 @@ class RunOrDraft:
         self, index: TokenIndex, steps: int, seconds: float, row_cost: float = 0.0
     ) -> None:
         self._index = index
+        self._seconds = seconds
         self._row_cost = row_cost
         self._steps = _PRIOR_STEPS
         self._settled = _PRIOR_STEPS * (1.0 + _EXPECTED * steps)
@@ -61,7 +62,8 @@ class RunOrDraft:
             return
         count, seconds = self._draft
         self._settled += len(tokens) - stop
-        self._drafting += min(seconds, _LONGEST * self._drafting / self._steps)
+        usual = max(self._seconds, self._drafting / self._steps)
+        self._drafting += min(seconds, _LONGEST * usual)
         self._rows += count * self._row_cost
         self._steps += 1.0
         if self._steps > _MEMORY:
@@ -84,10 +86,8 @@ class DraftUnlessRun:
 
     def propose(self, tokens: Tokens, limit: int, request: Request) -> list[int]:
         choice = self._choice(request.tenant)
-        if choice.takes_run(tokens, limit):
-            return self._drafter.propose(
-                tokens, 0, request
-            )  # it learns what has become of the text
+        if choice.takes_run(tokens, limit) or limit <= 0:
+            return self._drafter.propose(tokens, 0, request)  # it learns what became of the text
         begun = self._clock()
         drafted = self._drafter.propose(tokens, limit, request)
         choice.drafted(tokens, len(drafted), (self._clock() - begun) / self._unit)
