@@ -203,37 +203,57 @@ def test_ids_of_no_vocabulary_are_not_looked_up(folder: Path) -> None:
 
 
 class Replaying:
-    """A device that can do again what it did."""
+    """A device that can do again what it did, and records what has just been run without running
+    it."""
 
     def __init__(self) -> None:
         self.recorded = self.replayed = 0
 
-    def __call__(self, step: Callable[[], Tensor]) -> Recording:
+    def __call__(self, step: Callable[[], Tensor], *, is_warm: bool = False) -> Recording:
+        assert is_warm
         self.recorded += 1
-        output = [step() for _ in range(3)][-1]
 
         def replay() -> None:
             self.replayed += 1
             step()
 
-        return Recording(replay, output)
+        return Recording(replay, torch.empty(0))
 
 
-def test_a_step_that_is_met_again_is_recorded_and_then_replayed(folder: Path) -> None:
+def test_a_step_that_is_met_again_is_replayed(folder: Path) -> None:
     device = Replaying()
     model, wanted = load(folder, capture=device), reference(folder)
     text = random_text(20)
     for stop in range(10, 16):
         assert close(model.logits(text[:stop], 1, 5), wanted.logits(text[:stop], 1, 5))
-    assert (device.recorded, device.replayed) == (1, 3)  # the prompt's rows are others
+    assert (device.recorded, device.replayed) == (2, 4)  # the prompt's rows are others
     model._reserve(2 * model._room.capacity)  # its recordings read what is no more
     model.logits(text[:17], 1, 5)
-    assert (device.recorded, device.replayed) == (1, 3)
+    assert (device.recorded, device.replayed) == (3, 4)
+
+
+def test_what_is_ready_is_recorded_before_it_is_needed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is left of it in the cache."""
+    monkeypatch.setattr(gpu, "_LOGITS", 4)
+    monkeypatch.setattr(gpu, "_FEWEST_CHUNKS", 1)
+    device = Replaying()
+    model, wanted = load(folder, capture=device), reference(folder)
+    model.get_ready()
+    assert device.recorded == 3 * 2  # rows; texts of one chunk, and of two
+    assert model.unread([0], 0) == 1
+    text = random_text(CHUNK + 3)
+    assert close(model.logits(text[:2], 2, 1), wanted.logits(text[:2], 2, 1))
+    assert close(model.logits(text[:3], 1, 1), wanted.logits(text[:3], 1, 1))
+    assert (device.recorded, device.replayed) == (6, 2)
+    model.logits(text[:CHUNK], 1, 1)
+    assert close(model.logits(text, 3, 1), wanted.logits(text, 3, 1))
+    assert (device.recorded, device.replayed) == (7, 3)
 
 
 def test_a_device_that_cannot_record_computes_all_the_same(folder: Path) -> None:
-    def fail(step: Callable[[], Tensor]) -> Recording:
-        step()
+    def fail(step: Callable[[], Tensor], *, is_warm: bool = False) -> Recording:
         raise RuntimeError("no memory for it")
 
     model, wanted = load(folder, capture=fail), reference(folder)

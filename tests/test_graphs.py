@@ -64,7 +64,7 @@ class FakeCapture:
     recorded: int = 0
     replayed: int = 0
 
-    def __call__(self, step: Callable[[], Tensor]) -> Recording:
+    def __call__(self, step: Callable[[], Tensor], *, is_warm: bool = False) -> Recording:
         self.recorded += 1
         with Recorder() as recorder:
             result = step()
@@ -266,7 +266,7 @@ def check_given_up(replayed: Decoder, computed: Decoder, match: str) -> None:
 
 
 def test_a_device_that_cannot_record_is_not_asked_again(plain: Decoder, at_once: None) -> None:
-    def refuse(step: Callable[[], Tensor]) -> Recording:
+    def refuse(step: Callable[[], Tensor], *, is_warm: bool = False) -> Recording:
         raise RuntimeError("CUDA error: operation not permitted\nmore about it")
 
     replayed = recording(plain, refuse)

@@ -55,9 +55,10 @@ class Recording:
 
 
 class Capture(Protocol):
-    """Records what a function does on the device. It may be run more than once for that."""
+    """Records what a function does on the device. It may be run more than once for that, unless it
+    `is_warm`: has just been run, and uses no library that keeps something of its first run."""
 
-    def __call__(self, step: Callable[[], Tensor]) -> Recording: ...
+    def __call__(self, step: Callable[[], Tensor], *, is_warm: bool = False) -> Recording: ...
 
 
 def find_capture(device: torch.device) -> Capture | None:
@@ -76,19 +77,19 @@ class CudaCapture:
             self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         self._first: Recording | None = None
 
-    def __call__(self, step: Callable[[], Tensor]) -> Recording:
+    def __call__(self, step: Callable[[], Tensor], *, is_warm: bool = False) -> Recording:
         if self._first is None:  # PyTorch takes no new graph into a pool whose last one has gone
-            self._first = self._record(lambda: torch.zeros(1, device=self._device))
-        return self._record(step)
+            self._first = self._record(lambda: torch.zeros(1, device=self._device), _WARM_UPS)
+        return self._record(step, 0 if is_warm else _WARM_UPS)
 
-    def _record(self, step: Callable[[], Tensor]) -> Recording:
+    def _record(self, step: Callable[[], Tensor], warm_ups: int) -> Recording:
         """The working memory of products is made anew for the recording, in the pool: that of a
         stream is freed with the first of its graphs that goes (PyTorch issue 193402)."""
         with _ONE_AT_A_TIME, torch.cuda.device(self._device):
             usual = torch.cuda.current_stream()
             self._stream.wait_stream(usual)
             with torch.cuda.stream(self._stream):
-                for _ in range(_WARM_UPS):
+                for _ in range(warm_ups):
                     step()
             usual.wait_stream(self._stream)
             torch.cuda.synchronize()
@@ -126,10 +127,12 @@ def proven(
     return capture if found is None else None
 
 
-def try_to_record(capture: Capture, step: Callable[[], Tensor]) -> Recording | str:
+def try_to_record(
+    capture: Capture, step: Callable[[], Tensor], *, is_warm: bool = False
+) -> Recording | str:
     """A recording, or why there is none."""
     try:
-        return capture(step)
+        return capture(step, is_warm=is_warm)
     except RuntimeError as error:  # of CUDA and of its allocator, too
         return reason(error)
 

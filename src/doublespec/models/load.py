@@ -120,7 +120,7 @@ def load_model(
     if native and _runs_on_gpu(source, device, dtype, quantize, kernels, capture, exact=canonical):
         from doublespec.models.gpu.decoder import GpuDecoder  # imports Triton
 
-        return GpuDecoder.load(
+        decoder = GpuDecoder.load(
             source,
             device,
             dtype,
@@ -130,6 +130,8 @@ def load_model(
             progress=progress,
             capture=capture,
         )
+        decoder.get_ready()
+        return decoder
     if isinstance(source, Checkpoint) and source.config is None:
         if quantize is not None:
             raise ModelError(

@@ -46,6 +46,7 @@ _KEYS = 64
 _CHUNKS_AT_A_TIME = 32
 _FEWEST_CHUNKS = 4  # that a step is recorded for
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)  # in which blocks come
+_READY_CHUNKS = 8  # over which steps are recorded before the first answer
 _LOGITS = ANSWER_COUNTS[-1]  # rows whose logits are computed at a time
 _PARTS = 8192  # rows by chunks of attention, at most: far behind, blocks of a prompt are smaller
 _FUSED = 6144  # gated numbers; fewer are computed in parts, gate and up one after the other
@@ -121,7 +122,7 @@ class GpuDecoder:
         paired = weights.layers[0].gate_up.is_paired
         self._is_fused = size >= _FUSED and size % OUTPUTS == 0 and not paired
         self._cached: list[int] = []
-        self._recordings: dict[tuple[int, ...], Recording | None] = {}
+        self._recordings: dict[tuple[int, ...], Recording] = {}
         self._rows = self._lay_out_rows(_ROWS[-1])
         pinned = self.device.type == "cuda"
         self._host = torch.zeros((5, _ROWS[-1]), dtype=torch.int32, pin_memory=pinned)
@@ -164,7 +165,24 @@ class GpuDecoder:
 
     def fastest(self) -> Self:
         """The baseline of benchmarks: no shape is faster than another."""
-        return self.fresh()
+        model = self.fresh()
+        model.get_ready()
+        return model
+
+    def get_ready(self) -> None:
+        """Runs the steps of answers, over nothing but padding: kernels are compiled, and what is
+        recorded is recorded, before the first answer has to wait for it."""
+        with self._at_work():
+            for rows in _ROWS[: _ROWS.index(_LOGITS) + 1]:
+                for chunks in self._ready_chunks():
+                    self._fill(0, (), (), rows)
+                    self._run_step(rows, chunks)
+                self._head(0, rows, ())
+
+    def _ready_chunks(self) -> list[int]:
+        """Numbers of chunks that short texts are computed over."""
+        numbers = {self._chunks(count * CHUNK) for count in range(1, _READY_CHUNKS + 1)}
+        return sorted(numbers)
 
     @property
     def vocab_size(self) -> int:
@@ -285,8 +303,10 @@ class GpuDecoder:
         count = len(tokens) + sum(len(branch.tokens) for branch in branches)
         rows = next(rows for rows in _ROWS if rows >= count)
         self._fill(start, tokens, branches, rows)
-        bucket = rows, self._chunks(start + count)
-        self._run(bucket, lambda: self._step(*bucket))
+        self._run_step(rows, self._chunks(start + count))
+
+    def _run_step(self, rows: int, chunks: int) -> None:
+        self._run((rows, chunks), lambda: self._step(rows, chunks))
 
     def _chunks(self, length: int) -> int:
         """Those of so many keys, or some more: each number of them is recorded for itself."""
@@ -294,23 +314,20 @@ class GpuDecoder:
         return min(max(needed, _FEWEST_CHUNKS), self._room.chunks)
 
     def _run(self, bucket: tuple[int, ...], step: Callable[[], Tensor]) -> None:
-        """Runs a step, or replays it. It is recorded when it is met again."""
+        """Runs a step and records it, or replays it: to record takes no longer than to run."""
         recording = self._recordings.get(bucket)
         if recording is not None:
             recording.replay()
             return
-        if self._capture is not None and bucket in self._recordings:
-            before = self._count.clone(), self._rows.table.clone()
-            found = try_to_record(self._capture, step)
-            self._count.copy_(before[0])  # to record it is to run it, several times
-            self._rows.table.copy_(before[1])
-            if isinstance(found, str):
-                warn_of_no_graphs(found)
-                self._capture = None
-            else:
-                self._recordings[bucket] = found
-        self._recordings.setdefault(bucket, None)
         step()
+        if self._capture is None:
+            return
+        found = try_to_record(self._capture, step, is_warm=True)
+        if isinstance(found, str):
+            warn_of_no_graphs(found)
+            self._capture = None
+        else:
+            self._recordings[bucket] = found
 
     @contextmanager
     def _at_work(self) -> Iterator[None]:
