@@ -75,6 +75,38 @@ def test_large_shapes_take_what_their_numbers_say() -> None:
     assert plan("Qwen3-32B").total > 65e9
 
 
+@pytest.mark.parametrize(
+    ("name", "quantize", "reserve", "peak"),
+    [
+        ("Llama-3.1-8B", None, 33280, 20_774_393_856),
+        # Beside a second cache of as many tokens, which is taken off.
+        ("Qwen3-32B", None, 9216, 73_440_000_000 - 9216 * 64 * 2 * 8 * 128 * 2),
+        ("Llama-3.3-70B", "fp8", 9216, 82_530_000_000 - 9216 * 80 * 2 * 8 * 128 * 2),
+    ],
+)
+def test_what_gpus_took_is_what_is_predicted(
+    name: str, quantize: str | None, reserve: int, peak: int
+) -> None:
+    """Peaks as an H200 showed them (docs/benchmarks-gpu.md)."""
+    config, device = config_of(name), torch.device("cuda")
+    found = Plan(config, device, torch.bfloat16, quantize, reserve, graphs=True, native=True)
+    assert found.total == pytest.approx(peak, rel=0.03)
+
+
+def test_the_longest_cache_that_fits_is_offered_where_reading_fits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On a GPU, weights are read before there is a cache, which has their working memory then."""
+    config, device = config_of("Llama-3.1-8B"), torch.device("cuda")
+    whole = Plan(config, device, torch.bfloat16, None, 65536, graphs=False, native=True)
+    for room in (whole.weights + 10**9, whole.weights + 3 * 10**9, whole.total - 1):
+        tokens = memory._fitting_tokens(whole, room)
+        assert (tokens > 0) is (room > whole.weights + 2 * 10**9)
+        if tokens:
+            assert replace(whole, reserve=tokens).total <= room
+            assert replace(whole, reserve=int(1.1 * tokens)).total > room
+
+
 def test_a_model_that_does_not_fit_is_refused_unread_with_numbers_and_options(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -73,7 +73,8 @@ class Plan:
         products = [*c.layer_sizes(), (c.vocab_size, c.hidden_size)]
         largest = max(map(prod, products))
         if self.native and self.device.type == "cuda":
-            return max(2 * largest * size, self._for_gpu_kernels)
+            # Weights are read before there is a cache.
+            return max(2 * largest * size - self.cache, self._for_gpu_kernels)
         logits = ANSWER_COUNTS[-1] * c.vocab_size * (size + 4)  # chosen from in float32
         rows = PROMPT_COUNTS[-1] * self._row * self.computing.itemsize
         return max(2 * largest * size, rows + logits)
@@ -204,8 +205,10 @@ def _remedies(plan: Plan, available: int) -> list[str]:
 
 
 def _fitting_tokens(plan: Plan, available: int) -> int:
-    """The longest cache that fits."""
-    return (available - (plan.total - plan.cache)) // plan.cache_row // KEY_STEP * KEY_STEP
+    """The longest cache that fits; 0 if none does."""
+    tokens = (available - (plan.total - plan.cache)) // plan.cache_row // KEY_STEP * KEY_STEP
+    fits = tokens > 0 and replace(plan, reserve=tokens).total <= available
+    return tokens if fits else 0
 
 
 def _fitting_devices(plan: Plan, available: int) -> list[torch.device]:
