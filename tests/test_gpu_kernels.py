@@ -105,7 +105,7 @@ def test_a_product_is_the_sum_of_its_parts(outputs: int, inputs: int, rows: int)
 def test_small_products_are_divided_and_large_ones_are_not() -> None:
     """A GPU has more processors than a small product has outputs to divide among them."""
     assert choose_parts(51200, 5120) == 1
-    assert choose_parts(51200, 5120, "fp8") == 2
+    assert choose_parts(51200, 5120, "fp8") == choose_parts(51200, 5120, "int8") == 2
     assert choose_parts(5120, 25600) == 4
     assert choose_parts(1024, 3072) == 8
     assert choose_parts(1024, 352) == 1  # parts are whole blocks
@@ -116,10 +116,10 @@ def test_small_products_are_divided_and_large_ones_are_not() -> None:
 def test_weights_in_8_bits_are_what_they_were_rounded_to(
     rounding: Callable[[Tensor], tuple[Tensor, Tensor]], inputs: int, rows: int
 ) -> None:
-    """Those of fp8 lie in pairs, where the inputs come in blocks of these."""
+    """They lie in pairs, where the inputs come in blocks of these."""
     rounded, scale = rounding(weight_of(256, inputs))
     product = make_product(rounded, scale, None, 1)
-    assert product.is_paired is (rounding is rounded_to_fp8 and inputs % 128 == 0)
+    assert product.is_paired is (inputs % 128 == 0)
     x = states(rows, inputs)
     wanted = x.float() @ (rounded.float() * scale.float()[:, None]).T
     assert close(sums(product, x), wanted)
@@ -128,7 +128,7 @@ def test_weights_in_8_bits_are_what_they_were_rounded_to(
     assert F.cosine_similarity(x.float() @ exact.T, wanted).min() > 0.99
 
 
-@pytest.mark.parametrize("rounding", [None, rounded_to_fp8])
+@pytest.mark.parametrize("rounding", [None, rounded_to_fp8, rounded_to_int8])
 def test_gated_products_are_silu_of_one_half_times_the_other(
     rounding: Callable[[Tensor], tuple[Tensor, Tensor]] | None,
 ) -> None:
@@ -342,6 +342,21 @@ class InOrder:
 def test_the_proof_sees_other_bits_beside_more_rows() -> None:
     assert proof._agrees(InOrder(wrong=False), CPU, torch.float32)  # type: ignore[arg-type]
     assert not proof._agrees(InOrder(wrong=True), CPU, torch.float32)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("quantize", [None, "fp8", "int8"])
+def test_the_proof_sees_products_that_are_wrong(
+    monkeypatch: pytest.MonkeyPatch, quantize: str | None
+) -> None:
+    """As those of numbers in 8 bits would be, if one instruction that widens them were another."""
+    monkeypatch.setattr(proof, "_OUTPUTS", 64)
+    assert proof._is_right(256, 1, CPU, HALF, quantize)
+
+    def swapped(weight: Tensor, *told: Any) -> Product:
+        return make_product(weight[:, torch.arange(256) ^ 1], *told)
+
+    monkeypatch.setattr(proof, "make_product", swapped)
+    assert not proof._is_right(256, 1, CPU, HALF, quantize)
 
 
 def test_the_proof_compares_a_text_in_all_ways(folder: Path) -> None:

@@ -21,6 +21,10 @@ import triton.language as tl
 # Triton's interpreter, in which tests run on a CPU, knows no assembly.
 IS_COMPILED: tl.constexpr = tl.constexpr(os.environ.get("TRITON_INTERPRET") != "1")
 TILE: tl.constexpr = tl.constexpr(64)  # rows and columns of a tile of weights, by 2 bytes each
+# How weights lie: by themselves, or in pairs of numbers in 8 bits.
+SINGLE: tl.constexpr = tl.constexpr(0)
+FP8: tl.constexpr = tl.constexpr(1)
+INT8: tl.constexpr = tl.constexpr(2)
 LOG2_E: tl.constexpr = tl.constexpr(1.4426950408889634)
 
 
@@ -41,7 +45,7 @@ def _place(row, column, width):
 
 
 @triton.jit
-def _decoded(pairs):
+def _widened_fp8(pairs):
     """Two blocks of bfloat16 of one of pairs of numbers in 8 bits (e4m3): those in the low bytes,
     and those in the high ones. Their bits stand for 2^-120 of what they are in bfloat16."""
     if IS_COMPILED:
@@ -74,6 +78,41 @@ def _decoded(pairs):
 
 
 @triton.jit
+def _widened_int8(pairs):
+    """The same of pairs of whole numbers in 8 bits: the lowest byte of 2^23 in float32 is one of
+    them plus 128, which is taken off again; the upper half of that is bfloat16."""
+    if IS_COMPILED:
+        low, high = tl.inline_asm_elementwise(
+            """
+            {
+            .reg .b32 bytes, one, a, b, c, d;
+            xor.b32 bytes, $2, 0x80808080;
+            mov.b32 one, 0x4B000000;
+            prmt.b32 a, bytes, one, 0x7440;
+            prmt.b32 b, bytes, one, 0x7441;
+            prmt.b32 c, bytes, one, 0x7442;
+            prmt.b32 d, bytes, one, 0x7443;
+            sub.rn.f32 a, a, 0f4B000080;
+            sub.rn.f32 b, b, 0f4B000080;
+            sub.rn.f32 c, c, 0f4B000080;
+            sub.rn.f32 d, d, 0f4B000080;
+            prmt.b32 $0, a, c, 0x7632;
+            prmt.b32 $1, b, d, 0x7632;
+            }
+            """,
+            "=r,=r,r",
+            [pairs],
+            dtype=(tl.bfloat16, tl.bfloat16),
+            is_pure=True,
+            pack=2,
+        )
+    else:
+        low = (pairs & 0xFF).to(tl.int8).to(tl.float32).to(tl.bfloat16)
+        high = (pairs >> 8).to(tl.int8).to(tl.float32).to(tl.bfloat16)
+    return low, high
+
+
+@triton.jit
 def _add_product(
     sums,
     own,
@@ -86,8 +125,12 @@ def _add_product(
     BLOCK_K: tl.constexpr,
 ):
     """Adds the products of one block of inputs. Weights are zero where there are none."""
-    if PAIRED:
-        low, high = _decoded(tl.load(own + k // 2 * TILE))
+    if PAIRED != SINGLE:
+        pairs = tl.load(own + k // 2 * TILE)
+        if PAIRED == INT8:
+            low, high = _widened_int8(pairs)
+        else:
+            low, high = _widened_fp8(pairs)
         states = tl.load(of_rows + k, mask=inside, other=0.0)
         sums = tl.dot(low.to(states.dtype), states, sums)
         states = tl.load(of_rows + k + BLOCK_K // 2, mask=inside, other=0.0)
@@ -129,7 +172,7 @@ def product(
     ns = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     part = tl.program_id(1)
     rs = tl.program_id(2) * BLOCK_R + tl.arange(0, BLOCK_R)
-    WIDE: tl.constexpr = 2 if PAIRED else 1  # inputs in each element of a weight
+    WIDE: tl.constexpr = 1 if PAIRED == SINGLE else 2  # inputs in each element of a weight
     WIDTH: tl.constexpr = BLOCK_K // WIDE
     ks = tl.arange(0, WIDTH)
     begin = part * PART
@@ -177,7 +220,7 @@ def gated_product(
     """silu(gate) x up (arXiv 2002.05202, eq. 5) of the two products; N is a multiple of TILE."""
     ns = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     rs = tl.program_id(1) * BLOCK_R + tl.arange(0, BLOCK_R)
-    WIDTH: tl.constexpr = BLOCK_K // (2 if PAIRED else 1)
+    WIDTH: tl.constexpr = BLOCK_K // (1 if PAIRED == SINGLE else 2)
     ks = tl.arange(0, WIDTH)
     inside = (rs < R)[None, :]
     if EARLY:

@@ -44,12 +44,13 @@ class Product:
     """A weight of so many outputs and inputs, in the precision of the states or in 8 bits with a
     scale for each output; its bias."""
 
-    weight: Tensor  # in tiles (`laid_out`), of pairs where it is of int16
+    weight: Tensor  # in tiles (`laid_out`)
     scale: Tensor | None
     bias: Tensor | None
     outputs: int
     inputs: int
     parts: int  # into which each sum is divided
+    pairs: int = kernels.SINGLE.value  # how its weights lie: FP8 and INT8 are in pairs
 
     @property
     def is_paired(self) -> bool:
@@ -98,7 +99,7 @@ class Product:
         """What a kernel is compiled for."""
         return {
             "EVEN": part % tiles.inputs == 0,
-            "PAIRED": self.is_paired,
+            "PAIRED": self.pairs,
             "SCALED": self.scale is not None,
             "BIASED": self.bias is not None,
             "BLOCK_N": tiles.outputs,
@@ -114,11 +115,14 @@ class Product:
 def make_product(
     weight: Tensor, scale: Tensor | None = None, bias: Tensor | None = None, parts: int = 1
 ) -> Product:
-    """Lays out a weight (outputs, inputs), one of fp8 in pairs where its inputs come in these."""
+    """Lays out a weight (outputs, inputs); one in 8 bits in pairs, if its inputs come in these."""
     outputs, inputs = weight.shape
-    if weight.dtype is torch.float8_e4m3fn and inputs % INPUTS == 0:
+    pairs = kernels.SINGLE.value
+    if weight.itemsize == 1 and inputs % INPUTS == 0:
+        is_fp8 = weight.dtype is torch.float8_e4m3fn
+        pairs = kernels.FP8.value if is_fp8 else kernels.INT8.value
         weight = paired(weight)
-    return Product(laid_out(weight), scale, bias, outputs, inputs, parts)
+    return Product(laid_out(weight), scale, bias, outputs, inputs, parts, pairs)
 
 
 def laid_out(weight: Tensor) -> Tensor:
@@ -155,7 +159,7 @@ def row_block(rows: int) -> int:
 
 def choose_parts(outputs: int, inputs: int, quantize: str | None = None) -> int:
     """Into how many parts the sums of a product of these sizes are divided."""
-    least = 2 if quantize == "fp8" else 1  # a program takes longer over numbers in 8 bits
+    least = 1 if quantize is None else 2  # a program takes longer over numbers in 8 bits
     parts = 1
     while (
         2 * parts <= _MOST_PARTS
