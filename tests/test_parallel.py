@@ -287,3 +287,26 @@ def test_closing_leaves_nothing(folder: Path) -> None:
     del llm
     gc.collect()
     assert census.leaks() == Leaks(0, 0, 0)
+
+
+def test_no_number_is_lost_that_comes_back_while_others_are_asked_for() -> None:
+    """Python forgets a decoder whenever it likes; other ranks would keep its cache for ever."""
+    numbers = parallel._Numbers()
+    back: list[int] = []
+    found: list[int] = []
+
+    def forget(phase: str, info: dict[str, int]) -> None:
+        back.append(numbers.take())
+        numbers.give_back(back[-1])
+
+    threshold = gc.get_threshold()
+    gc.callbacks.append(forget)
+    gc.set_threshold(1)
+    try:
+        for _ in range(200):
+            found += numbers.given_back()
+    finally:
+        gc.set_threshold(*threshold)
+        gc.callbacks.remove(forget)
+    assert len(back) > 20
+    assert [*found, *numbers.given_back()] == back

@@ -13,6 +13,7 @@ is asked for; the followers, under the same full-sequence contract, do what it d
 """
 
 import weakref
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
@@ -137,7 +138,7 @@ class _Numbers:
 
     def __init__(self) -> None:
         self._next = 0
-        self._back: list[int] = []
+        self._back: deque[int] = deque()
 
     def take(self) -> int:
         self._next += 1
@@ -147,9 +148,9 @@ class _Numbers:
         self._back.append(number)
 
     def given_back(self) -> tuple[int, ...]:
-        """Those that came back since this was last asked."""
-        back, self._back[:] = tuple(self._back), []
-        return back
+        """Those that came back since this was last asked; some may be coming back meanwhile, as
+        decoders are forgotten whenever Python does so."""
+        return tuple(self._back.popleft() for _ in range(len(self._back)))
 
 
 # -- what rank 0 tells -----------------------------------------------------------------------------
