@@ -30,7 +30,7 @@ from doublespec.models.gpu.products import Product, choose_parts, make_product
 from doublespec.models.gpu.reading import in_pieces, read_through
 from doublespec.models.graphs import GraphWarning, Recording
 from doublespec.models.load import _runs_on_gpu
-from doublespec.models.memory import FIRST_CAPACITY, Plan
+from doublespec.models.memory import GPU_CAPACITY, Plan
 from doublespec.models.quantize import rounded_to_fp8, rounded_to_int8
 from doublespec.models.shapes import KEY_STEP
 from doublespec.noise import Heat
@@ -50,7 +50,7 @@ HALF = torch.float16  # in which the interpreter computes as a GPU does; its bfl
 def short_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that short texts have several: the interpreter takes its time."""
     monkeypatch.setattr(gpu, "CHUNK", CHUNK)
-    monkeypatch.setattr(gpu, "FIRST_CAPACITY", 2 * CHUNK)
+    monkeypatch.setattr(gpu, "GPU_CAPACITY", 2 * CHUNK)
 
 
 def load(folder: Path, **options: Any) -> GpuDecoder:
@@ -429,7 +429,7 @@ def test_what_a_plan_says_of_memory_is_what_they_take(
 ) -> None:
     """Sizes in whole tiles; the cache; and no less than what comes and goes."""
     monkeypatch.setattr(gpu, "CHUNK", KEY_STEP)
-    monkeypatch.setattr(gpu, "FIRST_CAPACITY", FIRST_CAPACITY)
+    monkeypatch.setattr(gpu, "GPU_CAPACITY", GPU_CAPACITY)
     config = replace(
         decoder_config(built_in_config("Qwen3-0.6B")),
         **{"num_layers": 1, "vocab_size": 1024, "max_length": 2048, "tied": tied},

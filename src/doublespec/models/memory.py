@@ -13,7 +13,9 @@ from doublespec.models.shapes import ANSWER_COUNTS, KEY_STEP, PROMPT_COUNTS
 from doublespec.models.sizes import DecoderConfig
 from doublespec.models.weights import Source
 
-FIRST_CAPACITY = 4 * KEY_STEP  # tokens that a cache has room for at first
+FIRST_CAPACITY = 4 * KEY_STEP  # tokens that a cache has room for at first,
+GPU_CAPACITY = 2 * FIRST_CAPACITY  # and with our kernels for a GPU: when it grows, all that was
+# recorded is recorded anew
 
 # An allowance, not measured: what a recorded step keeps for each layer (a dozen kernels with their
 # arguments), and the working memory of the product library while it records.
@@ -48,7 +50,9 @@ class Plan:
     @property
     def cache_tokens(self) -> int:
         """What the cache must hold: as much as was asked for, or what it begins with."""
-        wanted = min(self.reserve or FIRST_CAPACITY, self.config.max_length)
+        on_gpu = self.native and self.device.type == "cuda"
+        first = GPU_CAPACITY if on_gpu else FIRST_CAPACITY
+        wanted = min(self.reserve or first, self.config.max_length)
         return -(-wanted // KEY_STEP) * KEY_STEP
 
     @property

@@ -31,7 +31,7 @@ from doublespec.models.gpu.products import (
 )
 from doublespec.models.graphs import Capture, Recording, try_to_record, warn_of_no_graphs
 from doublespec.models.layers import Layer, Make, Progress, Weights, read_weights
-from doublespec.models.memory import FIRST_CAPACITY, check_cache
+from doublespec.models.memory import GPU_CAPACITY, check_cache
 from doublespec.models.quantize import rounded_to_fp8, rounded_to_int8
 from doublespec.models.shapes import ANSWER_COUNTS
 from doublespec.models.sizes import DecoderConfig, Rotary
@@ -46,7 +46,6 @@ _KEYS = 64
 _CHUNKS_AT_A_TIME = 32
 _FEWEST_CHUNKS = 4  # that a step is recorded for
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)  # in which blocks come
-_READY_CHUNKS = 8  # over which steps are recorded before the first answer
 _LOGITS = ANSWER_COUNTS[-1]  # rows whose logits are computed at a time
 _PARTS = 8192  # rows by chunks of attention, at most: far behind, blocks of a prompt are smaller
 _FUSED = 6144  # gated numbers; fewer are computed in parts, gate and up one after the other
@@ -132,7 +131,7 @@ class GpuDecoder:
         self._count = torch.zeros(1, dtype=torch.int32, device=self.device)
         self._logits_row = torch.zeros(config.vocab_size, device=self.device)
         self._room = self._lay_out(0, self._zeros(0), self._zeros(0))
-        self._reserve(min(FIRST_CAPACITY, max_length))
+        self._reserve(min(GPU_CAPACITY, max_length))
 
     @classmethod
     def load(
@@ -180,9 +179,8 @@ class GpuDecoder:
                 self._head(0, rows, ())
 
     def _ready_chunks(self) -> list[int]:
-        """Numbers of chunks that short texts are computed over."""
-        numbers = {self._chunks(count * CHUNK) for count in range(1, _READY_CHUNKS + 1)}
-        return sorted(numbers)
+        """The numbers of chunks that texts are computed over until a new cache is full."""
+        return sorted({self._chunks(stop) for stop in range(CHUNK, GPU_CAPACITY + 1, CHUNK)})
 
     @property
     def vocab_size(self) -> int:
