@@ -93,9 +93,7 @@ def test_what_gpus_took_is_what_is_predicted(
     assert found.total == pytest.approx(peak, rel=0.03)
 
 
-def test_the_longest_cache_that_fits_is_offered_where_reading_fits(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_longest_cache_that_fits_is_offered_where_reading_fits() -> None:
     """On a GPU, weights are read before there is a cache, which has their working memory then."""
     config, device = config_of("Llama-3.1-8B"), torch.device("cuda")
     whole = Plan(config, device, torch.bfloat16, None, 65536, graphs=False, native=True)

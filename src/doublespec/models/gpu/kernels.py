@@ -44,71 +44,67 @@ def _place(row, column, width):
     return of_row + column // TILE * (TILE * TILE) + column % TILE
 
 
+# Two pairs of numbers in 8 bits become their low bytes and their high ones, in bfloat16. The bits
+# of fp8 (e4m3) stand for 2^-120 of what they are there.
+_WIDEN_FP8: tl.constexpr = tl.constexpr(
+    """
+    {
+    .reg .b32 a, b, c, factor;
+    mov.b32 factor, 0x7B807B80;
+    shl.b32 a, $2, 4;
+    and.b32 a, a, 0x07F007F0;
+    shl.b32 b, $2, 8;
+    lop3.b32 a, b, 0x80008000, a, 0xEA;
+    mul.rn.bf16x2 $0, a, factor;
+    shr.b32 c, $2, 4;
+    and.b32 c, c, 0x07F007F0;
+    lop3.b32 c, $2, 0x80008000, c, 0xEA;
+    mul.rn.bf16x2 $1, c, factor;
+    }
+    """
+)
+# A whole number plus 128 becomes the lowest byte of 2^23 in float32; without these it is itself,
+# and its upper half is bfloat16.
+_WIDEN_INT8: tl.constexpr = tl.constexpr(
+    """
+    {
+    .reg .b32 bytes, one, a, b, c, d;
+    xor.b32 bytes, $2, 0x80808080;
+    mov.b32 one, 0x4B000000;
+    prmt.b32 a, bytes, one, 0x7440;
+    prmt.b32 b, bytes, one, 0x7441;
+    prmt.b32 c, bytes, one, 0x7442;
+    prmt.b32 d, bytes, one, 0x7443;
+    sub.rn.f32 a, a, 0f4B000080;
+    sub.rn.f32 b, b, 0f4B000080;
+    sub.rn.f32 c, c, 0f4B000080;
+    sub.rn.f32 d, d, 0f4B000080;
+    prmt.b32 $0, a, c, 0x7632;
+    prmt.b32 $1, b, d, 0x7632;
+    }
+    """
+)
+
+
 @triton.jit
-def _widened_fp8(pairs):
-    """Two blocks of bfloat16 of one of pairs of numbers in 8 bits (e4m3): those in the low bytes,
-    and those in the high ones. Their bits stand for 2^-120 of what they are in bfloat16."""
+def _widened(pairs, PAIRED: tl.constexpr):
+    """Two blocks of bfloat16 of one of pairs of numbers in 8 bits: those in the low bytes, and
+    those in the high ones."""
     if IS_COMPILED:
         low, high = tl.inline_asm_elementwise(
-            """
-            {
-            .reg .b32 a, b, c, factor;
-            mov.b32 factor, 0x7B807B80;
-            shl.b32 a, $2, 4;
-            and.b32 a, a, 0x07F007F0;
-            shl.b32 b, $2, 8;
-            lop3.b32 a, b, 0x80008000, a, 0xEA;
-            mul.rn.bf16x2 $0, a, factor;
-            shr.b32 c, $2, 4;
-            and.b32 c, c, 0x07F007F0;
-            lop3.b32 c, $2, 0x80008000, c, 0xEA;
-            mul.rn.bf16x2 $1, c, factor;
-            }
-            """,
+            _WIDEN_INT8 if PAIRED == INT8 else _WIDEN_FP8,
             "=r,=r,r",
             [pairs],
             dtype=(tl.bfloat16, tl.bfloat16),
             is_pure=True,
             pack=2,
         )
+    elif PAIRED == INT8:
+        low = (pairs & 0xFF).to(tl.int8).to(tl.float32).to(tl.bfloat16)
+        high = (pairs >> 8).to(tl.int8).to(tl.float32).to(tl.bfloat16)
     else:
         low = (pairs & 0xFF).to(tl.uint8).to(tl.float8e4nv, bitcast=True).to(tl.bfloat16)
         high = ((pairs >> 8) & 0xFF).to(tl.uint8).to(tl.float8e4nv, bitcast=True).to(tl.bfloat16)
-    return low, high
-
-
-@triton.jit
-def _widened_int8(pairs):
-    """The same of pairs of whole numbers in 8 bits: the lowest byte of 2^23 in float32 is one of
-    them plus 128, which is taken off again; the upper half of that is bfloat16."""
-    if IS_COMPILED:
-        low, high = tl.inline_asm_elementwise(
-            """
-            {
-            .reg .b32 bytes, one, a, b, c, d;
-            xor.b32 bytes, $2, 0x80808080;
-            mov.b32 one, 0x4B000000;
-            prmt.b32 a, bytes, one, 0x7440;
-            prmt.b32 b, bytes, one, 0x7441;
-            prmt.b32 c, bytes, one, 0x7442;
-            prmt.b32 d, bytes, one, 0x7443;
-            sub.rn.f32 a, a, 0f4B000080;
-            sub.rn.f32 b, b, 0f4B000080;
-            sub.rn.f32 c, c, 0f4B000080;
-            sub.rn.f32 d, d, 0f4B000080;
-            prmt.b32 $0, a, c, 0x7632;
-            prmt.b32 $1, b, d, 0x7632;
-            }
-            """,
-            "=r,=r,r",
-            [pairs],
-            dtype=(tl.bfloat16, tl.bfloat16),
-            is_pure=True,
-            pack=2,
-        )
-    else:
-        low = (pairs & 0xFF).to(tl.int8).to(tl.float32).to(tl.bfloat16)
-        high = (pairs >> 8).to(tl.int8).to(tl.float32).to(tl.bfloat16)
     return low, high
 
 
@@ -126,11 +122,7 @@ def _add_product(
 ):
     """Adds the products of one block of inputs. Weights are zero where there are none."""
     if PAIRED != SINGLE:
-        pairs = tl.load(own + k // 2 * TILE)
-        if PAIRED == INT8:
-            low, high = _widened_int8(pairs)
-        else:
-            low, high = _widened_fp8(pairs)
+        low, high = _widened(tl.load(own + k // 2 * TILE), PAIRED)
         states = tl.load(of_rows + k, mask=inside, other=0.0)
         sums = tl.dot(low.to(states.dtype), states, sums)
         states = tl.load(of_rows + k + BLOCK_K // 2, mask=inside, other=0.0)
