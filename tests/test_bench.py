@@ -28,7 +28,7 @@ from doublespec.bench.results import faults, results
 from doublespec.bench.runs import RunLog, read_runs
 from doublespec.cli import app
 from doublespec.cli.bench_table import table
-from doublespec.decoding import Step, decode_serial
+from doublespec.decoding import Step, decode_plain
 from doublespec.errors import ConfigError
 from doublespec.llm import LLM, Completion
 from doublespec.methods import METHODS, Parts
@@ -436,11 +436,11 @@ def test_bench_fails_loudly_when_a_method_cheats(
 
 def test_bench_fails_loudly_when_the_baseline_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
     def slow(*arguments: Any) -> Iterator[Step]:
-        for step in decode_serial(*arguments):
+        for step in decode_plain(*arguments):
             sleep(9 * step.seconds)
             yield step
 
-    monkeypatch.setattr(race, "decode_serial", slow)
+    monkeypatch.setattr(race, "decode_plain", slow)
     run = _in_process("--methods", "ar", "--max-tokens", "6")
     assert run.exit_code == 1
     assert "not in its fastest shape" in " ".join(run.stderr.split())

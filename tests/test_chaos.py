@@ -36,6 +36,7 @@ class ChaosParts:
         self.chance = random.Random(number)
         self.clock = VirtualClock()
         self.guess_tokens = self.chance.choice([1, 8, 24])
+        self.at_once, self.plain_seconds = 3, 0.005
         self.target: LanguageModel = TimedToy(
             TARGET, self.clock, lambda: 0.01 * self.chance.random()
         )

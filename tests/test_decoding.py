@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from doublespec.decoding import Step, decode_parallel, decode_serial
+from doublespec.decoding import Step, decode_parallel, decode_plain, decode_serial
 from doublespec.drafting.background import StyledDrafter
 from doublespec.drafting.base import Guess, NoDrafter, Pending
 from doublespec.drafting.lookup import LookupDrafter
@@ -145,6 +145,47 @@ class Ticking:
                 return Guess(drafted, len(drafted))
 
         return Slow()
+
+
+class Settling(ToyModel):
+    """Goes on by itself, a second for each forward."""
+
+    can_settle = True
+
+    def __init__(self, clock: Ticking) -> None:
+        super().__init__()
+        self._clock = clock
+
+    def settle(
+        self, tokens: Tokens, guess: Tokens, passes: int, ends: object, heat: object
+    ) -> list[int]:
+        self._clock.now += passes
+        return naive(ToyModel(), list(tokens), REQUEST, StopRule(passes))
+
+
+def test_steps_that_are_computed_at_once_share_their_time() -> None:
+    clock = Ticking()
+    stop = StopRule(8)
+    loop = decode_plain(Settling(clock), PROMPT, REQUEST, stop, lambda: 4, clock)
+    seen, steps = [], []
+    for step in loop:
+        seen.append(clock.now)
+        steps.append(step)
+    assert seen == [1.0, 5.0, 5.0, 5.0, 5.0, 8.0, 8.0, 8.0]  # the first token does not wait
+    assert [step.begun for step in steps] == [0, 1, 2, 3, 4, 5, 6, 7]
+    assert all(step.seconds == step.target_seconds == 1.0 for step in steps)
+    assert [step.earlier_seconds for step in steps] == [0, -3, 1, 1, 1, -2, 1, 1]
+    assert answer(steps) == naive(ToyModel(), PROMPT, REQUEST, stop)
+    assert steps[-1].finish == "length"
+
+
+def test_an_answer_ends_in_the_midst_of_steps_that_were_computed_at_once() -> None:
+    whole = naive(ToyModel(), PROMPT, REQUEST, StopRule(20))
+    text = f" {whole[6]} "
+    stop = StopRule(20, frozenset(), (text,), lambda tokens: "".join(f" {t} " for t in tokens))
+    steps = list(decode_plain(Settling(Ticking()), PROMPT, REQUEST, stop, lambda: 8))
+    assert answer(steps) == whole[: whole.index(whole[6]) + 1]
+    assert steps[-1].finish == "stop"
 
 
 def test_a_step_tells_the_time_of_retrieval_from_that_of_a_draft() -> None:

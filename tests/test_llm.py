@@ -18,6 +18,7 @@ import torch
 import doublespec
 from doublespec import LLM, ConfigError, DoubleError, ModelError, SamplingParams
 from doublespec.llm import find_bundled
+from doublespec.models.base import can_settle
 
 CSV = "Turn this CSV into a JSON list of objects.\n\nname,city\nAnna,Oslo\nTom,Paris\nLena,Rome"
 QUESTION = [{"role": "user", "content": CSV}]
@@ -40,6 +41,22 @@ def test_a_completion_tells_what_it_took(bundled: LLM) -> None:
     assert 0 < stats.ttft_seconds < stats.seconds
     assert completion.finish_reason in ("stop", "length")
     assert completion.prompt_tokens == len(bundled.codec.encode_chat(QUESTION))
+
+
+def test_the_steps_of_an_answer_take_as_long_as_it_takes(bundled: LLM) -> None:
+    """Also those that are computed several at once, of which the first one comes last."""
+    params = SamplingParams(max_tokens=60, ignore_eos=True)
+    bundled.generate("Once upon a time", params, method="ar")
+    stream = bundled.stream("Once upon a time", params, method="ar")
+    begun = time.perf_counter()
+    stream.finish()
+    seconds = time.perf_counter() - begun
+    assert any(step.earlier_seconds < 0.0 for step in stream.steps) or not can_settle(
+        bundled.target
+    )
+    assert all(step.seconds >= step.target_seconds > 0.0 for step in stream.steps)
+    assert sum(step.seconds for step in stream.steps) < seconds
+    assert sum(step.seconds + step.earlier_seconds for step in stream.steps) < seconds
 
 
 def test_a_stream_gives_the_text_of_the_completion_piece_by_piece(bundled: LLM) -> None:

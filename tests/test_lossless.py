@@ -9,7 +9,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import closing
 
 import pytest
@@ -28,10 +28,11 @@ from doublespec.methods import HINDSIGHT, METHODS, candidates
 from doublespec.models.base import LanguageModel
 from doublespec.models.native.library import can_compile
 from doublespec.models.toy import ToyModel
-from doublespec.sampling import Request, SamplingParams
+from doublespec.noise import Heat
+from doublespec.sampling import Request, SamplingParams, choose
 from doublespec.scheduling import Scheduler
 from doublespec.stopping import StopRule
-from doublespec.tokens import Tokens
+from doublespec.tokens import Tokens, common_prefix
 from tests.drafts import FREE, inline, threaded, worker
 from tests.reference import answer, naive
 
@@ -53,13 +54,40 @@ class Patient(ToyModel):
         return super().logits(tokens, last, prompt_length)
 
 
+class Settling(ToyModel):
+    """Goes on by itself, now and then less far than it might, and some texts it does not know."""
+
+    can_settle = True
+
+    def settle(
+        self,
+        tokens: Tokens,
+        guess: Tokens,
+        passes: int,
+        ends: Collection[int],
+        heat: Heat | None,
+    ) -> list[int]:
+        new: list[int] = []
+        params = SamplingParams(heat.temperature, seed=heat.seed) if heat else SamplingParams()
+        for _ in range((passes + 1) // 2 if len(tokens) % 3 else 0):
+            text = [*tokens, *new]
+            logits = self.logits([*text, *guess], len(guess) + 1, 1)
+            chosen = choose(logits, [*text, *guess], len(text), Request(params, 1))
+            new += chosen[: common_prefix(chosen, guess) + 1]
+            guess = []
+            if not {*ends}.isdisjoint(new):
+                break
+        return new
+
+
 class ToyParts:
     """Parts made of toys; `agreement` is the draft's with the target."""
 
     def __init__(self, agreement: float, gamma: int, *, threads: bool = False) -> None:
         self._draft = ToyModel(32, agreement=agreement)
-        self.target: LanguageModel = Patient(self._draft) if threads else ToyModel(32)
+        self.target: LanguageModel = Patient(self._draft) if threads else Settling(32)
         self.guess_tokens = 24
+        self.at_once, self.plain_seconds = 1 + gamma, 0.001
         self.clock = time.perf_counter
         names = candidates(has_draft=True, beside=True, same_device=True)
         self.scheduler = Scheduler(names, {"ar": 1000.0}, HINDSIGHT)

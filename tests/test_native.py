@@ -37,7 +37,9 @@ from doublespec.models.quantize import rounded_to_int8
 from doublespec.models.sizes import DecoderConfig, Rotary
 from doublespec.models.threads import Threads
 from doublespec.noise import Heat, _function
-from doublespec.sampling import Request, SamplingParams, rank
+from doublespec.oracle import advance
+from doublespec.sampling import Request, SamplingParams, choose, rank
+from doublespec.tokens import common_prefix
 from tests.checkpoints import FAMILIES, write_family
 
 CPU = torch.device("cpu")
@@ -374,6 +376,64 @@ def test_a_chain_is_what_single_forwards_choose(
     assert model.chain(behind, 7, size, (), Worth(), heat).tokens == wanted.tokens[5:]
     assert model.chain(random_text(1), 1, size, (), Worth()).tokens[0] < size
     assert torch.equal(model.logits(behind, 45, 1), other.logits(behind, 45, 1))
+
+
+def chosen(model: NativeDecoder, text: list[int], count: int, heat: Heat | None) -> list[int]:
+    """What `sampling.choose` makes of one forward after the other, by a model of its own."""
+    params = SamplingParams(heat.temperature, seed=heat.seed) if heat else SamplingParams()
+    ahead, other = text.copy(), model.fresh()
+    for _ in range(count):
+        ahead += choose(other.logits(ahead, 1, 1), ahead, len(ahead), Request(params, 1))
+    return ahead[len(text) :]
+
+
+@pytest.mark.parametrize("heat", [None, Heat(0.7, 3), Heat(1.5, (1 << 63) - 1), Heat(1e-60, 2)])
+@pytest.mark.parametrize("stopped", [False, True])
+def test_what_is_settled_is_what_single_forwards_choose(
+    folder: Path, heat: Heat | None, stopped: bool
+) -> None:
+    """However much of a guess holds, however many forwards are made, and also where each of them is
+    stopped behind every layer."""
+    model, text = load(folder), random_text(40)
+    wanted = chosen(model, text, 12, heat)
+    wrong = (wanted[4] + 1) % 300
+    if stopped:
+        model.call_seconds = 0.0
+    guesses = [], wanted[:5], [*wanted[:4], wrong, *wanted[5:8]], [wrong, 1], wanted[:8]
+    for guess in guesses:
+        kept = common_prefix(guess, wanted) + 1
+        for passes in (1, 3):
+            model.logits(text[:-1], 1, 1)
+            found = model.settle(text, guess, passes, (), heat)
+            assert found == wanted[: len(found)]
+            assert len(found) >= kept
+            assert stopped or len(found) == kept + passes - 1
+            after = [*text, *found]
+            assert torch.equal(model.logits(after, 9, 1), fresh(model, after)[-9:])  # its cache
+        assert model.settle([*text, 7], guess, 1, (), heat) != []  # the text before it is known
+    assert model.settle(random_text(9, seed=1), [], 1, (), heat) == []  # more is unread
+
+
+def test_nothing_is_settled_behind_an_end(folder: Path) -> None:
+    model, text = load(folder), random_text(40)
+    wanted = chosen(model, text, 8, None)
+    model.logits(text[:-1], 1, 1)
+    stop = wanted.index(wanted[3]) + 1
+    assert model.settle(text, wanted, 3, frozenset({wanted[3]}), None) == wanted[:stop]
+    assert model.settle(text, [], 8, frozenset({wanted[3]}), None) == wanted[:stop]
+    assert model.settle(text, [], 8, frozenset(), None) == wanted  # none is remembered
+
+
+@pytest.mark.parametrize("odd", [float("nan"), float("inf")])
+def test_logits_that_are_not_finite_are_chosen_from_outside(folder: Path, odd: float) -> None:
+    model, text = load(folder), random_text(40)
+    model.logits(text[:-1], 1, 1)
+    model._weights.vocabulary.bias[17] = odd
+    for temperature in (0.0, 0.8):
+        request = Request(SamplingParams(temperature), 1)
+        assert model.settle(text, [], 4, (), request.params.heat) == []
+        settled = advance(model, text, [1, 2], request).tokens
+        assert settled[0] == chosen(model, text, 1, request.params.heat)[0]
 
 
 def test_a_chain_ends_behind_an_id_that_ends_the_answer(folder: Path) -> None:

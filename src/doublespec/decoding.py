@@ -44,6 +44,8 @@ class Step(NamedTuple):  # of which every forward makes one: cheap to make
     of which `retrieval_seconds` for the latter), for the forward with its choices
     (`target_seconds`), for a draft in lock-step and its messages after it (`wait_seconds`), and in
     all (`seconds`), from `begun` on; a `Stream` counts in all what is spent around the loop, too.
+    Of several steps that were computed at once each counts the same share, and `earlier_seconds` is
+    what was spent of it before the step was asked for: less than 0 for the first of them.
     `foreseen` says, where the step departed from what was drafted, whether the draft had gone on
     from that correction in advance (None: it did not depart). `forwards` are the draft's, as far as
     they were heard of.
@@ -62,12 +64,53 @@ class Step(NamedTuple):  # of which every forward makes one: cheap to make
     forwards: tuple[DraftForward, ...] = ()
     logprobs: tuple[TokenLogprobs, ...] = ()
     retrieval_seconds: float = 0.0
+    earlier_seconds: float = 0.0
 
     @property
     def num_accepted(self) -> int:
         """How many tokens of the guess were kept. (The last of `new` is the target's own choice,
         unless the answer was cut before it.)"""
         return common_prefix(self.new, self.guess)
+
+
+def decode_plain(
+    target: LanguageModel,
+    prompt: Tokens,
+    request: Request,
+    stop: StopRule,
+    at_once: Callable[[], int],
+    clock: Clock = perf_counter,
+) -> Steps:
+    """Nothing is guessed. `at_once` says how many steps may be computed before the first of them is
+    yielded."""
+    tokens = list(prompt)
+    finish: Finish | None = None
+    while finish is None:
+        begun = clock()
+        answered = len(tokens) - request.prompt_length
+        most = min(at_once(), stop.max_tokens - answered) if answered else 1
+        settled = advance(target, tokens, [], request, most)
+        computed = clock() - begun
+        share = computed / len(settled.tokens)
+        for number, token in enumerate(settled.tokens):
+            asked = clock()
+            new, finish = stop.cut(tokens[request.prompt_length :], [token])
+            tokens += new
+            yield Step(
+                new=(token,),
+                guess=(),
+                num_drafted=0,
+                finish=finish,
+                guess_seconds=0.0,
+                target_seconds=share,
+                wait_seconds=0.0,
+                seconds=share + clock() - asked,
+                begun=begun + number * share,
+                logprobs=settled.logprobs,
+                earlier_seconds=share if number else share - computed,
+            )
+            if finish is not None:
+                break
 
 
 def decode_serial(
@@ -170,7 +213,7 @@ def decode_parallel(
 
 
 def decode_in_turns(
-    begin: Callable[[str, Tokens], Steps],
+    begin: Callable[[str, Tokens, Callable[[], int]], Steps],
     can_run: Callable[[str], bool],
     scheduler: Scheduler,
     hindsight: Hindsight,
@@ -180,7 +223,8 @@ def decode_in_turns(
     clock: Clock = perf_counter,
 ) -> Steps:
     """Decodes with the method that the scheduler names, turn by turn; `begin` begins one anywhere
-    in the answer, and one that is named again goes on. `expected` gives the seconds of a forward
+    in the answer, told how to ask for how many steps more its turn is likely to last, and one that
+    is named again goes on. `expected` gives the seconds of a forward
     that shows so many tokens beside that method. The first step is not measured: it reads the
     prompt. What it takes to judge turns in hindsight counts as time of the step before it."""
     tokens = list(prompt)
@@ -191,6 +235,9 @@ def decode_in_turns(
     learnt = 0  # the first ones, of which something was learnt: of several in a row in less time
     over: deque[tuple[Turn, int]] = deque()  # turns to be judged, and where what they tell ended
     expected = cache(expected)
+
+    def left() -> int:
+        return 1 if turn is None else max(1, turn.steps - len(made))
 
     def learn() -> None:
         nonlocal learnt
@@ -215,7 +262,7 @@ def decode_in_turns(
             if steps is None or turn.name != name:
                 if steps is not None:
                     steps.close()
-                steps = begin(turn.name, list(tokens))
+                steps = begin(turn.name, list(tokens), left)
             made, learnt = [], int(len(tokens) == len(prompt))
             for step in steps:
                 made.append(step)

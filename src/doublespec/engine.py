@@ -149,7 +149,7 @@ class Engine:
 
     def make_scheduler(self) -> Scheduler:
         """For `auto`: the methods that can run here."""
-        return Scheduler(self._candidates(), {"ar": 1.0 / self.cost.of_alone(1)}, HINDSIGHT)
+        return Scheduler(self._candidates(), {"ar": 1.0 / self.cost.of_plain}, HINDSIGHT)
 
     def prepare(self, method: str, *, wait: bool = False) -> None:
         """Loads what the method will need, the draft's process behind the scenes unless to `wait`
@@ -353,6 +353,8 @@ class _Parts:
     def __init__(self, engine: Engine, target: LanguageModel, choice: _Choice) -> None:
         self.target = target
         self.guess_tokens = engine.guess_tokens
+        self.at_once = engine.cost.at_once
+        self.plain_seconds = engine.cost.of_plain
         self.clock: Clock = perf_counter
         self._engine = engine
         self._choice = choice

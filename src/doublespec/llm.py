@@ -29,6 +29,7 @@ from doublespec.models.load import (
     kernels_of,
     load_target,
     measure_cost,
+    with_chain,
 )
 from doublespec.models.parallel import ParallelDecoder
 from doublespec.models.vocabulary import check_same_vocabulary
@@ -130,6 +131,7 @@ class LLM:
         self.kernels = kernels_of(model)
         self.threads = model.threads if isinstance(model, LocalDecoder) else None
         self.target = model if wrap is None else wrap.target(model)
+        cost = with_chain(self.target, cost)
         self.recipe = None
         if draft_source is not None:
             self.recipe = self._recipe(draft_source, cost.seconds, wrap)
@@ -343,7 +345,9 @@ class Stream:
             seconds = perf_counter() - begun
         if self._is_cancelled:  # meanwhile
             self.close()
-        return None if step is None else step._replace(seconds=max(step.seconds, seconds))
+        if step is None:
+            return None
+        return step._replace(seconds=max(step.seconds, seconds + step.earlier_seconds))
 
     @property
     def completion(self) -> Completion:

@@ -7,7 +7,14 @@ from collections.abc import Callable
 from typing import Literal, Protocol
 
 from doublespec.config import PRESETS
-from doublespec.decoding import Clock, Steps, decode_in_turns, decode_parallel, decode_serial
+from doublespec.decoding import (
+    Clock,
+    Steps,
+    decode_in_turns,
+    decode_parallel,
+    decode_plain,
+    decode_serial,
+)
 from doublespec.drafting.base import BackgroundDrafter, Completer, Drafter, NoDrafter
 from doublespec.drafting.hindsight import Hindsight
 from doublespec.errors import ConfigError
@@ -25,7 +32,9 @@ class Parts(Protocol):
 
     target: LanguageModel
     guess_tokens: int
+    at_once: int  # steps of plain decoding that may be computed before the first is yielded
     clock: Clock
+    plain_seconds: float  # of a step of it, as far as is known before
     scheduler: Scheduler
     hindsight: Hindsight
 
@@ -59,7 +68,7 @@ _NOTHING = NoDrafter()
 
 def ar(parts: Parts, prompt: Tokens, request: Request, stop: StopRule) -> Steps:
     """Autoregressive decoding: one token a forward."""
-    return _serial(parts, _NOTHING, _NOTHING, prompt, request, stop)
+    return _plain(parts, prompt, request, stop, lambda: parts.at_once)
 
 
 def lookup(parts: Parts, prompt: Tokens, request: Request, stop: StopRule) -> Steps:
@@ -104,13 +113,17 @@ def double_draft_only(parts: Parts, prompt: Tokens, request: Request, stop: Stop
 def auto(parts: Parts, prompt: Tokens, request: Request, stop: StopRule) -> Steps:
     """Whichever of the others is the fastest here, found by trying."""
 
-    def begin(name: str, tokens: Tokens) -> Steps:
+    def begin(name: str, tokens: Tokens, left: Callable[[], int]) -> Steps:
+        if name == "ar":
+            return _plain(parts, tokens, request, stop, lambda: min(parts.at_once, left()))
         return METHODS[name](parts, tokens, request, stop)
 
     def can_run(name: str) -> bool:
         return name not in BESIDE or parts.is_draft_ready()
 
     def expected(name: str, shown: int) -> float:
+        if name == "ar":
+            return parts.plain_seconds
         return parts.forward_seconds(shown, beside=name in BESIDE)
 
     learnt = parts.scheduler, parts.hindsight
@@ -163,6 +176,12 @@ def check_method(name: str, *, has_draft: bool) -> str:
     if method not in DRAFTLESS and not has_draft:
         raise ConfigError(f"method {method!r} needs a draft model; give one, or use lookup")
     return "@".join(filter(None, (method, preset)))
+
+
+def _plain(
+    parts: Parts, prompt: Tokens, request: Request, stop: StopRule, at_once: Callable[[], int]
+) -> Steps:
+    return decode_plain(parts.target, prompt, request, stop, at_once, parts.clock)
 
 
 def _serial(

@@ -56,8 +56,13 @@ def perturbed(logits: Tensor, temperature: float, seed: int, positions: Sequence
 
 def position_keys(seed: int, positions: Sequence[int]) -> list[int]:
     """With which the ids are hashed at each position: of 32 bits, with a sign."""
-    key = _mix(_mix(seed & _WORD) + (seed >> 32) & _WORD)
+    key = seed_key(seed)
     return [_signed(_mix(_mix(position) ^ key)) for position in positions]
+
+
+def seed_key(seed: int) -> int:
+    """With which positions are hashed: of 32 bits."""
+    return _mix(_mix(seed & _WORD) + (seed >> 32) & _WORD)
 
 
 def prepare_noise(device: torch.device) -> None:
@@ -163,6 +168,17 @@ def _write_perturb(module: ir.Module) -> None:
         key = code.widened(code.load(code["keys"], row, WORD))
         told = logits, code["ids"], key, scores, code["size"], code["temperature"]
         code.call("perturb_row", *told)
+
+
+def position_key(code: Code, position: Number, key: Number) -> Number:
+    """One of `position_keys`, without the sign, by the key of the seed."""
+
+    def mix(x: Number) -> Number:
+        x = (x ^ code.shifted_right(x, 16)) * _FIRST & _WORD
+        x = (x ^ code.shifted_right(x, 13)) * _SECOND & _WORD
+        return x ^ code.shifted_right(x, 16)
+
+    return mix(mix(position) ^ key)
 
 
 _OF_ROW = {

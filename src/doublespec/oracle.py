@@ -6,27 +6,35 @@ guess can make the answer faster, never different, wherever it came from.
 
 from typing import NamedTuple
 
-from doublespec.models.base import LanguageModel
+from doublespec.models.base import LanguageModel, can_settle
 from doublespec.sampling import Request, TokenLogprobs, choose, logprobs
 from doublespec.tokens import Tokens, common_prefix
 
 
 class Settled(NamedTuple):
-    """What one forward settled: 1 to len(guess) + 1 tokens; logprobs if they were asked for."""
+    """What a forward settled: 1 to len(guess) + 1 tokens; logprobs if they were asked for."""
 
     tokens: list[int]
     logprobs: tuple[TokenLogprobs, ...] = ()
 
 
-def advance(model: LanguageModel, tokens: Tokens, guess: Tokens, request: Request) -> Settled:
-    """Judges `guess` as the continuation of `tokens`, in one forward of the model. Ids that the
-    model does not have (of a damaged datastore, say) end the guess."""
+def advance(
+    model: LanguageModel, tokens: Tokens, guess: Tokens, request: Request, forwards: int = 1
+) -> Settled:
+    """Judges `guess` as the continuation of `tokens`, in one forward of the model; in up to so many
+    if it can go on by itself, which spares what lies between them. Ids that the model does not have
+    (of a damaged datastore, say) end the guess."""
     guess = known(guess, model.vocab_size)
+    params = request.params
+    if params.is_simple and params.logprobs is None and can_settle(model):
+        new = model.settle(tokens, guess, forwards, request.end_ids, params.heat)
+        if new:
+            return Settled(new)
     ahead = [*tokens, *guess]
     logits = model.logits(ahead, len(guess) + 1, request.prompt_length)
     chosen = choose(logits, ahead, len(tokens), request)
     new = chosen[: common_prefix(chosen, guess) + 1]
-    top = request.params.logprobs
+    top = params.logprobs
     return Settled(new) if top is None else Settled(new, tuple(logprobs(logits, new, top)))
 
 

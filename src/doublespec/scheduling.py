@@ -32,6 +32,7 @@ _FEW_STEPS = 48  # of a method, which is new so far
 _BESIDE_STEPS = 16  # of plain decoding, by which it is known what they take beside their forwards
 _SLOWNESS_STEPS = 128  # whose forwards say how long one takes
 _LONGEST_FORWARD = 8  # times as long as their mean, and no longer counts one of them
+_COMPARED, _COMPARED_STEPS = 16, 4  # forwards before a change to or from plain decoding, and after
 _LEAST_STEPS = 64  # of the leading method, after which plain decoding need not be surely faster
 _SURELY_STEPS = 128  # of the one in hindsight, which loses less on any text than texts differ
 _ALIKE = 0.99  # of plain decoding: worth it, for a method that is fast as soon as text repeats
@@ -194,6 +195,10 @@ class Scheduler:
         self._latest: Turn | None = None
         self._slowness: deque[float] = deque([1.0])  # of the latest steps,
         self._slow = 1.0  # and their sum
+        self._of_plain: deque[float] = deque(maxlen=_COMPARED)  # the latest, as they were told,
+        self._of_others: deque[float] = deque(maxlen=_COMPARED)  # until the next change
+        self._was_plain = False
+        self._lighter: float | None = None  # plain decoding's, as a share of others' at that time
         self._known: dict[str, float] = {}  # what `_rate` has made of them
 
     def choose(self, can_run: Callable[[str], bool] = lambda name: True) -> Turn:
@@ -234,7 +239,7 @@ class Scheduler:
     ) -> None:
         """Step number `place` of a turn has settled so many tokens in so many seconds; `slowness`
         is how many times as long its forward took as was to be expected beforehand."""
-        self._add_slowness(slowness)
+        self._add_slowness(slowness, is_plain=turn.name in self._expected)
         self._known.clear()
         record, near = self._records[turn.name], self._records[self._leader].near_rate
         if self._steps >= TURN_STEPS:  # a longer one was stopped, or its machine was
@@ -263,8 +268,22 @@ class Scheduler:
                 turn.steps = place + 1
         self._fade(self._steps - 1)
 
-    def _add_slowness(self, slowness: float) -> None:
-        """No forward counts as longer than `_LONGEST_FORWARD` times what they take on average."""
+    def _add_slowness(self, slowness: float, *, is_plain: bool) -> None:
+        """No forward counts as longer than `_LONGEST_FORWARD` times what they take on average. What
+        was expected of plain decoding, which may make several at once, and of others need not be
+        wrong alike: each change from one to the other tells."""
+        own, other = self._of_plain, self._of_others
+        if not is_plain:
+            own, other = other, own
+        if is_plain != self._was_plain:
+            own.clear()
+        self._was_plain = is_plain
+        own.append(slowness)
+        if len(own) == _COMPARED_STEPS <= len(other):
+            share = median(self._of_plain) / median(self._of_others)
+            self._lighter = share if self._lighter is None else math.sqrt(self._lighter * share)
+        if is_plain:
+            slowness /= self._lighter or 1.0
         longest = _LONGEST_FORWARD * self._slow / len(self._slowness)
         self._slowness.append(min(slowness, longest))
         self._slow += self._slowness[-1]
@@ -403,7 +422,7 @@ class Scheduler:
             return record.rate
         if name not in self._known:
             beside = median(record.beside or (1.0,))
-            slow = self._slow / len(self._slowness)
+            slow = self._slow / len(self._slowness) * (self._lighter or 1.0)
             self._known[name] = self._expected[name] / (slow * beside)
         return self._known[name]
 

@@ -19,8 +19,7 @@ from statistics import median
 from typing import Any
 
 from doublespec.bench.peers.base import Peer
-from doublespec.decoding import Step, decode_serial
-from doublespec.drafting.base import NoDrafter
+from doublespec.decoding import Step, decode_plain
 from doublespec.llm import LLM, Completion, Stream
 from doublespec.models.base import LanguageModel
 from doublespec.models.devices import usable_cores, use_threads
@@ -188,8 +187,8 @@ class Race:
             events = (step for step in self.peers[name].answer(tokens, request, stop))
             return Stream(events, TextStream(self.llm.codec, params.stop), request)
         use_threads(fastest_threads(self._measured))
-        nobody = NoDrafter()
-        steps = decode_serial(self._fastest, nobody, nobody, tokens, request, stop, 0)
+        at_once = self.llm.engine.cost.at_once
+        steps = decode_plain(self._fastest, tokens, request, stop, lambda: at_once)
         return Stream(steps, TextStream(self.llm.codec, params.stop), request)
 
     def figures(self) -> dict[str, Figures]:

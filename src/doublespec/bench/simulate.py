@@ -206,6 +206,7 @@ class _Parts:
         self.scheduler = kept.scheduler
         self.hindsight = kept.hindsight
         self.guess_tokens = plan.guess_tokens
+        self.at_once, self.plain_seconds = 1, machine.target(1)
         self.target: LanguageModel = TimedModel(
             trace.target(), self._target_seconds, self._now, self._share
         )

@@ -116,10 +116,11 @@ class ConfidentDrafter:
         run agrees with one forward, or where the model goes on by itself."""
         begun = self._clock() if self._clock is not None else 0.0
         is_chained = self._forwards > 0 and self._chains and request.params.is_simple
+        rankings: list[Ranking] = []
         if is_chained and can_chain(self._model):
             rankings = self._chain(self._model, ahead, limit, reach, request)
-            forwards = len(rankings)
-        else:
+        forwards = len(rankings)
+        if not rankings:
             rankings, forwards = self._forward(ahead, asked, limit - 1, request), 1
         if self._clock is not None and self._forwards >= (1 if is_chained else _UNTIMED):
             self._timed.append((self._clock() - begun) / forwards / self._unit)

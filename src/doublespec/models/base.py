@@ -115,14 +115,40 @@ class ChainingModel(LanguageModel, Protocol):
         worth: Worth,
         heat: Heat | None = None,
     ) -> Chain:
-        """1 to `most` tokens after a text, each the likeliest of the first `size` ids (the lowest
+        """Up to `most` tokens after a text, each the likeliest of the first `size` ids (the lowest
         of several), or sampled with some `heat`: fewer behind one of `ends`, or where more are not
-        `worth` it. The model must have room for all but the last."""
+        `worth` it, or where one was held up; none before logits that are not finite. The model must
+        have room for all but the last."""
+        ...
+
+
+class SettlingModel(LanguageModel, Protocol):
+    """A language model that can choose tokens by itself, exactly as `sampling.choose` does."""
+
+    @property
+    def can_settle(self) -> bool: ...
+
+    def settle(
+        self,
+        tokens: Tokens,
+        guess: Tokens,
+        passes: int,
+        ends: Collection[int],
+        heat: Heat | None,
+    ) -> list[int]:
+        """What up to so many forwards settle after a text of which only the last token is unread:
+        the first of them as much of `guess` as equals its choices, and one more, each other one
+        token. Fewer behind one of `ends`, or where one was held up; none of another text, and none
+        before logits that are not finite. The model must have room for all but the last."""
         ...
 
 
 def can_chain(model: LanguageModel) -> TypeGuard[ChainingModel]:
     return bool(getattr(model, "can_chain", False))
+
+
+def can_settle(model: LanguageModel) -> TypeGuard[SettlingModel]:
+    return bool(getattr(model, "can_settle", False))
 
 
 def can_branch(model: LanguageModel) -> TypeGuard[BranchingModel]:

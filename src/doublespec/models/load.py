@@ -12,7 +12,14 @@ import torch
 from torch import Tensor
 
 from doublespec.errors import ConfigError, ModelError
-from doublespec.models.base import ChainingModel, LanguageModel, LoadedModel, Worth
+from doublespec.models.base import (
+    ChainingModel,
+    LanguageModel,
+    LoadedModel,
+    Worth,
+    can_chain,
+    can_settle,
+)
 from doublespec.models.choice import is_native
 from doublespec.models.decoder import Decoder
 from doublespec.models.devices import prepare_device, usable_cores
@@ -38,6 +45,7 @@ _FEW_ROWS = 8  # a step's, rather than a prompt's
 _FASTER = 0.9  # of the time of fewer rows, which makes these useless
 _SEVERAL, _PAIRS = 16, 15  # rows; forwards over so many and over one, where they are quick
 _SHORT_SECONDS = 0.05  # of measuring one row, which may be in the middle of an answer
+_AT_ONCE_SECONDS, _MOST_AT_ONCE = 0.016, 8  # of an answer: as long as a screen shows one picture
 _CHAIN_CONTEXT, _CHAINED = 16, 6  # tokens before a chain that is timed, and in it
 _PROOF_KEYS = 6  # key lengths over which attention is compared between numbers of threads
 _PROOF_TEXTS = ((1, 1), (40, 2), (200, 7), (60, 64))  # and texts: tokens of the prompt, and more
@@ -202,12 +210,24 @@ def kernels_of(model: LanguageModel) -> str:
 class ForwardCost:
     """What a forward costs: seconds over one row, and the share of them that each further row adds.
     The same with all cores, while no draft is at work: over one row it takes the share `alone` of
-    `seconds` then (`row_cost_alone` None: further rows add as much as beside a draft)."""
+    `seconds` then (`row_cost_alone` None: further rows add as much as beside a draft), and of a
+    model that goes on by itself `chained` seconds (None: it does not)."""
 
     seconds: float
     row_cost: float
     alone: float = 1.0
     row_cost_alone: float | None = None
+    chained: float | None = None
+
+    @property
+    def of_plain(self) -> float:
+        """A step of plain decoding."""
+        return self.of_alone(1) if self.chained is None else self.chained
+
+    @property
+    def at_once(self) -> int:
+        """How many steps of plain decoding may be computed before the first of them is seen."""
+        return max(1, min(_MOST_AT_ONCE, int(_AT_ONCE_SECONDS / self.of_plain)))
 
     def of(self, rows: int) -> float:
         return self.seconds * (1 + self.row_cost * (rows - 1))
@@ -243,6 +263,13 @@ def choose_threads(
     alone = undisturbed_seconds(model)  # it tries all cores first
     cost = replace(cost, alone=min(1.0, alone / cost.seconds))
     return cost if alone > _QUICK_SECONDS else replace(cost, row_cost_alone=_row_cost(model))
+
+
+def with_chain(model: LanguageModel, cost: ForwardCost) -> ForwardCost:
+    """The cost with that of a step of plain decoding where the model goes on by itself."""
+    if cost.at_once == 1 or not (can_settle(model) and can_chain(model)):
+        return cost
+    return replace(cost, chained=chained_seconds(model))
 
 
 def _proof(model: Decoder, quantize: str | None, cost: ForwardCost) -> Iterator[Compute]:
@@ -346,7 +373,7 @@ def chained_seconds(model: ChainingModel) -> float:
     ):
         start = perf_counter()
         chain = model.chain(text, most, model.vocab_size, (), Worth())
-        found.append((perf_counter() - start) / len(chain.tokens))
+        found.append((perf_counter() - start) / max(1, len(chain.tokens)))
     return min(found[1:])  # the first one reads the text
 
 

@@ -134,6 +134,7 @@ class Threads:
         self._rows = 0  # of the block under way; 0: none is
         self._block: _Blocks | None = None  # it is one of these
         self._begun = self._checked = self._ended = 0.0
+        self._passes = 1  # of the block that has ended
         self._uses_every = self._is_on_trial = False
         self.patience = 0.0  # seconds after which a layer is late (0.0: none is)
         self._pause = _SHORTEST_PAUSE
@@ -187,10 +188,11 @@ class Threads:
         if self._uses_every and seconds > self.patience:
             self._fall_back(self._clock(), seconds)
 
-    def end(self) -> None:
-        """The forward is over, or was interrupted. What is learnt of it can wait for the next one:
-        right now, all that is touched has to come from memory."""
-        self._ended = self._clock()
+    def end(self, passes: int = 1) -> None:
+        """The forward is over, or was interrupted; or so many in a row, which count as one block.
+        What is learnt of it can wait for the next one: right now, all that is touched has to come
+        from memory."""
+        self._ended, self._passes = self._clock(), passes
         self._set_threads(self.usual)
 
     # -- what others say -------------------------------------------------------------------------
@@ -301,16 +303,18 @@ class Threads:
         """Learns from the block that has ended."""
         blocks = self._block
         assert blocks is not None
-        rows, seconds = self._rows, now - self._begun
-        self._rows = 0
+        rows, seconds = self._rows, (now - self._begun) / self._passes
+        blocks.holds = max(0, blocks.holds - self._passes + 1)
+        self._rows, self._passes = 0, 1
         if not self._uses_every:
             blocks.usual_seconds = seconds / rows
         elif seconds > _SLOW * rows * blocks.usual_seconds + _LATE_SECONDS:
             self._fall_back(now, seconds - rows * blocks.usual_seconds)
             return
         else:
-            self._calm_seconds += seconds
-            saved = seconds * ((blocks.gain or _LIKELY_GAIN) - 1)
+            whole = now - self._begun
+            self._calm_seconds += whole
+            saved = whole * ((blocks.gain or _LIKELY_GAIN) - 1)
             self._credit = min(self._credit + saved, _MOST_CREDIT)
         if self._is_on_trial:
             blocks.add(seconds / rows, uses_every=self._uses_every)
@@ -342,6 +346,11 @@ class Threads:
             found = self._blocks[size] = _Blocks(rows, self._expected(rows) / rows, samples)
         self._known[rows] = found
         return found
+
+    @property
+    def is_on_trial(self) -> bool:
+        """Whether the block under way is one of a trial of both numbers."""
+        return self._rows > 0 and self._is_on_trial
 
     @property
     def may_change(self) -> bool:

@@ -1,24 +1,34 @@
 """The memory that the kernels work in."""
 
+from array import array
 from collections.abc import Collection, Sequence
+from typing import TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from doublespec.compiled.code import LANES
 from doublespec.models import branches as behind
-from doublespec.models.base import Branch, Chain, Worth
+from doublespec.models.base import Branch, Worth
 from doublespec.models.devices import usable_cores
 from doublespec.models.layers import rotary_table
 from doublespec.models.native.attention import queries_at_a_time
-from doublespec.models.native.layout import CHAIN, in_order
+from doublespec.models.native.layout import CHAIN
 from doublespec.models.sizes import DecoderConfig
-from doublespec.noise import COLDEST, Heat, hashed_ids, position_keys
+from doublespec.noise import COLDEST, Heat, hashed_ids, seed_key
 from doublespec.tokens import Tokens
 
 _CPU = torch.device("cpu")
 ROW_NUMBERS = ("ids", "positions", "slots", "text", "start", "stop", "chosen")  # see `layout.py`
+_FEW_TOKENS = 64  # of a chain
+_CHANGING = ("token", "position", "num_guess", "is_placed", "passes", "most", "size", "count")
+_TOKEN, _POSITION, _NUM_GUESS, _IS_PLACED, _PASSES, _MOST, _SIZE, _COUNT = map(
+    CHAIN.index, _CHANGING
+)
+_KEPT = ("num_ends", "num_edges", "heat", "hashed", "seed", "is_over")
+_NUM_ENDS, _NUM_EDGES, _HEAT, _HASHED, _SEED, _IS_OVER = map(CHAIN.index, _KEPT)
+
+_Kept = TypeVar("_Kept", "array[int]", "array[float]")
 
 
 class Cache:
@@ -87,9 +97,21 @@ class Rows:
 
 
 class ChainPlan:
-    """What a chain is told (`layout.py`), and where it writes."""
+    """What a chain is told (`layout.py`), and where it writes; one for all chains of a model, since
+    to lay it out takes as long as a tenth of a small model's forward."""
 
-    def __init__(
+    def __init__(self) -> None:
+        self._told = array("q", [0] * len(CHAIN))
+        self.place = self._told.buffer_info()[0]  # its address
+        self._held: dict[str, array[int] | array[float]] = {}  # what its addresses stand for
+        self._reach = self._hold("reach", array("f", [1.0, 0.0]))
+        self._ends: Collection[int] = self._hold("ends", array("q"))
+        self._worth, self._heat, self._size = Worth(), Heat(0.0, 0), 0
+        self._hashed = torch.empty(0)
+        self._hold_worth(self._worth)
+        self._make_room(_FEW_TOKENS)
+
+    def tell(
         self,
         tokens: Tokens,
         most: int,
@@ -97,29 +119,62 @@ class ChainPlan:
         ends: Collection[int],
         worth: Worth,
         heat: Heat | None,
+        guess: Tokens = (),
+        passes: int | None = None,
     ) -> None:
-        self._tokens = np.zeros(most, dtype=np.int64)
-        self._behind = np.zeros(most, dtype=np.float32)
-        self._held: dict[str, npt.NDArray[np.generic]] = {
-            "ends": np.array([*ends], dtype=np.int64),
-            "edges": np.array(worth.edges, dtype=np.float32),
-            "chances": np.array(worth.chances, dtype=np.float32),
-            "reach": np.array([1.0, worth.least], dtype=np.float32),
-        }
-        told = dict.fromkeys(("heat", "hashed", "keys"), 0)
-        if heat is not None:
-            keys = position_keys(heat.seed, range(len(tokens), len(tokens) + most))
-            self._held["keys"] = np.array(keys, dtype=np.int32)
-            self._held["heat"] = np.array([max(heat.temperature, COLDEST)], dtype=np.float32)
-            self._held["hashed"] = hashed_ids(-(-size // LANES) * LANES, _CPU).numpy()
-        told |= {"token": tokens[-1], "position": len(tokens) - 1, "most": most, "size": size}
-        told |= {"num_ends": len(ends), "num_edges": len(worth.edges), "count": 0, "is_over": 0}
-        told |= {"tokens": self._tokens.ctypes.data, "behind": self._behind.ctypes.data}
-        told |= {name: held.ctypes.data for name, held in self._held.items()}
-        self._told = in_order(CHAIN, told)
-        self.place: int = self._told.ctypes.data
+        """Passes until `most` tokens are added, or so many of them, the first of which judges a
+        guess; see `models/base.py`."""
+        told = self._told
+        if most > len(self._tokens):
+            self._make_room(most)
+        if ends is not self._ends:
+            self._ends, told[_NUM_ENDS] = ends, len(ends)
+            self._hold("ends", array("q", ends))
+        if worth is not self._worth:
+            self._hold_worth(worth)
+        self._reach[0], self._reach[1] = 1.0, worth.least
+        if heat is None:
+            told[_HEAT] = 0
+        else:
+            self._hold_heat(heat, size)
+        if guess:
+            self._hold("guess", array("q", guess))
+        told[_TOKEN], told[_POSITION], told[_NUM_GUESS] = tokens[-1], len(tokens) - 1, len(guess)
+        told[_MOST], told[_PASSES] = most, most if passes is None else passes
+        told[_SIZE] = size
+        told[_IS_PLACED] = told[_COUNT] = told[_IS_OVER] = 0
 
-    def chain(self) -> Chain:
-        """What was written, when it is over."""
-        count = int(self._told[CHAIN.index("count")])
-        return Chain(self._tokens[:count].tolist(), self._behind[:count].tolist())
+    def resume(self) -> None:
+        """The last pass was stopped: the rest of it is one of its own, the last one."""
+        self._told[_IS_PLACED], self._told[_PASSES], self._told[_IS_OVER] = 1, 1, 0
+
+    def tokens(self) -> list[int]:
+        """Those that were written, when it is over."""
+        return self._tokens[: self._told[_COUNT]].tolist()
+
+    def behind(self) -> list[float]:
+        """And how far the second choice lay behind each."""
+        return self._behind[: self._told[_COUNT]].tolist()
+
+    def _make_room(self, most: int) -> None:
+        self._tokens = self._hold("tokens", array("q", [0] * most))
+        self._behind = self._hold("behind", array("f", [0.0] * most))
+
+    def _hold_worth(self, worth: Worth) -> None:
+        self._worth = worth
+        self._hold("edges", array("f", worth.edges))
+        self._hold("chances", array("f", worth.chances))
+        self._told[_NUM_EDGES] = len(worth.edges)
+
+    def _hold_heat(self, heat: Heat, size: int) -> None:
+        if heat != self._heat or size != self._size or not self._told[_HEAT]:
+            self._heat, self._size = heat, size
+            self._hold("heat", array("f", [max(heat.temperature, COLDEST)]))
+            self._told[_SEED] = seed_key(heat.seed)
+            self._hashed = hashed_ids(-(-size // LANES) * LANES, _CPU)
+            self._told[_HASHED] = self._hashed.data_ptr()
+
+    def _hold(self, name: str, numbers: _Kept) -> _Kept:
+        self._held[name] = numbers
+        self._told[CHAIN.index(name)] = numbers.buffer_info()[0]
+        return numbers

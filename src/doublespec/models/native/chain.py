@@ -3,23 +3,44 @@ Python between two of its forwards is as much as a forward takes."""
 
 from llvmlite import ir
 
-from doublespec.compiled.code import ADDRESS, INTEGER, LANES, WORD, Code, Number, Variable
-from doublespec.models.native.layout import CHAIN, of_pass
+from doublespec.compiled.code import ADDRESS, INTEGER, LANES, Code, Number, Variable
+from doublespec.models.native.layout import CHAIN, number_of_pass, of_pass, set_of_pass
+from doublespec.noise import position_key
 
 _NO_ID = (1 << 31) - 1
 
 
-def write_pick(module: ir.Module) -> None:
+def write_pick(module: ir.Module, width: int) -> None:
     """Takes the likeliest token after the row that was computed, the lowest of several, or samples
-    one, and says whether to go on."""
+    one, and says whether to go on; of a pass that judges a guess, after each row as far as the
+    guess holds. Where some number is not finite, the chain is over before it, and behind a pass
+    that was stopped. Rows of logits are `width` apart."""
     with Code(module, "pick", {"pass": ADDRESS, "chain": ADDRESS}) as code:
-        logits, size, count = of_pass(code, "logits"), _number(code, "size"), _number(code, "count")
-        with code.when(code.is_set(_address(code, "heat"))):
-            key = code.widened(code.load(_address(code, "keys"), count, WORD))
-            temperature = code.load(_address(code, "heat"), 0)
-            told = logits, _address(code, "hashed"), key, logits, size, temperature
-            code.call("perturb_row", *told)
-        token, behind = _best_of_row(code, logits, size)
+        _set(code, "is_over", code.integer(1))
+        is_whole = number_of_pass(code, "done").equals(number_of_pass(code, "num_layers"))
+        with code.when(is_whole):
+            _set(code, "passes", _number(code, "passes") - 1)
+            row, holds = Variable(code, code.integer(0)), Variable(code, code.integer(1))
+            with code.while_(lambda: holds.get() > 0):
+                logits = code.offset(of_pass(code, "logits"), row.get() * width)
+                holds.set(code.integer(0))
+                _pick_from(code, logits, row.get(), holds)
+                row.set(row.get() + 1)
+            _set(code, "num_guess", code.integer(0))
+
+
+def _pick_from(code: Code, logits: Number, row: Number, holds: Variable) -> None:
+    """Takes one token, and says whether the guess holds up to there and has another row."""
+    size, count = _number(code, "size"), _number(code, "count")
+    with code.when(code.is_set(_address(code, "heat"))):
+        position = _number(code, "position") + count + 1
+        key = position_key(code, position, _number(code, "seed"))
+        temperature = code.load(_address(code, "heat"), 0)
+        told = logits, _address(code, "hashed"), key, logits, size, temperature
+        code.call("perturb_row", *told)
+    token, behind, is_finite = _best_of_row(code, logits, size)
+    _set(code, "is_over", code.integer(1))
+    with code.when(is_finite):
         code.store(token, _address(code, "tokens"), count)
         code.store(behind, _address(code, "behind"), count)
         reach = _address(code, "reach")
@@ -30,19 +51,34 @@ def write_pick(module: ir.Module) -> None:
         with code.loop(0, _number(code, "num_ends")) as i:
             is_end = code.load(_address(code, "ends"), i, INTEGER).equals(token)
             ends.set(is_end.then(code.integer(1), ends.get()))
-        _set(code, "is_over", is_more.then(ends.get(), 1))
         _set(code, "count", count + 1)
         _set(code, "token", token)
+        is_more = is_more & ends.get().equals(0)
+        is_over = (is_more & (_number(code, "passes") > 0)).then(code.integer(0), 1)
+        _set(code, "is_over", is_over)
+        with code.when(is_more & (row < _number(code, "num_guess"))):
+            guessed = code.load(_address(code, "guess"), row, INTEGER)
+            holds.set(guessed.equals(token).then(code.integer(1), 0))
 
 
 def write_place(module: ir.Module) -> None:
-    """Makes the latest token the next row."""
+    """Makes the latest token the next row, and the tokens of a guess those behind it."""
     with Code(module, "place", {"pass": ADDRESS, "chain": ADDRESS}) as code:
-        position = _number(code, "position") + _number(code, "count")
-        told = {"ids": _number(code, "token"), "positions": position, "slots": position}
-        told |= {"text": position + 1, "start": code.integer(0), "stop": code.integer(0)}
-        for name, number in told.items():
-            code.store(number, of_pass(code, name), 0)
+        with code.when(_number(code, "is_placed").equals(0)):
+            first = _number(code, "position") + _number(code, "count")
+            rows = _number(code, "num_guess") + 1
+            for name in ("rows", "num_chosen"):
+                set_of_pass(code, name, rows)
+            with code.loop(0, rows) as row:
+                told = {"positions": first + row, "slots": first + row, "text": first + row + 1}
+                told |= {"start": code.integer(0), "stop": code.integer(0), "chosen": row}
+                for name, number in told.items():
+                    code.store(number, of_pass(code, name), row)
+            code.store(_number(code, "token"), of_pass(code, "ids"), 0)
+            with code.loop(1, rows) as row:
+                guessed = code.load(_address(code, "guess"), row - 1, INTEGER)
+                code.store(guessed, of_pass(code, "ids"), row)
+        _set(code, "is_placed", code.integer(0))
 
 
 def goes_on(code: Code) -> Number:
@@ -50,14 +86,17 @@ def goes_on(code: Code) -> Number:
     return _number(code, "is_over").equals(0)
 
 
-def _best_of_row(code: Code, logits: Number, size: Number) -> tuple[Number, Number]:
-    """The id of the largest of so many numbers, and how far the second one lies behind it."""
-    lowest = code.wide(float("-inf"))
-    best, second = Variable(code, lowest), Variable(code, lowest)
+def _best_of_row(code: Code, logits: Number, size: Number) -> tuple[Number, Number, Number]:
+    """The id of the largest of so many numbers, how far the second one lies behind it, and whether
+    all are finite: others are compared otherwise where tokens are chosen outside."""
+    lowest, zero = code.wide(float("-inf")), code.wide(0.0)
+    best, second, odd = Variable(code, lowest), Variable(code, lowest), Variable(code, zero)
     place = Variable(code, code.words(code.integer(0)))  # of the best one of each lane
     with code.loop(0, (size + (LANES - 1)) // LANES) as panel:
         ids, value = code.indices(panel * LANES), code.load_lanes(logits, panel * LANES)
-        value = (ids < code.words(size)).then(value, lowest)
+        is_one = ids < code.words(size)
+        odd.set(odd.get() + is_one.then(value, zero) * zero)  # 0, or no number from now on
+        value = is_one.then(value, lowest)
         is_more = value > best.get()
         lesser = is_more.then(best.get(), value)
         second.set((lesser > second.get()).then(lesser, second.get()))
@@ -66,10 +105,10 @@ def _best_of_row(code: Code, logits: Number, size: Number) -> tuple[Number, Numb
     top = code.largest(best.get())
     of_top = best.get().equals(code.wide(top))
     token = code.widened(code.smallest(of_top.then(place.get(), _NO_ID)))
-    token = (token < size).then(token, 0)  # if no number is the largest
     others = place.get().equals(code.words(token)).then(lowest, best.get())
     left = code.largest((others > second.get()).then(others, second.get()))
-    return token, top - left
+    is_odd = code.largest(odd.get().equals(zero).then(zero, 1.0))
+    return token, top - left, is_odd < 0.5
 
 
 def _chance(code: Code, behind: Number) -> Number:

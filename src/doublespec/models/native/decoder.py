@@ -5,6 +5,7 @@ any shape, and nothing is padded. Weights are held in float32 or bfloat16; all e
 that a checkpoint in bfloat16 gives the same bits with both.
 """
 
+from array import array
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
@@ -43,7 +44,7 @@ _ROWS, _TABLE, _LAYERS, _NUM_LAYERS, _LATE, _LONGEST, _NUM_CHOSEN, _LOGITS = map
 _DONE, _SLOW = map(PASS.index, _TELLS[:2])
 
 _CPU = torch.device("cpu")
-_Numbers = npt.NDArray[np.int64]
+_ALWAYS = Worth()  # worth going on with
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +101,7 @@ class NativeDecoder:
     is_native = True
     records = False  # steps, to replay them
     can_branch = True
-    can_chain = True
+    can_chain = can_settle = True
     row_counts = ANSWER_COUNTS  # as good as any: blocks of an answer come as they are
 
     def __init__(
@@ -124,6 +125,8 @@ class NativeDecoder:
         self._quantize = quantize
         self._library = library_for(config, Storage(STORAGES[dtype], quantize or STORAGES[dtype]))
         self._cached: list[int] = []
+        self._plan = ChainPlan()
+        self._logits_room = torch.empty(1, self._width)  # where nobody else looks at them
         self._room = _lay_out(weights, Cache(config, 0), Rows(config, 0))
         self._reserve(min(FIRST_CAPACITY, max_length), ANSWER_COUNTS[-1])
 
@@ -190,22 +193,70 @@ class NativeDecoder:
         """See `models/base.py`."""
         tokens = list(tokens)
         assert most > 0 and len(tokens) + most <= self.max_length + 1
-        assert 0 < size <= self.vocab_size and 0 <= tokens[-1] < self.vocab_size
+        assert 0 < size <= self.vocab_size
         if self.unread(tokens, 0) > 1:
             self._logits(tokens[:-1], 1, ())
         self._reserve(len(tokens) + most, 1)
+        self._begin(1)
+        self._plan.tell(tokens, most, size, ends, worth, heat)
+        self._go_on(tokens, ())
+        return Chain(self._plan.tokens(), self._plan.behind())
+
+    def settle(
+        self,
+        tokens: Tokens,
+        guess: Tokens,
+        passes: int,
+        ends: Collection[int],
+        heat: Heat | None,
+    ) -> list[int]:
+        """See `models/base.py`."""
+        tokens, most = list(tokens), len(guess) + passes
+        assert passes > 0 and len(tokens) + most <= self.max_length + 1
+        if self.unread(tokens, 0) > 1:
+            return []
+        self._reserve(len(tokens) + most, len(guess) + 1)
+        if self._begin(len(guess) + 1):
+            passes = 1
+        self._plan.tell(tokens, most, self.vocab_size, ends, _ALWAYS, heat, guess, passes)
+        return self._go_on(tokens, guess)
+
+    def _begin(self, rows: int) -> bool:
+        """Forwards over so many rows begin; whether only one of them may be made now."""
+        if self.threads is None:
+            return False
+        self.threads.begin(rows)
+        return self.threads.is_on_trial
+
+    def _go_on(self, tokens: list[int], guess: Tokens) -> list[int]:
+        """The tokens of a chain that was told of, after a text that was read but for one token."""
+        ids = [tokens[-1], *guess]
+        assert min(ids) >= 0 and max(ids) < self.vocab_size  # kernels read where they are told
         self._cached = tokens[:-1]  # an interrupt leaves no lie
-        plan = ChainPlan(tokens, most, size, ends, worth, heat)
-        logits = torch.empty(1, self._width)
-        room, told = self._room, self._room.of_pass
-        told[_LOGITS], told[_ROWS], told[_TABLE] = logits.data_ptr(), 1, self._table.data_ptr()
-        told[_LAYERS], told[_NUM_LAYERS] = room.layers[0], self.config.num_layers
-        told[_NUM_CHOSEN], room.rows.chosen[0] = 1, 0
-        told[_LATE] = told[_LONGEST] = 0
-        self._library.chain(room.place, plan.place, self._most_threads())
-        chain = plan.chain()
-        self._cached = [*tokens, *chain.tokens[:-1]]
-        return chain
+        room, told, plan, threads = self._room, self._room.of_pass, self._plan, self.threads
+        if len(self._logits_room) < len(ids):
+            self._logits_room = torch.empty(len(ids), self._width)
+        told[_LOGITS], told[_LATE] = self._logits_room.data_ptr(), 0
+        told[_LONGEST] = max(1, round(self.call_seconds * 1e9))
+        first, whole, new = 0, self.config.num_layers, []
+        try:
+            while first < whole:
+                told[_TABLE] = 0 if first else self._table.data_ptr()
+                told[_LAYERS], told[_NUM_LAYERS] = room.layers[first], whole - first
+                if threads is not None:
+                    told[_LATE] = round(threads.patience * 1e9)
+                self._library.chain(room.place, plan.place, self._most_threads())
+                first += int(told[_DONE])
+                if first < whole:
+                    plan.resume()
+                    if threads is not None:
+                        threads.took(float(told[_SLOW]) * 1e-9)
+            new = plan.tokens()
+        finally:
+            if threads is not None:
+                threads.end(max(1, len(new) - len(guess)))
+        self._cached = [*tokens, *guess] if guess else [*tokens, *new][:-1]
+        return new
 
     def unread(self, tokens: Tokens, prompt_length: int) -> int:
         """How many positions of a text are not in the cache."""
@@ -295,9 +346,9 @@ class _Room:
 
     cache: Cache
     rows: Rows
-    of_layers: _Numbers  # (layers, LAYER)
+    of_layers: "npt.NDArray[np.int64]"  # (layers, LAYER)
     layers: tuple[int, ...]  # the addresses of these
-    of_pass: _Numbers  # (PASS)
+    of_pass: "array[int]"  # (PASS)
     place: int  # its address
 
 
@@ -316,7 +367,7 @@ def _lay_out(weights: NativeWeights, cache: Cache, rows: Rows) -> _Room:
     numbers = {"capacity": cache.capacity, "is_panels": _is_shared(weights)}
     later = dict.fromkeys((*_TOLD, *_TELLS), 0)
     of_pass = in_order(PASS, {**places_of, **told, **numbers, **later})
-    return _Room(cache, rows, of_layers, layers, of_pass, of_pass.ctypes.data)
+    return _Room(cache, rows, of_layers, layers, of_pass, of_pass.buffer_info()[0])
 
 
 def _is_shared(weights: NativeWeights) -> bool:
@@ -324,7 +375,7 @@ def _is_shared(weights: NativeWeights) -> bool:
     return weights.embedding.numel() == 0
 
 
-def _of_layer(layer: Layer[Packed, Tensor], keys: Tensor, values: Tensor) -> _Numbers:
+def _of_layer(layer: Layer[Packed, Tensor], keys: Tensor, values: Tensor) -> "array[int]":
     """The addresses of a layer, 0 for norms and scales that it does not have."""
     norms = ("attention_norm", "query_norm", "key_norm", "mlp_norm")
     tensors: dict[str, Tensor | None] = {name: getattr(layer, name) for name in norms}

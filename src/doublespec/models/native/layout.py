@@ -1,9 +1,7 @@
 """What the kernels are handed, as rows of addresses and whole numbers, in this order."""
 
+from array import array
 from collections.abc import Mapping, Sequence
-
-import numpy as np
-import numpy.typing as npt
 
 from doublespec.compiled.code import ADDRESS, INTEGER, Code, Number
 
@@ -68,6 +66,10 @@ PASS = (
 CHAIN = (
     "token",  # the latest
     "position",  # of the first one
+    "guess",  # (num_guess) tokens that the first pass judges
+    "num_guess",  # 0 after it
+    "is_placed",  # 1: the rows of the next pass stand where they belong
+    "passes",  # that may still be made
     "most",  # tokens to add
     "size",  # ids below that are chosen from
     "ends",  # (num_ends): ids behind which it ends
@@ -78,7 +80,7 @@ CHAIN = (
     "reach",  # (2): the product of all chances, and that down to which it goes on
     "heat",  # (1): the temperature; null: the likeliest tokens are chosen
     "hashed",  # (V) ids, of 32 bits,
-    "keys",  # and (most) keys of positions (`noise.py`)
+    "seed",  # and the key of the seed (`noise.py`)
     "tokens",  # (most), as they are chosen
     "behind",  # (most): how far the second choice lay behind
     "count",  # of them
@@ -86,9 +88,9 @@ CHAIN = (
 )
 
 
-def in_order(names: Sequence[str], values: Mapping[str, int]) -> "npt.NDArray[np.int64]":
+def in_order(names: Sequence[str], values: Mapping[str, int]) -> "array[int]":
     """The values as a row."""
-    return np.array([values[name] for name in names], dtype=np.int64)
+    return array("q", [values[name] for name in names])
 
 
 def of_layer(code: Code, name: str) -> Number:

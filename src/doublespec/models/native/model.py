@@ -59,7 +59,7 @@ def write_model(config: DecoderConfig, storage: Storage, tiles: Tiles) -> ir.Mod
     _write_head(module, config, storage.tables)
     _write_forward(module)
     write_perturb_row(module)
-    write_pick(module)
+    write_pick(module, -(-config.vocab_size // LANES) * LANES)
     write_place(module)
     _write_chain(module)
     _write_multiply(module, storage.layers)
@@ -217,7 +217,8 @@ def _is_beyond(time: Number, limit: Number) -> Number:
 
 
 def _write_chain(module: ir.Module) -> None:
-    """Passes over one row each, the first of which is there, until the chain is over."""
+    """Passes over one row each, the first of which is there, until the chain is over, or one of
+    them is stopped."""
     fields = {"pass": ADDRESS, "chain": ADDRESS}
     with _threaded(module, "chain", fields) as code, code.while_(lambda: goes_on(code)):
         with code.when(code["thread"].equals(0)):
