@@ -456,7 +456,7 @@ class Scheduler:
         """Whether a trial beside plain decoding, which tells much since that is always as fast,
         costs no more than its share of the time since the last one, whatever others have cost."""
         passed = (self._steps - self._records[name].tried_at) * self._seconds / self._steps
-        return self._leader in self._expected and self._likely_loss(name) <= _BUDGET * passed
+        return self._leader in self._expected and self._likely_loss(name) <= self._share * passed
 
     def _rests(self, name: str) -> bool:
         """Whether trials would say nothing new of a method: it was tried just now, and did not
@@ -471,8 +471,12 @@ class Scheduler:
     def _allowance(self) -> float:
         """Seconds that trials may cost."""
         grant = _GRANT / self._steps if self._leader in self._expected else 0.0
-        share = _BUDGET * min(1.0, _LONG_TURN / self._times_as_rare)
-        return (share + grant) * self._seconds
+        return (self._share + grant) * self._seconds
+
+    @property
+    def _share(self) -> float:
+        """Of the time, that trials may cost."""
+        return _BUDGET / self._times_as_rare
 
     def _costs_least(self, name: str) -> tuple[bool, bool]:
         return name in self._expected, name == self._in_hindsight

@@ -178,15 +178,17 @@ class Race:
         return stream
 
     def start(self, name: str, tokens: list[int], params: SamplingParams) -> Stream:
-        """An answer under way, by a method, by a peer or by the baseline."""
+        """An answer under way, by a method, by a peer or by the baseline. All of them begin behind
+        the same forwards, by which the number of threads of the latter two is chosen: right after
+        these a prompt is read 3 to 5 % faster."""
+        threads = fastest_threads(self._measured)
         if name != BASELINE and name not in self.peers:  # the engine sets its threads itself
             return self.llm.stream(tokens, params, method=name)
         request, stop = self.llm.request(tokens, params)
+        use_threads(threads)
         if name in self.peers:
-            use_threads(fastest_threads(self._measured))
             events = (step for step in self.peers[name].answer(tokens, request, stop))
             return Stream(events, TextStream(self.llm.codec, params.stop), request)
-        use_threads(fastest_threads(self._measured))
         at_once = self.llm.engine.cost.at_once
         steps = decode_plain(self._fastest, tokens, request, stop, lambda: at_once)
         return Stream(steps, TextStream(self.llm.codec, params.stop), request)

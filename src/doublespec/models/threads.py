@@ -287,7 +287,7 @@ class Threads:
 
     def _choose(self, rows: int, blocks: _Blocks) -> bool:
         """Whether a block takes all cores: by the last trial, or for a trial, in turns."""
-        if blocks.gain is None and rows > self._few_rows:
+        if not blocks.holds and rows > self._few_rows:
             lone = self._blocks_of(1).gain
             if lone is not None and lone > 1.0:
                 blocks.believe(lone)  # a prompt divides even better
