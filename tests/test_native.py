@@ -411,7 +411,9 @@ def test_what_is_settled_is_what_single_forwards_choose(
             after = [*text, *found]
             assert torch.equal(model.logits(after, 9, 1), fresh(model, after)[-9:])  # its cache
         assert model.settle([*text, 7], guess, 1, (), heat) != []  # the text before it is known
-    assert model.settle(random_text(9, seed=1), [], 1, (), heat) == []  # more is unread
+        del model._cached[25:]  # more is to be read at the same time
+        assert model.settle(text, guess, 2, (), heat)[:kept] == wanted[:kept]
+    assert model.settle(random_text(LONG, seed=1), [], 1, (), heat) == []
 
 
 def test_nothing_is_settled_behind_an_end(folder: Path) -> None:

@@ -136,10 +136,10 @@ class SettlingModel(LanguageModel, Protocol):
         ends: Collection[int],
         heat: Heat | None,
     ) -> list[int]:
-        """What up to so many forwards settle after a text of which only the last token is unread:
-        the first of them as much of `guess` as equals its choices, and one more, each other one
-        token. Fewer behind one of `ends`, or where one was held up; none of another text, and none
-        before logits that are not finite. The model must have room for all but the last."""
+        """What up to so many forwards settle after a text: the first of them as much of `guess` as
+        equals its choices, and one more, each other one token. Fewer behind one of `ends`, or where
+        one was held up; none where much is unread, and none before logits that are not finite. The
+        model must have room for all but the last."""
         ...
 
 

@@ -144,6 +144,10 @@ class ChainPlan:
         told[_SIZE] = size
         told[_IS_PLACED] = told[_COUNT] = told[_IS_OVER] = 0
 
+    def is_placed(self) -> None:
+        """The rows of the first pass stand where they belong: more than there are tokens to add."""
+        self._told[_IS_PLACED] = 1
+
     def resume(self) -> None:
         """The last pass was stopped: the rest of it is one of its own, the last one."""
         self._told[_IS_PLACED], self._told[_PASSES], self._told[_IS_OVER] = 1, 1, 0

@@ -194,12 +194,14 @@ class NativeDecoder:
         tokens = list(tokens)
         assert most > 0 and len(tokens) + most <= self.max_length + 1
         assert 0 < size <= self.vocab_size
-        if self.unread(tokens, 0) > 1:
+        start = self._start(tokens)
+        if len(tokens) - start > _BLOCK:
             self._logits(tokens[:-1], 1, ())
-        self._reserve(len(tokens) + most, 1)
-        self._begin(1)
+            start = len(tokens) - 1
+        self._reserve(len(tokens) + most, len(tokens) - start)
+        self._begin(len(tokens) - start)
         self._plan.tell(tokens, most, size, ends, worth, heat)
-        self._go_on(tokens, ())
+        self._go_on(tokens, start, ())
         return Chain(self._plan.tokens(), self._plan.behind())
 
     def settle(
@@ -213,13 +215,19 @@ class NativeDecoder:
         """See `models/base.py`."""
         tokens, most = list(tokens), len(guess) + passes
         assert passes > 0 and len(tokens) + most <= self.max_length + 1
-        if self.unread(tokens, 0) > 1:
+        start = self._start(tokens)
+        rows = len(tokens) - start + len(guess)
+        if rows > _BLOCK:
             return []
-        self._reserve(len(tokens) + most, len(guess) + 1)
-        if self._begin(len(guess) + 1):
+        self._reserve(len(tokens) + most, rows)
+        if self._begin(rows):
             passes = 1
         self._plan.tell(tokens, most, self.vocab_size, ends, _ALWAYS, heat, guess, passes)
-        return self._go_on(tokens, guess)
+        return self._go_on(tokens, start, guess)
+
+    def _start(self, tokens: list[int]) -> int:
+        """Where the rows of a text begin that is not read, the last one included."""
+        return min(common_prefix(self._cached, tokens), len(tokens) - 1)
 
     def _begin(self, rows: int) -> bool:
         """Forwards over so many rows begin; whether only one of them may be made now."""
@@ -228,14 +236,18 @@ class NativeDecoder:
         self.threads.begin(rows)
         return self.threads.is_on_trial
 
-    def _go_on(self, tokens: list[int], guess: Tokens) -> list[int]:
-        """The tokens of a chain that was told of, after a text that was read but for one token."""
-        ids = [tokens[-1], *guess]
+    def _go_on(self, tokens: list[int], start: int, guess: Tokens) -> list[int]:
+        """The tokens of a chain that was told of, after a text that was read up to `start`."""
+        ids = [*tokens[start:], *guess]
         assert min(ids) >= 0 and max(ids) < self.vocab_size  # kernels read where they are told
-        self._cached = tokens[:-1]  # an interrupt leaves no lie
+        self._cached = tokens[:start]  # an interrupt leaves no lie
         room, told, plan, threads = self._room, self._room.of_pass, self._plan, self.threads
-        if len(self._logits_room) < len(ids):
-            self._logits_room = torch.empty(len(ids), self._width)
+        if len(self._logits_room) <= len(guess):
+            self._logits_room = torch.empty(len(guess) + 1, self._width)
+        if start < len(tokens) - 1:
+            told[_ROWS], told[_NUM_CHOSEN] = room.rows.fill(start, ids, ()), len(guess) + 1
+            room.rows.chosen[: len(guess) + 1] = range(len(ids) - len(guess) - 1, len(ids))
+            plan.is_placed()
         told[_LOGITS], told[_LATE] = self._logits_room.data_ptr(), 0
         told[_LONGEST] = max(1, round(self.call_seconds * 1e9))
         first, whole, new = 0, self.config.num_layers, []
