@@ -114,15 +114,20 @@ class ConfidentDrafter:
     ) -> tuple[int, list[Ranking]]:
         """1 to `limit` choices after `ahead`, and in how many forwards: several where a retrieved
         run agrees with one forward, or where the model goes on by itself."""
+        chains = self._chains and request.params.is_simple
         begun = self._clock() if self._clock is not None else 0.0
-        is_chained = self._forwards > 0 and self._chains and request.params.is_simple
+        run: Tokens = []
+        if not chains or not self._forwards:
+            run = known(self._helper.propose(asked, limit - 1, request), self._model.vocab_size)
+        if chains and self._clock is not None:  # in which only the first forward asks for a run
+            begun = self._clock()
         rankings: list[Ranking] = []
-        if is_chained and can_chain(self._model):
+        if chains and not run and can_chain(self._model):
             rankings = self._chain(self._model, ahead, limit, reach, request)
         forwards = len(rankings)
         if not rankings:
-            rankings, forwards = self._forward(ahead, asked, limit - 1, request), 1
-        if self._clock is not None and self._forwards >= (1 if is_chained else _UNTIMED):
+            rankings, forwards = self._forward(ahead, run, request), 1
+        if self._clock is not None and self._forwards + forwards > _UNTIMED:
             self._timed.append((self._clock() - begun) / forwards / self._unit)
             self._seconds = median(self._timed)
         return forwards, rankings
@@ -137,12 +142,9 @@ class ConfidentDrafter:
         found = zip(chain.tokens, chain.behind, strict=True)
         return [Ranking((token, _UNKNOWN), (0.0, behind)) for token, behind in found]
 
-    def _forward(
-        self, ahead: list[int], asked: Tokens, limit: int, request: Request
-    ) -> list[Ranking]:
+    def _forward(self, ahead: list[int], run: Tokens, request: Request) -> list[Ranking]:
         """The model's choices after `ahead`, as far as a retrieved run agrees, and one more; cut
-        where the answer ends. `asked` is the same text."""
-        run = known(self._helper.propose(asked, limit, request), self._model.vocab_size)
+        where the answer ends."""
         text = [*ahead, *run] if run else ahead
         logits = self._model.logits(text, len(run) + 1, request.prompt_length)
         rankings = rank(logits, text, len(ahead), request, _RANKED)
