@@ -174,7 +174,17 @@ def test_a_model_that_goes_on_by_itself_drafts_the_same() -> None:
         plain = ModelDrafter(ToyModel(), steps, NoDrafter())
         assert drafted == plain.propose(PROMPT, 24, REQUEST)
         assert len(drafted) == steps
-        assert model.chains == (steps > 1)
+        assert model.chains == 1
+    retrieved = [*plain.propose(PROMPT, 24, REQUEST)[:3], 31]  # in a forward before the chain
+
+    class Retrieving(NoDrafter):
+        def propose(self, tokens: Tokens, limit: int, request: Request) -> list[int]:
+            return retrieved if tokens == PROMPT else []
+
+    model = _Chaining()
+    drafted = ModelDrafter(model, 4, Retrieving(), chains=True).propose(PROMPT, 24, REQUEST)
+    assert drafted == plain.propose(PROMPT, 24, REQUEST)[: len(drafted)]
+    assert len(drafted) >= 3 + model.chains * 3
     ends = frozenset(plain.propose(PROMPT, 24, REQUEST)[3:4])
     ended = Request(SamplingParams(), 3, ends)
     chained = ModelDrafter(_Chaining(), 7, NoDrafter(), chains=True)

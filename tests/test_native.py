@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from doublespec import LLM
+from doublespec.compiled.build import has_tiles
 from doublespec.errors import ConfigError, ModelError
 from doublespec.models import choice, memory
 from doublespec.models.base import Branch, Chain, Worth
@@ -27,12 +28,13 @@ from doublespec.models.choice import choose_dtype, is_native
 from doublespec.models.decoder import Decoder
 from doublespec.models.load import choose_threads, load_model, load_target, measure_cost
 from doublespec.models.memory import FIRST_CAPACITY, Plan
-from doublespec.models.native import buffers, library
+from doublespec.models.native import buffers, decoder, library
 from doublespec.models.native.decoder import NativeDecoder, Packed, pack, pack_int8
 from doublespec.models.native.library import Library
 from doublespec.models.native.model import Storage
 from doublespec.models.native.pages import in_huge_pages
 from doublespec.models.native.products import Tiles
+from doublespec.models.native.tiles import scratch_size, tile_shapes
 from doublespec.models.quantize import rounded_to_int8
 from doublespec.models.sizes import DecoderConfig, Rotary
 from doublespec.models.threads import Threads
@@ -132,13 +134,68 @@ def test_a_tied_table_is_held_once(tmp_path: Path) -> None:
     assert tied._weights.embedding.numel() == 0
 
 
-def test_a_checkpoint_in_bfloat16_has_the_same_bits_in_both_precisions(tmp_path: Path) -> None:
-    """Weights are held in either, and computed with in float32."""
-    folder = write(tmp_path, "llama3")
+def write_halves(folder: Path, family: str) -> Path:
+    """A checkpoint in bfloat16."""
+    write(folder, family)
     AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).save_pretrained(folder)
-    tokens = random_text(LONG)
+    return folder
+
+
+def test_a_checkpoint_in_bfloat16_has_the_same_bits_in_both_precisions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights are held in either, and computed with in float32, where there is no matrix unit."""
+    monkeypatch.setattr(decoder, "has_tiles", lambda: False)
+    folder, tokens = write_halves(tmp_path, "llama3"), random_text(LONG)
     both = [fresh(load(folder, dtype), tokens) for dtype in (torch.float32, torch.bfloat16)]
     assert torch.equal(*both)
+
+
+needs_tiles = pytest.mark.skipif(not has_tiles(), reason="needs a matrix unit (Intel's AMX)")
+
+
+@needs_tiles
+@pytest.mark.parametrize("family", ["llama3", "qwen3-tied"])
+@pytest.mark.parametrize("quantize", [None, "int8"])
+def test_a_matrix_unit_computes_nearly_the_same(
+    family: str, quantize: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of each input 16 bits count, not 24; and still no row knows of another."""
+    folder, tokens = write_halves(tmp_path, family), random_text(LONG)
+    model = load(folder, torch.bfloat16, quantize=quantize)
+    whole = fresh(model, tokens)
+    for threads in (1, 2):
+        model.use_threads(threads)
+        for rows in (1, 2, 7, 8, 9, 15, 16, 17, 33, 60):
+            model.logits(tokens[: LONG - 60], 1, 1)
+            assert torch.equal(
+                model.logits(tokens[: LONG - 60 + rows], rows, 1), whole[-60:][:rows]
+            )
+    monkeypatch.setattr(decoder, "has_tiles", lambda: False)
+    without = fresh(load(folder, torch.bfloat16, quantize=quantize), tokens)
+    torch.testing.assert_close(whole, without, atol=5e-4, rtol=0)
+    assert not torch.equal(whole, without)
+
+
+@needs_tiles
+@pytest.mark.parametrize("outputs", [16, 80, 300])
+@pytest.mark.parametrize("depth", [32, 96, 704])
+def test_a_product_on_a_matrix_unit_has_the_same_bits_for_any_number_of_rows(
+    outputs: int, depth: int
+) -> None:
+    config = DecoderConfig(300, 64, depth, 1, 4, 2, 16, 1e-5, False, 99, Rotary((1.0,) * 8))
+    generator = torch.Generator().manual_seed(outputs)
+    weight = torch.randn(outputs, depth, generator=generator).bfloat16()
+    bias, rows = (torch.randn(*size, generator=generator) for size in ((outputs,), (41, depth)))
+    kernels = Library(config, Storage("float32", "tiled"))
+    packed, scratch = pack(weight, bias, tiled=True), torch.empty(scratch_size(config))
+    more = scratch.data_ptr(), tile_shapes().ctypes.data
+    whole = multiply(kernels, packed, rows, more=more)
+    wanted = rows.double() @ weight.double().T + bias.double()
+    torch.testing.assert_close(whole[:, :outputs].double(), wanted, atol=1e-3, rtol=0)
+    for count in range(1, len(rows)):
+        part = multiply(kernels, packed, rows[-count:].contiguous(), more=more)
+        assert torch.equal(part, whole[-count:])
 
 
 def test_weights_in_bfloat16_are_rounded(folder: Path) -> None:
@@ -298,13 +355,15 @@ def test_a_cache_that_does_not_fit_is_refused(
 # -- products --------------------------------------------------------------------------------------
 
 
-def multiply(library: Library, packed: Packed, rows: Tensor, threads: int = 1) -> Tensor:
+def multiply(
+    library: Library, packed: Packed, rows: Tensor, threads: int = 1, more: tuple[int, ...] = ()
+) -> Tensor:
     count, inputs = packed.panels.shape[0], packed.panels.shape[1]
     outputs = torch.full((len(rows) * len(packed.bias) + 100,), 7.0)
     library.multiply(
         rows.data_ptr(), inputs, len(rows), packed.panels.data_ptr(), 16, 16 * inputs, inputs,
         packed.bias.data_ptr(), 0 if packed.scale is None else packed.scale.data_ptr(), 0, count,
-        outputs.data_ptr(), 16 * count, 0, threads,
+        outputs.data_ptr(), 16 * count, 0, *more, threads,
     )  # fmt: skip
     assert (outputs[-100:] == 7).all(), "written beyond its end"
     return outputs[:-100].view(len(rows), -1)

@@ -210,7 +210,8 @@ class Engine:
         """The draft model in this process, read when it is first needed."""
         assert self._recipe is not None
         if self._draft_model is None:
-            self._draft_model = self._recipe.load()
+            usual = None if self.threads is None else self._settings.threads
+            self._draft_model = self._recipe.load(usual)
         return self._draft_model
 
     def drafter(self, retrieval: RetrievalSettings | None, target_side: Retrieval) -> Drafter:

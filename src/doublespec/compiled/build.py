@@ -1,6 +1,8 @@
 """From a module in LLVM's intermediate representation to functions of this process."""
 
 import ctypes
+import platform
+import sys
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -11,6 +13,9 @@ from llvmlite import ir
 from doublespec.compiled.code import ADDRESS, FLOAT, INTEGER
 
 _SPEED = 2  # of LLVM's passes; 3 takes longer and gains nothing here
+
+# Of Linux on x86-64 (asm/prctl.h): to ask for a state of the CPU that is large.
+_ARCH_PRCTL, _REQUEST_PERMISSION, _TILE_DATA = 158, 0x1023, 18
 
 _KINDS = {ADDRESS: ctypes.c_void_p, INTEGER: ctypes.c_int64, FLOAT: ctypes.c_float}
 
@@ -49,6 +54,18 @@ def has_fma() -> bool:
 @cache
 def has_avx512() -> bool:
     return bool(llvm.get_host_cpu_features().get("avx512f", False))
+
+
+@cache
+def has_tiles() -> bool:
+    """Whether this CPU has a matrix unit for bfloat16 that Linux lets this process use (Intel's
+    AMX: its tiles must be asked for, once for a process and all its threads)."""
+    features = llvm.get_host_cpu_features()
+    if not (features.get("amx-tile", False) and features.get("amx-bf16", False)):
+        return False
+    if sys.platform != "linux" or platform.machine() != "x86_64":
+        return False
+    return bool(ctypes.CDLL(None).syscall(_ARCH_PRCTL, _REQUEST_PERMISSION, _TILE_DATA) == 0)
 
 
 def _machine() -> llvm.TargetMachine:

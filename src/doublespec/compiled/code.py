@@ -21,7 +21,8 @@ _WORDS, _PAIRS = ir.VectorType(WORD, LANES), ir.VectorType(WORD, LANES // 2)
 _BYTES = ir.VectorType(BYTE, LANES)
 
 # How weights hold their numbers. bfloat16 is the upper half of a float32; of LANES of them number i
-# stands beside number i + LANES / 2, in one word.
+# stands beside number i + LANES / 2, in one word. (Those in tiles are read by no function of here,
+# but for single ones.)
 _UNITS = {"float32": (FLOAT, FLOATS), "bfloat16": (HALF, _PAIRS), "int8": (BYTE, _BYTES)}
 
 
@@ -297,6 +298,11 @@ class Code:
         place = self.offset(address, index, FLOAT if kind == FLOATS else kind)
         is_small = number.is_float or kind == WORD
         self.builder.store(number.value, place.value, align=4 if is_small else 8)
+
+    def store_halves(self, words: Number, address: Number, index: Operand) -> None:
+        """The upper halves of LANES words, one after the other."""
+        halves = self.builder.trunc(self.shifted_right(words, 16).value, ir.VectorType(HALF, LANES))
+        self.builder.store(halves, self.offset(address, index, HALF).value, align=2)
 
     def room(self, count: int) -> Number:
         """Room for so many whole numbers or addresses, until the function ends."""

@@ -17,8 +17,8 @@ class ModelDrafter:
     def __init__(
         self, model: LanguageModel, steps: int, helper: Drafter, *, chains: bool = False
     ) -> None:
-        """If it `chains`, a model that can goes on by itself after the first forward, without the
-        helper."""
+        """If it `chains`, a model that can goes on by itself where the helper has no run, and
+        without it from then on."""
         self._model = model
         self._chains = chains
         self.steps = steps
@@ -26,22 +26,26 @@ class ModelDrafter:
 
     def propose(self, tokens: Tokens, limit: int, request: Request) -> list[int]:
         limit = min(limit, self._model.max_length - len(tokens))
+        chains = self._chains and request.params.is_simple
         drafted: list[int] = []
-        for _ in range(self.steps):
-            if len(drafted) >= limit:
+        for made in range(self.steps):
+            left = limit - len(drafted)
+            if left <= 0:
                 break
             ahead = [*tokens, *drafted]
-            asked = ahead if drafted else tokens  # by the same list, sources know a text again
-            run = self._helper.propose(asked, limit - len(drafted) - 1, request)
+            run: Tokens = []
+            if not chains or not made:
+                asked = ahead if drafted else tokens  # by the same list, sources know a text again
+                run = self._helper.propose(asked, left - 1, request)
+            if chains and not run and can_chain(self._model):
+                told = self._model.vocab_size, request.end_ids, Worth(), request.params.heat
+                chain = self._model.chain(ahead, min(self.steps - made, left), *told)
+                if chain.tokens:
+                    drafted += chain.tokens
+                    break
             new = advance(self._model, ahead, run, request).tokens
             end = next((i + 1 for i, token in enumerate(new) if token in request.end_ids), None)
             drafted += new[:end]
             if end is not None:
-                break
-            more = min(self.steps - 1, limit - len(drafted))
-            params = request.params
-            if self._chains and more > 0 and params.is_simple and can_chain(self._model):
-                told = more, self._model.vocab_size, request.end_ids, Worth(), params.heat
-                drafted += self._model.chain([*tokens, *drafted], *told).tokens
                 break
         return drafted[: max(limit, 0)]

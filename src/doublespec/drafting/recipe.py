@@ -15,7 +15,7 @@ from doublespec.drafting.worker import Draft, Worker
 from doublespec.models.base import ChainingModel, LanguageModel, can_chain
 from doublespec.models.choice import choose_dtype
 from doublespec.models.devices import find_device
-from doublespec.models.load import load_model, undisturbed_seconds
+from doublespec.models.load import load_model, share_cores, undisturbed_seconds
 from doublespec.models.vocabulary import CommonVocabulary
 from doublespec.models.weights import Source
 from doublespec.retrieval.history import open_history
@@ -49,7 +49,9 @@ class DraftRecipe:
         """The descriptors that a child process must inherit."""
         return () if self.history is None else (self.history,)
 
-    def load(self) -> LanguageModel:
+    def load(self, usual_threads: int | None = None) -> LanguageModel:
+        """Reads the model. One that works in turns with a target on the CPU takes all cores where
+        these are faster (`models/threads.py`), and else that usual number of threads."""
         device = find_device(self.device)
         dtype = choose_dtype(self.dtype, self.kernels, self.source.config, [device])
         model = load_model(
@@ -61,6 +63,8 @@ class DraftRecipe:
             graphs=self.graphs,
             kernels=self.kernels,
         )
+        if usual_threads is not None:
+            share_cores(model, usual_threads)
         common = CommonVocabulary(model, self.vocab_size)
         return common if self.wrap is None else self.wrap(common)
 

@@ -43,6 +43,7 @@ _FEW_COUNTS = 4  # the smallest row counts, which are compared with each other
 _COUNTS_SECONDS = 0.1  # for how long
 _FEW_ROWS = 8  # a step's, rather than a prompt's
 _FASTER = 0.9  # of the time of fewer rows, which makes these useless
+_DRAFT_ROW_COST = 0.1  # likely
 _SEVERAL, _PAIRS = 16, 15  # rows; forwards over so many and over one, where they are quick
 _SHORT_SECONDS = 0.05  # of measuring one row, which may be in the middle of an answer
 _AT_ONCE_SECONDS, _MOST_AT_ONCE = 0.016, 16  # of an answer: as long as a screen shows one picture
@@ -263,6 +264,14 @@ def choose_threads(
     alone = undisturbed_seconds(model)  # it tries all cores first
     cost = replace(cost, alone=min(1.0, alone / cost.seconds))
     return cost if alone > _QUICK_SECONDS else replace(cost, row_cost_alone=_row_cost(model))
+
+
+def share_cores(model: LanguageModel, usual: int) -> None:
+    """Lets a draft that works in turns with a target take all cores where these are faster, if it
+    runs on our kernels."""
+    if not isinstance(model, NativeDecoder):
+        return
+    choose_threads(model, usual, None, ForwardCost(undisturbed_seconds(model), _DRAFT_ROW_COST))
 
 
 def with_chain(model: LanguageModel, cost: ForwardCost) -> ForwardCost:

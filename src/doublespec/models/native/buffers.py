@@ -14,6 +14,7 @@ from doublespec.models.devices import usable_cores
 from doublespec.models.layers import rotary_table
 from doublespec.models.native.attention import queries_at_a_time
 from doublespec.models.native.layout import CHAIN
+from doublespec.models.native.tiles import scratch_size
 from doublespec.models.sizes import DecoderConfig
 from doublespec.noise import COLDEST, Heat, hashed_ids, seed_key
 from doublespec.tokens import Tokens
@@ -46,6 +47,7 @@ class Cache:
         queries = queries_at_a_time(config)
         self.scores = torch.empty(self.threads, queries, capacity)
         self.states = torch.empty(self.threads, queries, c.head_dim)
+        self.scratch = torch.empty(self.threads, scratch_size(config))
 
     def grown(self, config: DecoderConfig, capacity: int) -> "Cache":
         """A larger one with the same tokens."""

@@ -8,6 +8,7 @@ that a checkpoint in bfloat16 gives the same bits with both.
 from array import array
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Self
 
 import numpy as np
@@ -15,6 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from doublespec.compiled.build import has_tiles
 from doublespec.compiled.code import LANES
 from doublespec.models import branches as behind
 from doublespec.models.base import Branch, Chain, Worth
@@ -25,6 +27,7 @@ from doublespec.models.native.layout import LAYER, PASS, in_order
 from doublespec.models.native.library import library_for
 from doublespec.models.native.model import Storage
 from doublespec.models.native.pages import in_huge_pages
+from doublespec.models.native.tiles import DEPTH, tile_shapes
 from doublespec.models.quantize import rounded_to_int8
 from doublespec.models.shapes import ANSWER_COUNTS
 from doublespec.models.sizes import DecoderConfig
@@ -57,9 +60,9 @@ class Packed:
     scale: Tensor | None = None
 
 
-def pack(weight: Tensor, bias: Tensor | None = None) -> Packed:
-    """Lays out a weight (outputs, inputs)."""
-    return Packed(_panels(weight), _bias(weight, bias))
+def pack(weight: Tensor, bias: Tensor | None = None, *, tiled: bool = False) -> Packed:
+    """Lays out a weight (outputs, inputs), possibly for a CPU's matrix unit."""
+    return Packed(_tiled_panels(weight) if tiled else _panels(weight), _bias(weight, bias))
 
 
 def pack_int8(weight: Tensor, bias: Tensor | None = None) -> Packed:
@@ -80,15 +83,30 @@ def _panels(weight: Tensor) -> Tensor:
     return in_huge_pages(panels)
 
 
+def _tiled_panels(weight: Tensor) -> Tensor:
+    panels = _padded(weight).view(-1, LANES, weight.shape[1] // 2, 2).transpose(1, 2)
+    return in_huge_pages(panels.reshape(len(panels), weight.shape[1], LANES))
+
+
 def _padded(values: Tensor) -> Tensor:
     """With zeros up to whole panels."""
     padding = -len(values) % LANES
     return torch.cat((values, values.new_zeros(padding, *values.shape[1:]))) if padding else values
 
 
-def _make(quantize: str | None) -> Make[Packed, Tensor]:
-    product = pack if quantize is None else pack_int8
-    return Make(product, lambda read: pack(read()), lambda weight, _: weight.float())
+def _make(storage: Storage) -> Make[Packed, Tensor]:
+    packed = partial(pack, tiled=storage.tables == "tiled")
+    product = pack_int8 if storage.layers == "int8" else packed
+    return Make(product, lambda read: packed(read()), lambda weight, _: weight.float())
+
+
+def storage_of(config: DecoderConfig, dtype: torch.dtype, quantize: str | None) -> Storage:
+    """How weights of that precision are held on this CPU."""
+    tables = STORAGES[dtype]
+    depths = config.hidden_size, config.query_size, config.intermediate_size
+    if tables == "bfloat16" and has_tiles() and not any(depth % DEPTH for depth in depths):
+        tables = "tiled"
+    return Storage(tables, quantize or tables)
 
 
 NativeWeights = Weights[Packed, Tensor]
@@ -123,7 +141,7 @@ class NativeDecoder:
         self.call_seconds = _CALL_SECONDS
         self._num_threads: int | None = None
         self._quantize = quantize
-        self._library = library_for(config, Storage(STORAGES[dtype], quantize or STORAGES[dtype]))
+        self._library = library_for(config, storage_of(config, dtype, quantize))
         self._cached: list[int] = []
         self._plan = ChainPlan()
         self._logits_room = torch.empty(1, self._width)  # where nobody else looks at them
@@ -143,7 +161,8 @@ class NativeDecoder:
         """Reads the weights, those of its layers rounded with `quantize`. Raises ModelError."""
         config = source.config
         assert config is not None  # of others, `load.py` makes no decoder
-        weights = read_weights(source, config, _CPU, dtype, _make(quantize), progress)
+        make = _make(storage_of(config, dtype, quantize))
+        weights = read_weights(source, config, _CPU, dtype, make, progress)
         if config.tied and not source.has("lm_head.weight"):  # one table serves as both
             weights = replace(weights, embedding=weights.embedding[:0].clone())
         length = min(config.max_length, max_length or config.max_length)
@@ -371,12 +390,17 @@ def _lay_out(weights: NativeWeights, cache: Cache, rows: Rows) -> _Room:
     first = of_layers.ctypes.data
     layers = tuple(range(first, first + of_layers.nbytes, of_layers.strides[0]))
     tensors = {name: getattr(rows, name) for name in ("hidden", "normed", "qkv", "mixed", "gated")}
-    tensors |= {name: getattr(cache, name) for name in ("scores", "states", "zeros", "cos", "sin")}
+    names = ("scores", "states", "scratch", "zeros", "cos", "sin")
+    tensors |= {name: getattr(cache, name) for name in names}
     tensors |= {"vocabulary": weights.vocabulary.panels, "norm": weights.norm}
     tensors |= {"vocabulary_bias": weights.vocabulary.bias}
     told = {name: getattr(rows, name).ctypes.data for name in ROW_NUMBERS}
     places_of = {name: tensor.data_ptr() for name, tensor in tensors.items()}
-    numbers = {"capacity": cache.capacity, "is_panels": _is_shared(weights)}
+    numbers = {
+        "shapes": tile_shapes().ctypes.data,
+        "capacity": cache.capacity,
+        "is_panels": _is_shared(weights),
+    }
     later = dict.fromkeys((*_TOLD, *_TELLS), 0)
     of_pass = in_order(PASS, {**places_of, **told, **numbers, **later})
     return _Room(cache, rows, of_layers, layers, of_pass, of_pass.buffer_info()[0])

@@ -48,6 +48,8 @@ PASS = (
     "gated",  # (rows, 2 x intermediate)
     "scores",  # (threads, queries, capacity)
     "states",  # (threads, queries, head_dim)
+    "scratch",  # (threads, `scratch_size`), for products on the matrix unit
+    "shapes",  # and of its tiles (`tiles.py`)
     "logits",  # (num_chosen, V in whole panels)
     "norm",  # (D), behind all layers
     "vocabulary",

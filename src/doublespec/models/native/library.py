@@ -9,7 +9,7 @@ from doublespec.compiled.build import Compiled, has_avx512, has_fma
 from doublespec.compiled.code import ADDRESS, INTEGER
 from doublespec.models.devices import openmp
 from doublespec.models.native.model import Storage, write_model
-from doublespec.models.native.products import PRODUCT, Tiles
+from doublespec.models.native.products import Tiles, parameters_of
 from doublespec.models.sizes import DecoderConfig
 
 _OPENMP = ("GOMP_parallel", "GOMP_barrier", "omp_get_thread_num", "omp_get_num_threads")
@@ -24,7 +24,8 @@ class Library:
         compiled = Compiled(write_model(config, storage, _tiles()))
         self.forward = compiled.function("forward", [ADDRESS, INTEGER])
         self.chain = compiled.function("chain", [ADDRESS, ADDRESS, INTEGER])
-        self.multiply = compiled.function("multiply", [*PRODUCT.values(), INTEGER])
+        parameters = parameters_of(storage.layers)
+        self.multiply = compiled.function("multiply", [*parameters.values(), INTEGER])
         self._compiled = compiled
 
 

@@ -23,8 +23,14 @@ from doublespec.models.native.attention import (
 )
 from doublespec.models.native.chain import goes_on, write_pick, write_place
 from doublespec.models.native.layout import LAYER, number_of_pass, of_layer, of_pass, set_of_pass
-from doublespec.models.native.products import PRODUCT, Tiles, multiply, write_product
+from doublespec.models.native.products import Tiles, multiply, parameters_of, write_product
 from doublespec.models.native.rows import write_embed, write_norm, write_swiglu, write_turn
+from doublespec.models.native.tiles import (
+    release_tiles,
+    scratch_size,
+    shape_tiles,
+    write_tiled_product,
+)
 from doublespec.models.sizes import DecoderConfig
 from doublespec.noise import write_perturb_row
 
@@ -33,7 +39,8 @@ _SHARED = {"thread": INTEGER, "threads": INTEGER}  # which one this is, and of h
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """How weights are held: float32 or bfloat16, those of layers also int8."""
+    """How weights are held: in float32, in bfloat16 or, for a CPU's matrix unit, bfloat16 `tiled`;
+    those of layers also in int8."""
 
     tables: str  # embeddings and vocabulary
     layers: str
@@ -46,7 +53,10 @@ def write_model(config: DecoderConfig, storage: Storage, tiles: Tiles) -> ir.Mod
     _declare_openmp(module)
     declare_clock(module)
     for kind in sorted({storage.tables, storage.layers, "float32"}):  # the cache is float32
-        write_product(module, kind, tiles)
+        if kind == "tiled":
+            write_tiled_product(module)
+        else:
+            write_product(module, kind, tiles)
     write_norm(module, config)
     write_turn(module, config)
     write_softmax(module, config)
@@ -57,7 +67,7 @@ def write_model(config: DecoderConfig, storage: Storage, tiles: Tiles) -> ir.Mod
     _write_watch(module)
     _write_layer(module, config, storage.layers)
     _write_head(module, config, storage.tables)
-    _write_forward(module)
+    _write_forward(module, is_tiled="tiled" in (storage.tables, storage.layers))
     write_perturb_row(module)
     write_pick(module, -(-config.vocab_size // LANES) * LANES)
     write_place(module)
@@ -84,25 +94,29 @@ def _write_layer(module: ir.Module, config: DecoderConfig, storage: str) -> None
         gated = _Buffer(of_pass(code, "gated"), 2 * middle)
 
         _norm_rows(code, hidden, of_layer(code, "attention_norm"), normed)
-        _multiply_rows(code, storage, "qkv", size, normed, qkv, _share(code, qkv.width // LANES))
+        _multiply_rows(
+            code, config, storage, "qkv", size, normed, qkv, _share(code, qkv.width // LANES)
+        )
         _meet(code)
         _turn_rows(code, config)
         _attend_rows(code, config)
         panels = _share(code, size // LANES)
-        _multiply_rows(code, storage, "output", mixed.width, mixed, hidden, panels, is_added=1)
+        _multiply_rows(
+            code, config, storage, "output", mixed.width, mixed, hidden, panels, is_added=1
+        )
         _meet(code)
 
         _norm_rows(code, hidden, of_layer(code, "mlp_norm"), normed)
         first, last = _share(code, middle // LANES)
         for half in (0, middle // LANES):  # the gate's columns, and the same of up
             panels = first + half, last + half
-            _multiply_rows(code, storage, "gate_up", size, normed, gated, panels)
+            _multiply_rows(code, config, storage, "gate_up", size, normed, gated, panels)
         with code.loop(0, number_of_pass(code, "rows")) as row:
             own = code.offset(gated.start, row * gated.width)
             code.call("swiglu", own, first * LANES, last * LANES)
         _meet(code)
         panels = _share(code, size // LANES)
-        _multiply_rows(code, storage, "down", middle, gated, hidden, panels, is_added=1)
+        _multiply_rows(code, config, storage, "down", middle, gated, hidden, panels, is_added=1)
         with code.when(code["thread"].equals(0)):
             code.call("watch", code["pass"])
         _meet(code)  # and all know whether to stop before it can be told anew
@@ -118,6 +132,7 @@ def _norm_rows(code: Code, inputs: _Buffer, weight: Number, outputs: _Buffer) ->
 
 def _multiply_rows(
     code: Code,
+    config: DecoderConfig,
     storage: str,
     name: str,
     depth: int,
@@ -143,8 +158,18 @@ def _multiply_rows(
         "outputs": outputs.start,
         "apart": outputs.width,
         "is_added": is_added,
+        **_of_tiles(code, config),
     }
     multiply(code, storage, arguments)
+
+
+def _of_tiles(code: Code, config: DecoderConfig) -> dict[str, Operand]:
+    """What a thread's products on the matrix unit need besides."""
+    own = code["thread"] * scratch_size(config)
+    return {
+        "scratch": code.offset(of_pass(code, "scratch"), own),
+        "shapes": of_pass(code, "shapes"),
+    }
 
 
 def _turn_rows(code: Code, config: DecoderConfig) -> None:
@@ -169,7 +194,7 @@ def _attend_rows(code: Code, config: DecoderConfig) -> None:
     _meet(code)
 
 
-def _write_forward(module: ir.Module) -> None:
+def _write_forward(module: ir.Module, *, is_tiled: bool) -> None:
     """A pass, or a part of one."""
     with _threaded(module, "forward", {"pass": ADDRESS}) as code:
         with code.when(code["thread"].equals(0)):
@@ -178,6 +203,8 @@ def _write_forward(module: ir.Module) -> None:
             with code.loop(*_share(code, number_of_pass(code, "rows"))) as row:
                 code.call("embed", row, code["pass"])
             _meet(code)
+        if is_tiled:
+            shape_tiles(code, of_pass(code, "shapes"), number_of_pass(code, "rows"))
         done, is_over = Variable(code, code.integer(0)), Variable(code, code.integer(0))
         count = number_of_pass(code, "num_layers")
         with code.while_(lambda: (done.get() < count) & is_over.get().equals(0)):
@@ -189,7 +216,11 @@ def _write_forward(module: ir.Module) -> None:
         with code.when(code["thread"].equals(0)):
             set_of_pass(code, "done", done.get())
         with code.when(is_whole & (number_of_pass(code, "num_chosen") > 0)):
+            if is_tiled:
+                shape_tiles(code, of_pass(code, "shapes"), number_of_pass(code, "num_chosen"))
             code.call("head", code["pass"], code["thread"], code["threads"])
+        if is_tiled:
+            release_tiles(code)
 
 
 def _write_begin(module: ir.Module) -> None:
@@ -256,15 +287,19 @@ def _write_head(module: ir.Module, config: DecoderConfig, storage: str) -> None:
             "outputs": of_pass(code, "logits"),
             "apart": panels * LANES,
             "is_added": 0,
+            **_of_tiles(code, config),
         }
         multiply(code, storage, arguments)
 
 
 def _write_multiply(module: ir.Module, storage: str) -> None:
     """A product by itself, of panels [0, last)."""
-    with _threaded(module, "multiply", PRODUCT) as code:
+    parameters = parameters_of(storage)
+    with _threaded(module, "multiply", parameters) as code:
         first, last = _share(code, code["last"])
-        whole = {name: code[name] for name in PRODUCT}
+        whole = {name: code[name] for name in parameters}
+        if storage == "tiled":
+            shape_tiles(code, code["shapes"], code["rows"])
         multiply(code, storage, {**whole, "first": first, "last": last})
 
 

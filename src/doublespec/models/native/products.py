@@ -1,6 +1,7 @@
 """Products of rows with panels: with weights, with keys and with values."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from llvmlite import ir
 
@@ -30,6 +31,7 @@ PRODUCT = {
     "apart": INTEGER,
     "is_added": INTEGER,  # 1: to what is there
 }
+TILED = {**PRODUCT, "scratch": ADDRESS, "shapes": ADDRESS}  # for weights in tiles (`tiles.py`)
 _MOST_ROWS = 12
 _TILE = {name: kind for name, kind in PRODUCT.items() if name not in ("rows", "last")}
 
@@ -80,10 +82,15 @@ def write_product(module: ir.Module, storage: str, tiles: Tiles) -> None:
             panel.set(panel.get() + width.get())
 
 
+def parameters_of(storage: str) -> dict[str, Any]:
+    """Those of a product with weights held so."""
+    return TILED if storage == "tiled" else PRODUCT
+
+
 def multiply(code: Code, storage: str, arguments: dict[str, Operand]) -> None:
     """Calls a product; it has no scale unless one is given."""
     whole = {"scale": code.null(), **arguments}
-    code.call(f"product_{storage}", *(whole[name] for name in PRODUCT))
+    code.call(f"product_{storage}", *(whole[name] for name in parameters_of(storage)))
 
 
 def _write_tile(module: ir.Module, storage: str, rows: int, width: int) -> None:
@@ -111,10 +118,10 @@ def _write_tile(module: ir.Module, storage: str, rows: int, width: int) -> None:
                     total.set(code.fma(total.get(), scale, add))
         for r in range(rows):
             for total, panel in zip(sums[r], panels, strict=True):
-                _put(code, total, code["apart"] * r + panel * LANES)
+                put(code, total, code["apart"] * r + panel * LANES)
 
 
-def _put(code: Code, total: Variable, place: Number) -> None:
+def put(code: Code, total: Variable, place: Number) -> None:
     with code.when(code["is_added"].equals(1)):
         total.set(total.get() + code.load_lanes(code["outputs"], place))
     code.store(total.get(), code["outputs"], place)

@@ -97,10 +97,13 @@ def write_embed(module: ir.Module, config: DecoderConfig, storage: str) -> None:
         lane = token % LANES
         if storage == "bfloat16":
             lane = lane % (LANES // 2) * 2 + lane // (LANES // 2)
+        elif storage == "tiled":
+            lane = lane * 2
         in_panel = token // LANES * (LANES * size) + lane
         first = is_panels.then(in_panel, token * size)
-        step = is_panels.then(code.integer(LANES), 1)
         table = of_pass(code, "table")
         outputs = code.offset(of_pass(code, "hidden"), code["row"] * size)
         with code.loop(0, size) as i:
-            code.store(code.load_one(table, first + i * step, storage), outputs, i)
+            place = i // 2 * (2 * LANES) + i % 2 if storage == "tiled" else i * LANES
+            place = first + is_panels.then(place, i)
+            code.store(code.load_one(table, place, storage), outputs, i)
