@@ -130,12 +130,11 @@ class Replaying:
         self.max_length = model.max_length
         self.can_branch = can_branch(model)
         self.can_chain = can_chain(model)
-        self._script: Script | None = None  # of the last text
 
     @torch.inference_mode()
     def logits(self, tokens: Tokens, last: int, prompt_length: int) -> Tensor:
         logits = self._model.logits(tokens, last, prompt_length)
-        self._script = script = self._scripts.get(tuple(tokens[:prompt_length]))
+        script = self._scripts.get(tuple(tokens[:prompt_length]))
         return logits if script is None else _raised(logits, script.rows(tokens, last))
 
     def chain(
@@ -149,13 +148,18 @@ class Replaying:
     ) -> Chain:
         """The script's tokens, after as many forwards of the model as a chain of them takes. These
         read the model's own tokens, so its next forward has a few rows more to read than a real
-        one's. A chain follows a forward over the same prompt."""
+        one's. A chain is not told where the prompt ends: it is the longest that the text begins
+        with."""
         assert can_chain(self._model)
-        if self._script is None:
+        prompts = (
+            p for p in self._scripts if len(p) <= len(tokens) and [*p] == [*tokens[: len(p)]]
+        )
+        script = self._scripts.get(max(prompts, key=len, default=()))
+        if script is None:
             return self._model.chain(tokens, most, size, ends, worth, heat)
         chain, reach = Chain([], []), 1.0
         while len(chain.tokens) < most and reach > worth.least:
-            rows = self._script.rows([*tokens, *chain.tokens], 1)
+            rows = script.rows([*tokens, *chain.tokens], 1)
             token = int(rows[0, 0]) if len(rows) else 0  # behind the answer's end, any
             chain.tokens.append(token)
             chain.behind.append(_FIRST - _SECOND)
