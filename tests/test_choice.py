@@ -19,6 +19,7 @@ from doublespec.drafting.recipe import goes_on_by_itself
 from doublespec.drafting.retrieved import Retrieval
 from doublespec.engine import Engine
 from doublespec.models.load import ForwardCost, chained_seconds
+from doublespec.models.native.library import can_compile
 from doublespec.models.toy import ToyModel
 from doublespec.retrieval.base import Match
 from doublespec.retrieval.context import ContextIndex
@@ -290,3 +291,23 @@ def test_a_chain_is_timed_by_its_tokens(length: int | None) -> None:
         assert goes_on_by_itself(draft, 0.001)
         assert not goes_on_by_itself(draft, 0.01)
         assert not goes_on_by_itself(ToyModel(), 0.001)
+
+
+@pytest.mark.skipif(
+    engine.usable_cores() < 2 or not can_compile(), reason="needs two cores and our kernels"
+)
+def test_a_draft_before_the_target_takes_all_cores_but_beside_another_one() -> None:
+    """What chooses its threads learns of a draft beside the target as the target's own does."""
+    with LLM("bundled", "bundled", history_bytes=0, background="thread") as llm:
+        threads = llm.engine.draft_model().threads
+        assert llm.engine.governors() == [llm.threads, threads]
+        assert (threads.usual, threads.every) == (llm.threads.usual, llm.threads.every)
+        steps = llm.stream("Once upon a time", method="psd", max_tokens=40, ignore_eos=True)
+        pieces = iter(steps)
+        for _ in range(4):
+            next(pieces)
+        assert (llm.threads._drafting, threads._drafting) == (1, 1)
+        steps.close()
+        assert (llm.threads._drafting, threads._drafting) == (0, 0)
+    with LLM("bundled", "bundled", threads=1) as llm:  # set by the user
+        assert llm.engine.draft_model().threads is None

@@ -5,6 +5,7 @@ Builds the parts that methods are made of, each when it is first needed, and clo
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from time import perf_counter
 
@@ -63,6 +64,7 @@ from doublespec.tokens import Tokens
 # guess comes later then, which costs about two steps (docs/log.md).
 _LONG_PROMPT = 256
 _FOLLOW_SECONDS = 8e-5  # what a step hears of a draft beside it, and tells it (docs/log.md)
+_BETWEEN_SECONDS = 7e-5  # what that draft spends between two forwards (docs/log.md)
 _LIKELY_KEPT = 0.8  # of drafted tokens, each where those before it were
 _LONGEST_LIKELY = 16  # draft
 
@@ -157,12 +159,14 @@ class Engine:
         name, _ = split_name(method)
         linking()  # is compiled: else the first lookup would
         names = self._candidates() if name == "auto" else [name]
+        if self._recipe is not None and not SERIAL_DRAFT.isdisjoint(names):
+            self.draft_model()
+            if name == "auto":
+                self._is_faster_in_turns()  # is measured, while the other draft is not loaded yet
         if self._recipe is not None and not BESIDE.isdisjoint(names):
             self.background().launch()
             if wait:
                 self.wait_for_draft()
-        if self._recipe is not None and not SERIAL_DRAFT.isdisjoint(names):
-            self.draft_model()
 
     def wait_for_draft(self) -> bool:
         """Waits until the draft beside the target is loaded; whether it is."""
@@ -189,8 +193,9 @@ class Engine:
         lengths = range(1, _LONGEST_LIKELY + 1)
         before = (_likely(n) / (cost.of_alone(n + 1) + n * chained) for n in lengths)
         steps = [cost.of(n + 1) + _FOLLOW_SECONDS for n in lengths]
+        forward = single + _BETWEEN_SECONDS
         beside = (
-            _likely(min(n, step / single)) / step for n, step in zip(lengths, steps, strict=True)
+            _likely(min(n, step / forward)) / step for n, step in zip(lengths, steps, strict=True)
         )
         return max(before) > max(beside)
 
@@ -235,9 +240,17 @@ class Engine:
             timeout = self._settings.draft_timeout
             patience = Patience(load_seconds=20 * timeout, answer_seconds=timeout)
             link = self._link(self._recipe)
-            loads = self.threads.draft_loads if self.threads is not None else lambda _: None
-            self._background = RemoteDrafter(link, patience, loads=loads)
+            self._background = RemoteDrafter(link, patience, loads=self._draft_loads)
         return self._background
+
+    def governors(self) -> list[Threads]:
+        """What chooses the threads of models that share cores with a draft beside the target."""
+        draft: Threads | None = getattr(self._draft_model, "threads", None)
+        return [threads for threads in (self.threads, draft) if threads is not None]
+
+    def _draft_loads(self, is_loading: bool) -> None:
+        for threads in self.governors():
+            threads.draft_loads(is_loading)
 
     def _link(self, recipe: DraftRecipe) -> Callable[[], Link]:
         if self._settings.background == "process":
@@ -295,10 +308,13 @@ def _likely(drafted: float) -> float:
 
 
 def _measure_draft(model: LanguageModel) -> tuple[float, float]:
-    """Seconds of a forward, and of one of those with which a draft before the target goes on by
-    itself, if it does."""
-    single = undisturbed_seconds(model)
-    return single, chained_seconds(model) if goes_on_by_itself(model, single) else single
+    """Seconds of a forward on the cores of a draft beside the target, and of one of those with
+    which a draft before it goes on by itself, if it does, on the cores that it has."""
+    threads: Threads | None = getattr(model, "threads", None)
+    with nullcontext() if threads is None else threads.fixed(threads.usual):
+        single = undisturbed_seconds(model)
+    own = single if threads is None else undisturbed_seconds(model)
+    return single, chained_seconds(model) if goes_on_by_itself(model, own) else own
 
 
 class _Announced:
@@ -306,22 +322,27 @@ class _Announced:
     while the target reads a long prompt, when nothing is shown to it yet (`decoding.py`)."""
 
     def __init__(
-        self, drafter: BackgroundDrafter, threads: Threads, unread: Callable[[Tokens, int], int]
+        self,
+        drafter: BackgroundDrafter,
+        governors: Callable[[], list[Threads]],
+        unread: Callable[[Tokens, int], int],
     ) -> None:
-        """`unread` says how many tokens of a text the target has still to read, given the length of
-        the prompt."""
+        """`governors` choose threads. `unread` says how many tokens of a text the target has still
+        to read, given the length of the prompt."""
         self._drafter = drafter
-        self._threads = threads
+        self._governors = governors
         self._unread = unread
         self._works = False
+        self._told: list[Threads] = []  # that it works
 
     def follow(self, tokens: Tokens, limit: int, request: Request) -> Pending:
         if not self._works:
             is_prompt = len(tokens) == request.prompt_length
             if is_prompt and self._unread(tokens, request.prompt_length) >= _LONG_PROMPT:
                 return Pending([])
-            self._works = True
-            self._threads.draft_begins()
+            self._works, self._told = True, self._governors()
+            for threads in self._told:
+                threads.draft_begins()
         return self._drafter.follow(tokens, limit, request)
 
     def wait(self, pending: Pending, shown: int, limit: int) -> list[int]:
@@ -333,7 +354,8 @@ class _Announced:
         finally:
             if self._works:
                 self._works = False
-                self._threads.draft_rests()
+                for threads in self._told:
+                    threads.draft_rests()
 
     def close(self) -> None:
         self._drafter.close()
@@ -388,12 +410,12 @@ class _Parts:
         settings = self._retrieval(retrieval, beside=True)
         style = DraftStyle(settings, choice.lockstep, None, choice.forks)
         drafter = StyledDrafter(self._engine.background(), style)
-        threads = self._engine.threads
-        if threads is None:
+        governors = self._engine.governors
+        if self._engine.threads is None:
             return drafter
         if isinstance(self.target, LocalDecoder):
-            return _Announced(drafter, threads, self.target.unread)
-        return _Announced(drafter, threads, lambda tokens, _: len(tokens))  # it does not tell
+            return _Announced(drafter, governors, self.target.unread)
+        return _Announced(drafter, governors, lambda tokens, _: len(tokens))  # it does not tell
 
     def forward_seconds(self, shown: int, *, beside: bool) -> float:
         cost = self._engine.cost

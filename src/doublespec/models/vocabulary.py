@@ -13,6 +13,7 @@ from doublespec.models.base import (
     can_branch,
     can_chain,
 )
+from doublespec.models.threads import Threads
 from doublespec.noise import Heat
 from doublespec.tokens import Tokens
 
@@ -52,6 +53,12 @@ class CommonVocabulary:
     def logits(self, tokens: Tokens, last: int, prompt_length: int) -> Tensor:
         rows = self._model.logits(self._known(tokens), last, prompt_length)
         return rows if rows.shape[1] == self._size else rows[:, : self._size]
+
+    @property
+    def threads(self) -> Threads | None:
+        """What chooses the number of its threads, if anything does."""
+        chosen: Threads | None = getattr(self._model, "threads", None)
+        return chosen
 
     @property
     def can_chain(self) -> bool:

@@ -218,7 +218,7 @@ class NativeDecoder:
             self._logits(tokens[:-1], 1, ())
             start = len(tokens) - 1
         self._reserve(len(tokens) + most, len(tokens) - start)
-        self._begin(len(tokens) - start)
+        self._begin(1)  # as nearly all of its forwards are
         self._plan.tell(tokens, most, size, ends, worth, heat)
         self._go_on(tokens, start, ())
         return Chain(self._plan.tokens(), self._plan.behind())
