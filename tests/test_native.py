@@ -475,6 +475,33 @@ def test_what_is_settled_is_what_single_forwards_choose(
     assert model.settle(random_text(LONG, seed=1), [], 1, (), heat) == []
 
 
+@pytest.mark.parametrize("name", ["heat", "ends", "tokens", "behind", "guess"])
+def test_an_interrupt_while_kernels_are_told_leaves_no_lie(
+    name: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the next answer is chosen by is its own, also if it asks for the same again."""
+    model, text, ends = load(folder), random_text(40), frozenset({1, 2})
+    asked = [5, 6], 90, ends, Heat(1.4, 8)
+    wanted = chosen(model, text, 90, asked[-1])
+    wanted = wanted[: next((i + 1 for i, t in enumerate(wanted) if t in ends), 90)]
+    model.logits(text[:-1], 1, 1)
+    model.settle(text, [], 1, frozenset(), Heat(0.3, 4))
+    hold = model._plan._hold
+
+    def interrupted(what: str, numbers: Any) -> Any:
+        if what == name:
+            raise KeyboardInterrupt
+        return hold(what, numbers)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(model._plan, "_hold", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            model.settle(text, *asked)
+    found = model.settle(text, *asked)
+    assert found == wanted[: len(found)]
+    assert len(found) == min(len(wanted), 90)
+
+
 def test_nothing_is_settled_behind_an_end(folder: Path) -> None:
     model, text = load(folder), random_text(40)
     wanted = chosen(model, text, 8, None)

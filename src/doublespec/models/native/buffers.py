@@ -100,17 +100,19 @@ class Rows:
 
 class ChainPlan:
     """What a chain is told (`layout.py`), and where it writes; one for all chains of a model, since
-    to lay it out takes as long as a tenth of a small model's forward."""
+    to lay it out takes as long as a tenth of a small model's forward. What was told is remembered
+    only once all of it was: an interrupt leaves no lie."""
 
     def __init__(self) -> None:
         self._told = array("q", [0] * len(CHAIN))
         self.place = self._told.buffer_info()[0]  # its address
         self._held: dict[str, array[int] | array[float]] = {}  # what its addresses stand for
         self._reach = self._hold("reach", array("f", [1.0, 0.0]))
-        self._ends: Collection[int] = self._hold("ends", array("q"))
-        self._worth, self._heat, self._size = Worth(), Heat(0.0, 0), 0
+        self._ends: Collection[int] | None = None
+        self._worth: Worth | None = None
+        self._heat: tuple[Heat, int] | None = None  # and of how many ids
         self._hashed = torch.empty(0)
-        self._hold_worth(self._worth)
+        self._room = 0  # for so many tokens
         self._make_room(_FEW_TOKENS)
 
     def tell(
@@ -127,17 +129,18 @@ class ChainPlan:
         """Passes until `most` tokens are added, or so many of them, the first of which judges a
         guess; see `models/base.py`."""
         told = self._told
-        if most > len(self._tokens):
+        if most > self._room:
             self._make_room(most)
         if ends is not self._ends:
-            self._ends, told[_NUM_ENDS] = ends, len(ends)
-            self._hold("ends", array("q", ends))
+            self._ends = None
+            told[_NUM_ENDS] = len(self._hold("ends", array("q", ends)))
+            self._ends = ends
         if worth is not self._worth:
             self._hold_worth(worth)
         self._reach[0], self._reach[1] = 1.0, worth.least
         if heat is None:
-            told[_HEAT] = 0
-        else:
+            told[_HEAT], self._heat = 0, None
+        elif (heat, size) != self._heat:
             self._hold_heat(heat, size)
         if guess:
             self._hold("guess", array("q", guess))
@@ -163,22 +166,24 @@ class ChainPlan:
         return self._behind[: self._told[_COUNT]].tolist()
 
     def _make_room(self, most: int) -> None:
+        self._room = 0
         self._tokens = self._hold("tokens", array("q", [0] * most))
         self._behind = self._hold("behind", array("f", [0.0] * most))
+        self._room = most
 
     def _hold_worth(self, worth: Worth) -> None:
-        self._worth = worth
-        self._hold("edges", array("f", worth.edges))
+        self._worth = None
+        self._told[_NUM_EDGES] = len(self._hold("edges", array("f", worth.edges)))
         self._hold("chances", array("f", worth.chances))
-        self._told[_NUM_EDGES] = len(worth.edges)
+        self._worth = worth
 
     def _hold_heat(self, heat: Heat, size: int) -> None:
-        if heat != self._heat or size != self._size or not self._told[_HEAT]:
-            self._heat, self._size = heat, size
-            self._hold("heat", array("f", [max(heat.temperature, COLDEST)]))
-            self._told[_SEED] = seed_key(heat.seed)
-            self._hashed = hashed_ids(-(-size // LANES) * LANES, _CPU)
-            self._told[_HASHED] = self._hashed.data_ptr()
+        self._heat = None
+        self._hold("heat", array("f", [max(heat.temperature, COLDEST)]))
+        self._told[_SEED] = seed_key(heat.seed)
+        self._hashed = hashed_ids(-(-size // LANES) * LANES, _CPU)
+        self._told[_HASHED] = self._hashed.data_ptr()
+        self._heat = heat, size
 
     def _hold(self, name: str, numbers: _Kept) -> _Kept:
         self._held[name] = numbers
