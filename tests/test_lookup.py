@@ -16,17 +16,23 @@ RUN = (7, 8, 9, 7, 8, 9)
 
 class Fixed(LayeredIndex):
     """Finds the same run after every text, of which a step is said to settle `rate` tokens in the
-    time of a forward."""
+    time of a forward, and so many to hold from any place on. It is as deep as is said."""
 
-    def __init__(self, run: tuple[int, ...] = RUN, rate: float = 0.0) -> None:
+    def __init__(self, run: tuple[int, ...] = RUN, rate: float = 0.0, holds: float = 0.0) -> None:
         super().__init__([])
         self._run = run
         self._rate = rate
+        self.holds = holds
+        self.depth = 9
         self.ahead: list[Ahead] = []
 
     def lookup(self, tokens: Tokens, limit: int, ahead: Ahead = NOTHING) -> Match | None:
         self.ahead.append(ahead)
-        return Match(self._run[:limit], 9, "made up", rate=self._rate) if self._run else None
+        run = self._run[:limit]
+        return Match(run, self.depth, "made up", rate=self._rate) if self._run else None
+
+    def holds_on(self, match: Match, place: int) -> float:
+        return self.holds
 
 
 def _follow(drafter: WeighingDrafter, drafted: list[int], new: list[int], steps: int) -> list[int]:
@@ -47,16 +53,16 @@ def test_a_guess_is_a_draft_and_a_run_within_the_limit() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rate", "guess"),
+    ("holds", "guess"),
     [
-        (2.0, ([5, 6], 2)),  # the draft settles 1 + 0.8 + 0.64 tokens
-        (4.0, ([7, 8, 9, 7], 0)),
+        (3.0, ([5, 6], 2)),  # 1 + 0.55 * (1 + 0.8) tokens, the run 1 + 0.15 * (1 + 3)
+        (12.0, ([7, 8, 9, 7], 0)),
     ],
 )
 def test_a_run_that_departs_from_a_draft_is_shown_if_it_promises_more(
-    rate: float, guess: tuple[list[int], int]
+    holds: float, guess: tuple[list[int], int]
 ) -> None:
-    drafter = WeighingDrafter(Fixed(()), 4, alone=Fixed(rate=rate))
+    drafter = WeighingDrafter(Fixed(()), 4, alone=Fixed(holds=holds))
     assert drafter.complete(PROMPT, [5, 6], 24, REQUEST) == guess
     assert drafter.complete(PROMPT, [7, 8], 24, REQUEST) == ([7, 8], 2), "it says the same"
     assert drafter.complete(PROMPT, [7], 1, REQUEST) == ([7], 1), "it says the same so far"
@@ -69,7 +75,7 @@ def test_runs_beside_drafts_are_searched_for_seldom_while_that_costs_and_none_is
         drafter = WeighingDrafter(Fixed(()), 4, alone=alone)
         text = _follow(drafter, [5, 6], [5, 6, 4], steps=80)
         assert most - 5 < len(alone.ahead) <= most
-        alone._rate = 9.0
+        alone.holds = 200.0
         for _ in range(8):
             drafter.complete(text, [5, 6], 24, REQUEST)
         alone.ahead.clear()
@@ -80,17 +86,35 @@ def test_runs_beside_drafts_are_searched_for_seldom_while_that_costs_and_none_is
 
 
 def test_what_stands_behind_a_draft_counts_for_it() -> None:
-    for behind, num_drafted in ((4.0, 2), (3.0, 0)):
-        drafter = WeighingDrafter(Fixed(rate=behind), 4, alone=Fixed(rate=4.0))
+    for behind, num_drafted in ((Fixed(rate=4.0), 2), (Fixed(()), 0)):
+        drafter = WeighingDrafter(behind, 4, alone=Fixed(holds=12.0))
         assert drafter.complete(PROMPT, [5, 6], 24, REQUEST).num_drafted == num_drafted
 
 
-def test_a_draft_that_is_hardly_ever_kept_gives_way_to_a_run_until_it_is_right() -> None:
-    drafter = WeighingDrafter(Fixed(()), 4, alone=Fixed(rate=2.0))
-    text = _follow(drafter, [5, 6], [4], steps=40)
+def test_who_is_right_where_draft_and_run_depart_is_learnt() -> None:
+    drafter = WeighingDrafter(Fixed(()), 4, alone=Fixed(holds=3.0))
+    assert drafter.complete(PROMPT, [5, 6], 24, REQUEST).num_drafted == 2
+    text = _follow(drafter, [5, 6], [7, 8, 4], steps=10)
     assert drafter.complete(text, [5, 6], 24, REQUEST) == ([7, 8, 9, 7], 0)
     text = _follow(drafter, [5, 6], [5, 6, 4], steps=40)
     assert drafter.complete(text, [5, 6], 24, REQUEST).num_drafted == 2
+
+
+def test_what_follows_another_beginning_says_nothing_of_a_departure() -> None:
+    drafter = WeighingDrafter(Fixed(()), 4, alone=Fixed(holds=3.0))
+    text = _follow(drafter, [7, 6], [4, 8, 4], steps=20)  # the text has left both before
+    assert drafter.complete(text, [7, 6], 24, REQUEST).num_drafted == 2
+
+
+def test_who_is_right_is_learnt_by_what_speaks_for_the_run() -> None:
+    alone = Fixed(holds=3.0)
+    drafter = WeighingDrafter(Fixed(()), 4, alone=alone)
+    alone.depth = 40
+    _follow(drafter, [5, 6], [7, 8, 4], steps=10)
+    alone.depth = 1
+    assert drafter.complete(PROMPT, [5, 6], 24, REQUEST).num_drafted == 2
+    alone.depth = 40
+    assert drafter.complete(PROMPT, [5, 6], 24, REQUEST).num_drafted == 0
 
 
 def test_a_bad_draft_is_shown_where_nothing_is_retrieved() -> None:

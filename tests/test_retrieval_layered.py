@@ -115,6 +115,15 @@ def test_what_is_expected_follows_what_happened() -> None:
     assert Expectation().best_run(DEEP, FREE).rate < hopeful.best_run(DEEP, FREE).rate
 
 
+def test_how_many_tokens_of_a_run_hold_is_expected_from_any_place_on() -> None:
+    expectation = Expectation()
+    all_of_it = expectation.holds_on(DEEP, 0)
+    assert expectation.best_run(DEEP, FREE).rate == pytest.approx(1.0 + all_of_it)
+    first = all_of_it / (1.0 + expectation.holds_on(DEEP, 1))  # the chance of the first token
+    assert 0.5 < first < 1.0
+    assert expectation.holds_on(DEEP, len(DEEP.tokens)) == 0.0
+
+
 def test_an_edited_token_does_not_end_a_copy() -> None:
     """No token 99 was seen before: only the passage around it tells what follows."""
     passage = list(range(10, 60))

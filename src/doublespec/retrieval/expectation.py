@@ -18,7 +18,7 @@ PRIOR = tuple(
 )
 PRIOR_WEIGHT = 32.0  # tokens that the prior counts for
 MEMORY = 1024.0  # tokens after which what was learnt counts half
-
+CLASSES = len(PRIOR)  # of evidence
 
 MOST_TOKENS = 255  # of a run, as `config` bounds it
 MOST_EVIDENCE = 128  # more says no more
@@ -85,6 +85,14 @@ class Expectation:
                 length, rate = most - left, settled / cost
         return Run(length, rate)
 
+    def holds_on(self, match: Match, place: int) -> float:
+        """How many of its tokens from `place` on are likely the text's own, if all before are."""
+        held, chance = 0.0, 1.0
+        for cell in _cells(match)[place : len(match.tokens)]:
+            chance *= self._chances[cell]
+            held += chance
+        return held
+
     def learn(self, match: Match, after: Tokens) -> None:
         """Take in what the text turned out to be `after` the place where `match` was found."""
         held, seen, expected = self._held, self._seen, match.share
@@ -98,6 +106,11 @@ class Expectation:
             if token != actual:
                 return
             expected = 1.0
+
+
+def evidence_at(match: Match, place: int) -> int:
+    """The class of what speaks for a token of a match's run, if all before it are right."""
+    return _cells(match)[place]
 
 
 def _cells(match: Match) -> bytes:

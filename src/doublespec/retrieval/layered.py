@@ -141,6 +141,11 @@ class LayeredIndex:
         self._asked = Asked(asking, len(tokens), tokens[-TAIL:], matches, shown, worth, costs)
         return best._replace(tokens=shown, rate=rate) if best is not None and shown else None
 
+    def holds_on(self, match: Match, place: int) -> float:
+        """How many tokens of a run that it has found are likely to hold from `place` on, if all
+        before do."""
+        return self._expectations[match.source].holds_on(match, place)
+
     def _promising(self, tokens: Tokens) -> QuickIndex | None:
         """The source that promises something of a lookup. Where none has promised anything for
         long, even that is looked at in few steps only."""
