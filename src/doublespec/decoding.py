@@ -6,8 +6,9 @@ lets the draft rest.
 """
 
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from functools import cache
+from itertools import takewhile
 from time import perf_counter
 from typing import NamedTuple
 
@@ -243,13 +244,16 @@ def decode_in_turns(
         nonlocal learnt
         if turn is None:
             return
-        for place in range(learnt, min(len(made), turn.telling)):
-            step = made[place]
-            shown = len(step.guess)
-            slowness = step.target_seconds / expected(turn.name, shown)
-            scheduler.learn(turn, place, len(step.new), step.seconds, slowness)
-            hindsight.learn(turn.name, shown, step.seconds)
-        others = [step.seconds for step in made[max(learnt, turn.telling) :]]
+        telling = min(len(made), turn.telling)
+        while learnt < telling:
+            alike = _alike(made[learnt:telling], turn.settling - learnt)
+            first, seconds = alike[0], sum(step.seconds for step in alike)
+            shown, settled = len(first.guess), sum(len(step.new) for step in alike)
+            slowness = first.target_seconds / expected(turn.name, shown)
+            scheduler.learn(turn, learnt, settled, seconds, slowness, len(alike))
+            hindsight.learn(turn.name, shown, seconds)
+            learnt += len(alike)
+        others = [step.seconds for step in made[learnt:]]
         if others:
             scheduler.count(turn, len(others), sum(others))
             hindsight.count(sum(others))
@@ -289,6 +293,14 @@ def decode_in_turns(
         if steps is not None:
             steps.close()
         learn()
+
+
+def _alike(steps: Sequence[Step], settling: int) -> Sequence[Step]:
+    """The first of some steps, and those behind it that were computed at once with it; of those
+    that are `settling`, and are not measured, or of the others."""
+    most = settling if settling > 0 else len(steps)
+    more = takewhile(lambda step: step.earlier_seconds > 0, steps[1:most])
+    return [steps[0], *more]
 
 
 def _worth(guess: Guess) -> int:

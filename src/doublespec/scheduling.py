@@ -117,11 +117,12 @@ class _Record:
         """Tokens per second lately (0.0: it has not run)."""
         return self.near_tokens / self.near_seconds if self.near else 0.0
 
-    def add_near(self, tokens: int, seconds: float) -> None:
-        self.near.append((tokens, seconds))
+    def add_near(self, tokens: int, seconds: float, steps: int) -> None:
+        """So many steps settled so many tokens in all, each the same."""
+        self.near.extend([(tokens // steps, seconds / steps)] * steps)
         self.near_tokens += tokens
         self.near_seconds += seconds
-        if len(self.near) > _NEAR_STEPS:
+        while len(self.near) > _NEAR_STEPS:
             tokens, seconds = self.near.popleft()
             self.near_tokens -= tokens
             self.near_seconds -= seconds
@@ -235,40 +236,49 @@ class Scheduler:
         return Turn(name, steps, settling, telling, self._leader, judged, in_doubt, plain_rate)
 
     def learn(
-        self, turn: Turn, place: int, tokens: int, seconds: float, slowness: float = 1.0
+        self,
+        turn: Turn,
+        place: int,
+        tokens: int,
+        seconds: float,
+        slowness: float = 1.0,
+        steps: int = 1,
     ) -> None:
-        """Step number `place` of a turn has settled so many tokens in so many seconds; `slowness`
-        is how many times as long its forward took as was to be expected beforehand."""
-        self._add_slowness(slowness, is_plain=turn.name in self._expected)
+        """Step number `place` of a turn has settled so many tokens in so many seconds; or so many
+        `steps` from that one on together, each the same, as those that were computed at once.
+        `slowness` is how many times as long a forward took as was to be expected beforehand."""
+        self._add_slowness(slowness, steps, is_plain=turn.name in self._expected)
         self._known.clear()
         record, near = self._records[turn.name], self._records[self._leader].near_rate
-        if self._steps >= TURN_STEPS:  # a longer one was stopped, or its machine was
-            seconds = min(seconds, _LONGEST_STEP * self._seconds / self._steps)
-        self._steps += 1
+        before = self._steps
+        if before >= TURN_STEPS:  # a longer one was stopped, or its machine was
+            seconds = min(seconds, steps * _LONGEST_STEP * self._seconds / before)
+        self._steps += steps
         self._seconds += seconds
-        turn.made = place + 1
+        turn.made = place + steps
         record.tried_at = self._steps
-        record.steps += 1
+        record.steps += steps
         if near and (place < turn.settling or (turn.on_trial and not turn.judged)):
             self._lost += max(0.0, seconds - tokens / near)
         if place >= turn.settling:
             record.tokens += tokens
             record.seconds += seconds
-            turn.measured += 1
+            turn.measured += steps
             turn.tokens += tokens
             turn.seconds += seconds
             turn.instead += near * seconds
-            record.add_near(tokens, seconds)
+            record.add_near(tokens, seconds, steps)
             if turn.name in self._expected and tokens:
-                record.beside.append(seconds * self._expected[turn.name] / tokens / slowness)
+                took = seconds * self._expected[turn.name] / tokens / slowness
+                record.beside.extend([took] * steps)
             if turn.name == self._leader:
-                led, plain, steps = record.led
-                record.led = led + tokens, plain + turn.plain_rate * seconds, steps + 1
+                led, plain, led_steps = record.led
+                record.led = led + tokens, plain + turn.plain_rate * seconds, led_steps + steps
             if turn.in_doubt and self._lags(turn.name):
-                turn.steps = place + 1
-        self._fade(self._steps - 1)
+                turn.steps = place + steps
+        self._fade(before)
 
-    def _add_slowness(self, slowness: float, *, is_plain: bool) -> None:
+    def _add_slowness(self, slowness: float, steps: int, *, is_plain: bool) -> None:
         """No forward counts as longer than `_LONGEST_FORWARD` times what they take on average. What
         was expected of plain decoding, which may make several at once, and of others need not be
         wrong alike: each change from one to the other tells."""
@@ -278,16 +288,17 @@ class Scheduler:
         if is_plain != self._was_plain:
             own.clear()
         self._was_plain = is_plain
-        own.append(slowness)
-        if len(own) == _COMPARED_STEPS <= len(other):
+        before = len(own)
+        own.extend([slowness] * steps)
+        if before < _COMPARED_STEPS <= len(own) and len(other) >= _COMPARED_STEPS:
             share = median(self._of_plain) / median(self._of_others)
             self._lighter = share if self._lighter is None else math.sqrt(self._lighter * share)
         if is_plain:
             slowness /= self._lighter or 1.0
-        longest = _LONGEST_FORWARD * self._slow / len(self._slowness)
-        self._slowness.append(min(slowness, longest))
-        self._slow += self._slowness[-1]
-        if len(self._slowness) > _SLOWNESS_STEPS:
+        slowness = min(slowness, _LONGEST_FORWARD * self._slow / len(self._slowness))
+        self._slowness.extend([slowness] * steps)
+        self._slow += steps * slowness
+        while len(self._slowness) > _SLOWNESS_STEPS:
             self._slow -= self._slowness.popleft()
 
     def _fade(self, before: int) -> None:
@@ -443,14 +454,19 @@ class Scheduler:
         """Another method, if trials have not cost too much: one that is promising, or was not
         tried for long. First what is known to be about as fast as the leading method, then the one
         that a trial teaches to judge in hindsight."""
-        others = [name for name in names if name != best and not self._rests(name)]
-        if not others or best != self._leader or not self._records[best].near:
+        if best != self._leader or not self._records[best].near:
             return None
-        name = max(others, key=lambda name: (self._promise(name), self._costs_least(name)))
-        if self._lost + self._likely_loss(name) <= self._allowance:
-            return name
+        if self._lost <= self._allowance:
+            others = [name for name in names if name != best and not self._rests(name)]
+            likely = max(others, key=self._promises, default=None)
+            if likely and self._lost + self._likely_loss(likely) <= self._allowance:
+                return likely
         other = self._in_hindsight
-        return other if other in others and self._costs_little(other) else None
+        is_another = other in names and other != best and not self._rests(other)
+        return other if is_another and self._costs_little(other) else None
+
+    def _promises(self, name: str) -> tuple[float, bool, bool]:
+        return self._promise(name), *self._costs_least(name)
 
     def _costs_little(self, name: str) -> bool:
         """Whether a trial beside plain decoding, which tells much since that is always as fast,

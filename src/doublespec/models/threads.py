@@ -26,7 +26,7 @@ _FEWEST_SAMPLES = 2  # are enough where one number is clearly faster, as of real
 _CLEARLY = 1.1
 _SAMPLES_OF_MANY = 2  # where they have many rows: a prompt's, which take long and are few
 _HOLDS = 20  # times as many blocks later it is tried again; twice as many each time that trials
-_HOLDS_LONGEST = 160  # agree, up to so many times
+_HOLDS_LONGEST = 320  # agree, up to so many times
 # So many times as long as what was lost is the pause after it, twice as long each time, up to so
 # many times: to try again costs a hundredth then. All cores may be much faster.
 _PAUSE_TIMES, _MOST_PAUSE_TIMES = 3, 100
