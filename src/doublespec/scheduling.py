@@ -11,7 +11,7 @@ Knows methods as names, and no clock.
 
 import math
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
@@ -173,6 +173,68 @@ class _Record:
         self.base /= 2
 
 
+class _Slowness:
+    """How many times as long forwards take here and now as was to be expected beforehand.
+
+    What was expected need not be wrong alike for all methods: one may make several forwards at
+    once, and another one's follow those of a draft. The machine is the same just before and just
+    after a change of methods, so that each change tells; in the end all is told as it would be of
+    the methods whose rate is known.
+    """
+
+    def __init__(self, known: Collection[str]) -> None:
+        self._known = known
+        self._latest: deque[tuple[str, float]] = deque([("", 1.0)])  # steps, as they were told,
+        self._sums = {"": 1.0}  # and their sums by name
+        self._told: dict[str, deque[float]] = {}  # since a method began last
+        self._name = self._before = ""  # the one at work, and the one before it
+        self._share: dict[
+            str, float
+        ] = {}  # of what is told of a method, what it is for those known
+
+    def add(self, name: str, slowness: float, steps: int) -> None:
+        """Forwards of so many steps in a row. None counts as longer than `_LONGEST_FORWARD` times
+        what they take on average."""
+        if name != self._name:
+            self._before, self._name = self._name, name
+            self._told[name] = deque(maxlen=_COMPARED)
+        told = self._told[name]
+        before = len(told)
+        told.extend([slowness] * steps)
+        if before < _COMPARED_STEPS <= len(told):
+            self._compare(name, self._before)
+        slowness = min(slowness, _LONGEST_FORWARD * sum(self._sums.values()) / len(self._latest))
+        self._latest.extend([(name, slowness)] * steps)
+        self._sums[name] = self._sums.get(name, 0.0) + steps * slowness
+        while len(self._latest) > _SLOWNESS_STEPS:
+            left, slowness = self._latest.popleft()
+            self._sums[left] -= slowness
+
+    @property
+    def of_known(self) -> float:
+        """Of the latest steps, as if the methods whose rate is known had made them."""
+        total = sum(self._of(name) * told for name, told in self._sums.items())
+        return total / len(self._latest)
+
+    def _of(self, name: str) -> float:
+        return 1.0 if name in self._known else self._share.get(name, 1.0)
+
+    def _compare(self, name: str, before: str) -> None:
+        """A method with the one before it. Of two whose rate is not known the last one may tell of
+        the next."""
+        if len(self._told.get(before, ())) < _COMPARED_STEPS:
+            return
+        share = median(self._told[before]) / median(self._told[name])
+        if name in self._known:
+            name, share = before, 1.0 / share
+        elif before not in self._known:
+            if before in self._share:
+                self._share.setdefault(name, share * self._share[before])
+            return
+        known = self._share.get(name)
+        self._share[name] = share if known is None else math.sqrt(known * share)
+
+
 class Scheduler:
     """Chooses among methods by what they have settled per second.
 
@@ -194,12 +256,7 @@ class Scheduler:
         self._seconds = 0.0  # in all
         self._lost = 0.0  # of them, by trials
         self._latest: Turn | None = None
-        self._slowness: deque[float] = deque([1.0])  # of the latest steps,
-        self._slow = 1.0  # and their sum
-        self._of_plain: deque[float] = deque(maxlen=_COMPARED)  # the latest, as they were told,
-        self._of_others: deque[float] = deque(maxlen=_COMPARED)  # until the next change
-        self._was_plain = False
-        self._lighter: float | None = None  # plain decoding's, as a share of others' at that time
+        self._slowness = _Slowness(self._expected)
         self._known: dict[str, float] = {}  # what `_rate` has made of them
 
     def choose(self, can_run: Callable[[str], bool] = lambda name: True) -> Turn:
@@ -247,7 +304,7 @@ class Scheduler:
         """Step number `place` of a turn has settled so many tokens in so many seconds; or so many
         `steps` from that one on together, each the same, as those that were computed at once.
         `slowness` is how many times as long a forward took as was to be expected beforehand."""
-        self._add_slowness(slowness, steps, is_plain=turn.name in self._expected)
+        self._slowness.add(turn.name, slowness, steps)
         self._known.clear()
         record, near = self._records[turn.name], self._records[self._leader].near_rate
         before = self._steps
@@ -277,29 +334,6 @@ class Scheduler:
             if turn.in_doubt and self._lags(turn.name):
                 turn.steps = place + steps
         self._fade(before)
-
-    def _add_slowness(self, slowness: float, steps: int, *, is_plain: bool) -> None:
-        """No forward counts as longer than `_LONGEST_FORWARD` times what they take on average. What
-        was expected of plain decoding, which may make several at once, and of others need not be
-        wrong alike: each change from one to the other tells."""
-        own, other = self._of_plain, self._of_others
-        if not is_plain:
-            own, other = other, own
-        if is_plain != self._was_plain:
-            own.clear()
-        self._was_plain = is_plain
-        before = len(own)
-        own.extend([slowness] * steps)
-        if before < _COMPARED_STEPS <= len(own) and len(other) >= _COMPARED_STEPS:
-            share = median(self._of_plain) / median(self._of_others)
-            self._lighter = share if self._lighter is None else math.sqrt(self._lighter * share)
-        if is_plain:
-            slowness /= self._lighter or 1.0
-        slowness = min(slowness, _LONGEST_FORWARD * self._slow / len(self._slowness))
-        self._slowness.extend([slowness] * steps)
-        self._slow += steps * slowness
-        while len(self._slowness) > _SLOWNESS_STEPS:
-            self._slow -= self._slowness.popleft()
 
     def _fade(self, before: int) -> None:
         if self._steps // _MEMORY_STEPS > before // _MEMORY_STEPS:
@@ -433,8 +467,7 @@ class Scheduler:
             return record.rate
         if name not in self._known:
             beside = median(record.beside or (1.0,))
-            slow = self._slow / len(self._slowness) * (self._lighter or 1.0)
-            self._known[name] = self._expected[name] / (slow * beside)
+            self._known[name] = self._expected[name] / (self._slowness.of_known * beside)
         return self._known[name]
 
     def _speed(self, name: str) -> float:
