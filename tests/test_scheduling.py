@@ -132,8 +132,8 @@ def _steps_of(
 def test_a_first_method_that_loses_is_left_within_its_turn() -> None:
     rates = {"double": 50.0, "double-serial": 50.0, "lookup": 95.0, "ar": 100.0}
     found = _steps_of(Scheduler(NAMES, {"ar": 100.0}), rates, 20)
-    assert found["double"] <= TURN_STEPS // 4 + TRIAL_STEPS
-    assert found["ar"] > 12 * TURN_STEPS
+    assert found["double"] <= 9 + TRIAL_STEPS  # nine alike, and a trial
+    assert found["ar"] > 10 * TURN_STEPS
 
 
 def test_a_method_that_has_led_for_long_is_not_left_for_a_few_steps() -> None:
@@ -197,7 +197,7 @@ def test_one_busy_moment_of_plain_decoding_decides_little() -> None:
     for seed in range(20):
         scheduler = Scheduler(NAMES, {"ar": rates["ar"]})
         _run(scheduler, rates | {"ar": 75.0}, 6, seed)
-        found.append(_run(scheduler, rates, 60, seed))
+        found.append(_run(scheduler, rates, 150, seed))
     assert sum(found) / len(found) > 104.0
 
 
@@ -277,7 +277,7 @@ def test_an_answer_leaves_a_first_method_that_loses_within_its_turn() -> None:
     scheduler = Scheduler(("double", "ar"), {"ar": 100.0})
     asked = lambda name: True, scheduler, _no_hindsight(), [0], _REQUEST, _expected
     assert len(list(decode_in_turns(begin, *asked))) == 59
-    assert made[:21] == ["double"] * 5 + ["ar"] * 16  # the first step of all is not measured
+    assert made[:26] == ["double"] * 10 + ["ar"] * 16  # the first step of all is not measured
 
 
 def test_what_was_expected_of_plain_decoding_may_be_wrong_otherwise_than_of_others() -> None:
@@ -413,12 +413,12 @@ def test_retrieval_comes_back_when_the_text_has_changed() -> None:
     """It is tried beside plain decoding as often as that costs little, whatever others have cost
     before."""
     back = 0
-    for seed in range(10):
+    for seed in range(40):
         scheduler = Scheduler(("double", "lookup", "ar"), {"ar": 100.0}, "lookup")
         _run_texts(scheduler, 0.85, 1500, seed)
         made = _run_texts(scheduler, 1.6, 2000, seed)
         back += made["lookup"] > made["ar"]
-    assert back >= 8
+    assert back >= 32
 
 
 def _turns_of(scheduler: Scheduler, found: int, steps: int) -> list[Turn]:
@@ -510,6 +510,55 @@ def test_what_is_only_counted_counts() -> None:
         scheduler.learn(turn, place, 1, 0.01)
     scheduler.count(turn, 3 * TURN_STEPS, 0.5)
     assert [(known.steps, known.share) for known in scheduler.explain()] == [(4 * TURN_STEPS, 1.0)]
+
+
+def test_steps_that_were_made_at_once_are_learnt_as_one_by_one() -> None:
+    alone, together = (Scheduler(("lookup", "ar"), {"ar": 90.0}, "lookup") for _ in range(2))
+    for number in range(40):
+        turns = alone.choose(), together.choose()
+        assert turns[0].name == turns[1].name
+        slowness, steps = 1.0 + number % 5 / 10, turns[0].steps
+        for place in range(steps):
+            alone.learn(turns[0], place, 1, 0.01 * slowness, slowness)
+        settling = turns[1].settling
+        if settling:
+            together.learn(turns[1], 0, settling, settling * 0.01 * slowness, slowness, settling)
+        rest = steps - settling
+        together.learn(turns[1], settling, rest, rest * 0.01 * slowness, slowness, rest)
+    for one, other in zip(alone.explain(), together.explain(), strict=True):
+        assert (one.name, one.steps) == (other.name, other.steps)
+        assert one.tokens_per_second == pytest.approx(other.tokens_per_second)
+
+
+def test_forwards_behind_a_draft_and_behind_a_lookup_err_otherwise() -> None:
+    """What one of them tells of plain decoding does not change when the other one leads."""
+    told = {"ar": 1.0, "double-serial": 1.3, "lookup": 0.95}
+    scheduler = Scheduler(("double-serial", "lookup", "ar"), {"ar": 100.0})
+    settled = {"ar": 1, "double-serial": 3, "lookup": 3}
+    for best in ("double-serial", "lookup"):
+        settled[best] = 4
+        for _ in range(200):
+            turn = scheduler.choose()
+            for place in _places(turn):
+                scheduler.learn(turn, place, settled[turn.name], 0.012, told[turn.name])
+        settled[best] = 2
+    rates = {row.name: row.tokens_per_second for row in scheduler.explain()}
+    assert scheduler.choose().leader == "lookup"
+    assert rates["ar"] == pytest.approx(1 / 0.012, rel=0.02)
+
+
+def test_a_loss_that_may_be_luck_changes_no_leader() -> None:
+    """Steps with a draft settle one token or five: eighty of them that settle a twentieth less than
+    plain decoding say little, a thousand do."""
+    scheduler, leaders = Scheduler(("double-serial", "ar"), {"ar": 100.0}), []
+    for _ in range(80):
+        turn = scheduler.choose()
+        leaders.append(turn.leader)
+        for place in _places(turn):
+            new = 1 if turn.name == "ar" else (1, 5)[place % 2]
+            scheduler.learn(turn, place, new, 0.01 if turn.name == "ar" else 0.0316)
+    assert leaders[:8] == ["double-serial"] * 8
+    assert leaders[-1] == "ar"
 
 
 def test_what_is_expected_of_plain_decoding_follows_the_forwards_of_others() -> None:

@@ -237,8 +237,11 @@ def decode_in_turns(
     over: deque[tuple[Turn, int]] = deque()  # turns to be judged, and where what they tell ended
     expected = cache(expected)
 
-    def left() -> int:
-        return 1 if turn is None else max(1, turn.steps - len(made))
+    def left() -> int:  # what is not measured comes apart: a draft may not have let go of cores
+        if turn is None:
+            return 1
+        stop = turn.settling if len(made) < turn.settling else turn.steps
+        return max(1, stop - len(made))
 
     def learn() -> None:
         nonlocal learnt

@@ -23,7 +23,7 @@ TRIAL_STEPS = 6  # of another one, if it is compared with other text
 SETTLING_STEPS = 2  # after a change: not measured, since the draft has to take in the text
 _APART = 64  # steps between two trials of a method, unless it has gained
 _BUDGET = 0.01  # share of the time that trials may cost
-_GRANT = 8  # steps that they may cost besides while plain decoding leads, as it may do early
+_GRANT = 32  # steps that they may cost besides while plain decoding leads, as it may do early
 _UNKNOWN_LOSS = 0.25  # share of its time that the first trial of a method is likely to cost
 _LONGEST_STEP = 16  # times as long as the mean of all, and no longer counts a step
 _MEMORY_STEPS = 512  # after which what was measured counts half
@@ -32,8 +32,9 @@ _FEW_STEPS = 48  # of a method, which is new so far
 _BESIDE_STEPS = 16  # of plain decoding, by which it is known what they take beside their forwards
 _SLOWNESS_STEPS = 128  # whose forwards say how long one takes
 _LONGEST_FORWARD = 8  # times as long as their mean, and no longer counts one of them
-_COMPARED, _COMPARED_STEPS = 16, 4  # forwards before a change to or from plain decoding, and after
+_COMPARED, _COMPARED_STEPS = 32, 4  # forwards before a change to or from plain decoding, and after
 _LEAST_STEPS = 64  # of the leading method, after which plain decoding need not be surely faster
+_SPREAD = 0.6  # of what a step with a draft settles, as a share of the mean
 _SURELY_STEPS = 128  # of the one in hindsight, which loses less on any text than texts differ
 _ALIKE = 0.99  # of plain decoding: worth it, for a method that is fast as soon as text repeats
 _DOUBTS = 4  # steps of a method that no trial compares, which say no more than not to know it
@@ -42,8 +43,7 @@ _JUDGED_EVERY = 4  # turns, of which one is compared where the other method has 
 _CLEARLY = 1.25  # times as fast as plain decoding: not in doubt, though new
 _SURE = 1.6  # standard errors by which a method must have gained: three trials alike are enough,
 _LIKELY = 1.0  # are enough for the method in hindsight, instead of plain decoding
-_SURELY_SLOWER = 3.0  # or by which its latest steps must lose to plain decoding: nine alike,
-_LIKELY_SLOWER = 2.0  # four while nothing speaks for it yet: then little is lost by a mistake
+_SURELY_SLOWER = 3.0  # or by which its latest steps must lose to plain decoding: nine alike
 
 
 @dataclass(slots=True)
@@ -132,11 +132,10 @@ class _Record:
         self.near_tokens, self.near_seconds = 0, 0.0
 
     def lags_behind(self, rate: float) -> bool:
-        """Whether its latest steps were surely slower, each for what it settled; while there are
-        few, whether they likely were."""
+        """Whether its latest steps were surely slower, each for what it settled. (To leave one by
+        mistake costs more than a few steps: trials, which may cost little, bring it back late.)"""
         gained = [tokens - rate * seconds for tokens, seconds in self.near]
-        errors = _LIKELY_SLOWER if self.is_new else _SURELY_SLOWER
-        return -sum(gained) >= errors * math.sqrt(sum(gain**2 for gain in gained)) > 0.0
+        return -sum(gained) >= _SURELY_SLOWER * math.sqrt(sum(gain**2 for gain in gained)) > 0.0
 
     @property
     def is_new(self) -> bool:
@@ -261,11 +260,14 @@ class Scheduler:
 
     def choose(self, can_run: Callable[[str], bool] = lambda name: True) -> Turn:
         """The next turn, with a method that can run now (plain decoding always can)."""
+        self._latest = self._chosen(can_run)
+        return self._latest
+
+    def _chosen(self, can_run: Callable[[str], bool]) -> Turn:
         last = self._latest
         if last and self._goes_on(last) and can_run(last.name):
             left, telling = last.steps - last.made, max(0, last.telling - last.made)
-            self._latest = self._turn(last.name, left, 0, telling, judged=last.judged)
-            return self._latest
+            return self._turn(last.name, left, 0, telling, judged=last.judged)
         names = [name for name in self._records if can_run(name)]
         trial = last if last and last.on_trial else None
         if trial and trial.instead and not self._tells_in_hindsight(trial):
@@ -273,12 +275,12 @@ class Scheduler:
         best = self._best(names)
         other = None if trial else self._worth_a_trial(names, best)
         name = other or best
-        steps = self._trial_steps if other else self._turn_steps
+        steps = self._trial_steps(other) if other else self._turn_steps
         settling = SETTLING_STEPS if last and name != last.name else 0
         judged = self._is_judged(name, is_trial=other is not None)
-        self._latest = self._turn(name, steps, settling, settling + TURN_STEPS, judged=judged)
-        self._latest.on_trial = other is not None
-        return self._latest
+        turn = self._turn(name, steps, settling, settling + TURN_STEPS, judged=judged)
+        turn.on_trial = other is not None
+        return turn
 
     def _goes_on(self, turn: Turn) -> bool:
         """Whether there is nothing to choose yet: of a turn of the leading method the answer has
@@ -304,7 +306,6 @@ class Scheduler:
         """Step number `place` of a turn has settled so many tokens in so many seconds; or so many
         `steps` from that one on together, each the same, as those that were computed at once.
         `slowness` is how many times as long a forward took as was to be expected beforehand."""
-        self._slowness.add(turn.name, slowness, steps)
         self._known.clear()
         record, near = self._records[turn.name], self._records[self._leader].near_rate
         before = self._steps
@@ -318,6 +319,7 @@ class Scheduler:
         if near and (place < turn.settling or (turn.on_trial and not turn.judged)):
             self._lost += max(0.0, seconds - tokens / near)
         if place >= turn.settling:
+            self._slowness.add(turn.name, slowness, steps)
             record.tokens += tokens
             record.seconds += seconds
             turn.measured += steps
@@ -390,10 +392,13 @@ class Scheduler:
         found = other.near_tokens / len(other.near) - 1.0
         return _LONG_TURN if found > _NEXT_TO_NOTHING else _LONGEST_TURN
 
-    @property
-    def _trial_steps(self) -> int:
-        """A trial that is judged by its own text says more the longer it is."""
-        return TURN_STEPS if self._leader == self._in_hindsight else TRIAL_STEPS
+    def _trial_steps(self, name: str) -> int:
+        """A trial that is judged by its own text says more the longer it is, as does one beside
+        plain decoding, which is always as fast; but not of what is judged in hindsight anyway."""
+        is_told = self._leader == self._in_hindsight
+        if self._leader in self._expected:
+            is_told = name != self._in_hindsight
+        return TURN_STEPS if is_told else TRIAL_STEPS
 
     def _is_judged(self, name: str, *, is_trial: bool) -> bool:
         """Whether to judge a turn in hindsight: a trial, if that tells how it compares with the
@@ -436,7 +441,8 @@ class Scheduler:
     def _was_slower(self, name: str, rate: float) -> bool:
         record = self._records[name]
         if name != self._in_hindsight:
-            return record.steps >= _LEAST_STEPS and record.rate < rate
+            error = _SPREAD / math.sqrt(max(1, min(record.steps, _MEMORY_STEPS)))
+            return record.steps >= _LEAST_STEPS and (1.0 + error) * record.rate < rate
         tokens, plain, steps = record.led
         return steps >= _SURELY_STEPS and tokens < _ALIKE * plain
 
@@ -449,8 +455,10 @@ class Scheduler:
             return self._leader != self._in_hindsight and leader.lags_behind(rate)
         if name == self._in_hindsight and self._leader in self._expected:
             return record.gains(_LIKELY) or not self._was_slower(name, self._rate(self._leader))
-        was_faster = record.steps >= _LEAST_STEPS and record.rate > leader.rate
-        return record.gains(_SURE) or (self._leader in self._expected and was_faster)
+        if self._leader not in self._expected:
+            return record.gains(_SURE)
+        known = max(self._rate(self._leader), leader.rate)
+        return (record.steps >= _LEAST_STEPS and record.rate > known) or record.gains(_SURE)
 
     def _lags(self, name: str) -> bool:
         """Whether a method is surely slower than one whose rate is known."""
@@ -489,23 +497,36 @@ class Scheduler:
         that a trial teaches to judge in hindsight."""
         if best != self._leader or not self._records[best].near:
             return None
-        if self._lost <= self._allowance:
-            others = [name for name in names if name != best and not self._rests(name)]
-            likely = max(others, key=self._promises, default=None)
-            if likely and self._lost + self._likely_loss(likely) <= self._allowance:
-                return likely
-        other = self._in_hindsight
-        is_another = other in names and other != best and not self._rests(other)
-        return other if is_another and self._costs_little(other) else None
+        others = [name for name in names if name != best and not self._rests(name)]
+        likely = max(others, key=self._promises, default=None) if self._may_lose else None
+        if likely and self._lost + self._likely_loss(likely) <= self._allowance:
+            return likely
+        little = [name for name in others if self._costs_little(name)]
+        if self._in_hindsight in little:
+            return self._in_hindsight
+        return max(little, key=self._promises, default=None)
 
     def _promises(self, name: str) -> tuple[float, bool, bool]:
         return self._promise(name), *self._costs_least(name)
 
+    @property
+    def _may_lose(self) -> bool:
+        """Whether trials have not cost all that they may."""
+        return self._lost <= self._allowance
+
     def _costs_little(self, name: str) -> bool:
-        """Whether a trial beside plain decoding, which tells much since that is always as fast,
-        costs no more than its share of the time since the last one, whatever others have cost."""
+        """Whether a trial beside plain decoding, which tells much since that is always as fast, or
+        of plain decoding where it may be as fast as the leading method, costs no more than its
+        share of the time since the last one, whatever others have cost. Those with a draft have one
+        share together."""
+        is_known = name in self._expected and self._is_near(name)
+        if not is_known and self._leader not in self._expected:
+            return False
+        share = self._share
+        if name not in self._expected and name != self._in_hindsight:
+            share /= max(1, len(self._records) - 2)
         passed = (self._steps - self._records[name].tried_at) * self._seconds / self._steps
-        return self._leader in self._expected and self._likely_loss(name) <= self._share * passed
+        return self._likely_loss(name) <= share * passed
 
     def _rests(self, name: str) -> bool:
         """Whether trials would say nothing new of a method: it was tried just now, and did not
@@ -519,8 +540,8 @@ class Scheduler:
     @property
     def _allowance(self) -> float:
         """Seconds that trials may cost."""
-        grant = _GRANT / self._steps if self._leader in self._expected else 0.0
-        return (self._share + grant) * self._seconds
+        grant = _GRANT / self._rate(self._leader) if self._leader in self._expected else 0.0
+        return self._share * self._seconds + grant
 
     @property
     def _share(self) -> float:
@@ -536,7 +557,7 @@ class Scheduler:
         record = self._records[name]
         if record.steps or record.base or name in self._expected:
             return self._loss(name)
-        unknown = _UNKNOWN_LOSS * self._trial_steps * self._seconds / self._steps
+        unknown = _UNKNOWN_LOSS * self._trial_steps(name) * self._seconds / self._steps
         if name == self._in_hindsight:  # it has no draft
             return unknown
         return max(unknown, *(self._loss(other) for other, r in self._records.items() if r.near))
@@ -545,7 +566,7 @@ class Scheduler:
         """Seconds that a trial of a method costs that is as fast as is known."""
         record = self._records[name]
         near, mean = record.near, self._seconds / self._steps
-        steps = TRIAL_STEPS if record.is_new else self._trial_steps  # it ends early if it loses
+        steps = TRIAL_STEPS if record.is_new else self._trial_steps(name)  # it ends early if slow
         step = record.near_seconds / len(near) if near else mean
         return max(0.0, 1.0 - self._speed(name)) * steps * step
 
