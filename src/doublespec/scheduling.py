@@ -276,7 +276,8 @@ class Scheduler:
         other = None if trial else self._worth_a_trial(names, best)
         name = other or best
         steps = self._trial_steps(other) if other else self._turn_steps
-        settling = SETTLING_STEPS if last and name != last.name else 0
+        changes = last is not None and name not in (last.name, self._in_hindsight)
+        settling = SETTLING_STEPS if changes else 0
         judged = self._is_judged(name, is_trial=other is not None)
         turn = self._turn(name, steps, settling, settling + TURN_STEPS, judged=judged)
         turn.on_trial = other is not None
@@ -453,12 +454,14 @@ class Scheduler:
             if self._was_slower(self._leader, rate):
                 return True
             return self._leader != self._in_hindsight and leader.lags_behind(rate)
-        if name == self._in_hindsight and self._leader in self._expected:
-            return record.gains(_LIKELY) or not self._was_slower(name, self._rate(self._leader))
         if self._leader not in self._expected:
             return record.gains(_SURE)
         known = max(self._rate(self._leader), leader.rate)
-        return (record.steps >= _LEAST_STEPS and record.rate > known) or record.gains(_SURE)
+        was_faster = record.steps >= _LEAST_STEPS and record.rate > known
+        if name != self._in_hindsight:
+            return was_faster or record.gains(_SURE)
+        was_slower = self._was_slower(name, self._rate(self._leader))
+        return was_faster or record.gains(_LIKELY) or not was_slower
 
     def _lags(self, name: str) -> bool:
         """Whether a method is surely slower than one whose rate is known."""
