@@ -185,6 +185,7 @@ class _Slowness:
         self._known = known
         self._latest: deque[tuple[str, float]] = deque([("", 1.0)])  # steps, as they were told,
         self._sums = {"": 1.0}  # and their sums by name
+        self._sum = 1.0  # and in all
         self._told: dict[str, deque[float]] = {}  # since a method began last
         self._name = self._before = ""  # the one at work, and the one before it
         self._share: dict[
@@ -197,17 +198,20 @@ class _Slowness:
         if name != self._name:
             self._before, self._name = self._name, name
             self._told[name] = deque(maxlen=_COMPARED)
-        told = self._told[name]
+            self._sums.setdefault(name, 0.0)
+        told, latest = self._told[name], self._latest
         before = len(told)
         told.extend([slowness] * steps)
         if before < _COMPARED_STEPS <= len(told):
             self._compare(name, self._before)
-        slowness = min(slowness, _LONGEST_FORWARD * sum(self._sums.values()) / len(self._latest))
-        self._latest.extend([(name, slowness)] * steps)
-        self._sums[name] = self._sums.get(name, 0.0) + steps * slowness
-        while len(self._latest) > _SLOWNESS_STEPS:
-            left, slowness = self._latest.popleft()
+        slowness = min(slowness, _LONGEST_FORWARD * self._sum / len(latest))
+        latest.extend([(name, slowness)] * steps)
+        self._sums[name] += steps * slowness
+        self._sum += steps * slowness
+        while len(latest) > _SLOWNESS_STEPS:
+            left, slowness = latest.popleft()
             self._sums[left] -= slowness
+            self._sum -= slowness
 
     @property
     def of_known(self) -> float:
