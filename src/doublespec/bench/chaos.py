@@ -24,7 +24,6 @@ from doublespec.sampling import SamplingParams
 METHODS = ("double", "psd", "double@lock-step", "double@forks", "auto")
 TEMPERATURES = (0.0, 0.7, 1.2)
 TIMEOUT_SECONDS = 0.5  # a stopped draft is given up after that, so that it comes back in the test
-_LONGEST_CALM_SECONDS = 0.12  # an answer takes about as long
 _SETTLE_SECONDS = 2.0
 
 
@@ -92,14 +91,14 @@ def attack(
                     seed=chance.randrange(1000),
                     max_tokens=chance.choice([24, 96, 160]),
                 )
-                reference = llm.generate(prompt, params, method="ar").tokens
+                plain = llm.generate(prompt, params, method="ar")
                 if number % 2:  # else it may still be on its way back
                     llm.engine.wait_for_draft()
-                with _attacker(chance.randrange(1 << 30)) as fallen:
+                with _attacker(chance.randrange(1 << 30), plain.stats.seconds) as fallen:
                     completion = llm.generate(prompt, params, method=chance.choice(METHODS))
                 yield Attacked(
                     len(completion.tokens),
-                    differences(completion.tokens, reference),
+                    differences(completion.tokens, plain.tokens),
                     completion.stats.draft_acceptance is not None,
                     len(fallen),
                     psutil.Process().memory_info().rss,
@@ -107,12 +106,13 @@ def attack(
 
 
 @contextmanager
-def _attacker(seed: int) -> Iterator[list[int]]:
-    """Signals to the draft's process, from a thread, for as long as the context lasts."""
+def _attacker(seed: int, longest_calm: float) -> Iterator[list[int]]:
+    """Signals to the draft's process, from a thread, for as long as the context lasts, at most so
+    many seconds apart: an answer takes about as long."""
     chance, over, fallen = random.Random(seed), threading.Event(), list[int]()
 
     def run() -> None:
-        while not over.wait(_LONGEST_CALM_SECONDS * chance.random()):
+        while not over.wait(longest_calm * chance.random()):
             kind = chance.choice([signal.SIGKILL, signal.SIGSTOP])
             for child in psutil.Process().children():
                 with suppress(psutil.NoSuchProcess):
