@@ -530,6 +530,47 @@ def test_steps_that_were_made_at_once_are_learnt_as_one_by_one() -> None:
         assert one.tokens_per_second == pytest.approx(other.tokens_per_second)
 
 
+class _Listening(Scheduler):
+    """Remembers what it was told: places, steps, tokens and seconds."""
+
+    told: list[tuple[int, int, int, float]]
+
+    def learn(
+        self,
+        turn: Turn,
+        place: int,
+        tokens: int,
+        seconds: float,
+        slowness: float = 1.0,
+        steps: int = 1,
+    ) -> None:
+        super().learn(turn, place, tokens, seconds, slowness, steps)
+        self.told.append((place, steps, tokens, seconds))
+
+
+def test_what_was_computed_at_once_is_told_at_once() -> None:
+    """In calls of four, after the step that reads the prompt; a change to it is not measured."""
+
+    def begin(name: str, tokens: Tokens, left: Left) -> Steps:
+        while True:
+            forwards = 1 if len(tokens) == 1 else min(4, left())
+            for number in range(forwards):
+                tokens.append(0)
+                finish = "length" if len(tokens) == 100 else None
+                earlier = 0.01 if number else -0.01 * (forwards - 1)
+                yield Step((0,), (), 0, finish, 0, 0.01, 0, 0.01, earlier_seconds=earlier)
+
+    scheduler = _Listening(("ar",), {"ar": 100.0})
+    scheduler.told = []
+    asked = lambda name: True, scheduler, _no_hindsight(), [0], _REQUEST, _expected
+    assert len(list(decode_in_turns(begin, *asked))) == 99
+    told = [(place, steps, tokens) for place, steps, tokens, _ in scheduler.told]
+    assert told[0] == (1, 1, 1), "in doubt, each by itself"
+    assert sum(steps for _, steps, _ in told) == 98
+    assert told[-5:] == [(0, 4, 4), (4, 4, 4), (8, 4, 4), (12, 4, 4), (0, 3, 3)]
+    assert sum(seconds for *_, seconds in scheduler.told) == pytest.approx(0.98)
+
+
 def test_forwards_behind_a_draft_and_behind_a_lookup_err_otherwise() -> None:
     """What one of them tells of plain decoding does not change when the other one leads."""
     told = {"ar": 1.0, "double-serial": 1.3, "lookup": 0.95}

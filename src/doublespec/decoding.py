@@ -6,9 +6,8 @@ lets the draft rest.
 """
 
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from functools import cache
-from itertools import takewhile
 from time import perf_counter
 from typing import NamedTuple
 
@@ -249,13 +248,18 @@ def decode_in_turns(
             return
         telling = min(len(made), turn.telling)
         while learnt < telling:
-            alike = _alike(made[learnt:telling], turn.settling - learnt)
-            first, seconds = alike[0], sum(step.seconds for step in alike)
-            shown, settled = len(first.guess), sum(len(step.new) for step in alike)
+            place, first = learnt, made[learnt]
+            learnt += 1  # and those behind it that were computed at once with it
+            while learnt < telling and learnt != turn.settling and made[learnt].earlier_seconds > 0:
+                learnt += 1
+            seconds, settled = first.seconds, len(first.new)
+            for step in made[place + 1 : learnt]:
+                seconds += step.seconds
+                settled += len(step.new)
+            shown = len(first.guess)
             slowness = first.target_seconds / expected(turn.name, shown)
-            scheduler.learn(turn, learnt, settled, seconds, slowness, len(alike))
+            scheduler.learn(turn, place, settled, seconds, slowness, learnt - place)
             hindsight.learn(turn.name, shown, seconds)
-            learnt += len(alike)
         others = [step.seconds for step in made[learnt:]]
         if others:
             scheduler.count(turn, len(others), sum(others))
@@ -296,14 +300,6 @@ def decode_in_turns(
         if steps is not None:
             steps.close()
         learn()
-
-
-def _alike(steps: Sequence[Step], settling: int) -> Sequence[Step]:
-    """The first of some steps, and those behind it that were computed at once with it; of those
-    that are `settling`, and are not measured, or of the others."""
-    most = settling if settling > 0 else len(steps)
-    more = takewhile(lambda step: step.earlier_seconds > 0, steps[1:most])
-    return [steps[0], *more]
 
 
 def _worth(guess: Guess) -> int:
