@@ -188,9 +188,8 @@ class _Slowness:
         self._sum = 1.0  # and in all
         self._told: dict[str, deque[float]] = {}  # since a method began last
         self._name = self._before = ""  # the one at work, and the one before it
-        self._share: dict[
-            str, float
-        ] = {}  # of what is told of a method, what it is for those known
+        # Of what is told of a method, what it is for those known.
+        self._share: dict[str, float] = {}
 
     def add(self, name: str, slowness: float, steps: int) -> None:
         """Forwards of so many steps in a row. None counts as longer than `_LONGEST_FORWARD` times
@@ -227,7 +226,10 @@ class _Slowness:
         the next."""
         if len(self._told.get(before, ())) < _COMPARED_STEPS:
             return
-        share = median(self._told[before]) / median(self._told[name])
+        told, other = median(self._told[name]), median(self._told[before])
+        if not told or not other:  # no time passes, by this clock
+            return
+        share = other / told
         if name in self._known:
             name, share = before, 1.0 / share
         elif before not in self._known:
@@ -505,9 +507,10 @@ class Scheduler:
         if best != self._leader or not self._records[best].near:
             return None
         others = [name for name in names if name != best and not self._rests(name)]
-        likely = max(others, key=self._promises, default=None) if self._may_lose else None
-        if likely and self._lost + self._likely_loss(likely) <= self._allowance:
-            return likely
+        if self._lost <= self._allowance:
+            likely = max(others, key=self._promises, default=None)
+            if likely and self._lost + self._likely_loss(likely) <= self._allowance:
+                return likely
         little = [name for name in others if self._costs_little(name)]
         if self._in_hindsight in little:
             return self._in_hindsight
@@ -515,11 +518,6 @@ class Scheduler:
 
     def _promises(self, name: str) -> tuple[float, bool, bool]:
         return self._promise(name), *self._costs_least(name)
-
-    @property
-    def _may_lose(self) -> bool:
-        """Whether trials have not cost all that they may."""
-        return self._lost <= self._allowance
 
     def _costs_little(self, name: str) -> bool:
         """Whether a trial beside plain decoding, which tells much since that is always as fast, or
