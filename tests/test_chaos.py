@@ -11,6 +11,7 @@ from doublespec.drafting.background import DraftWarning, StyledDrafter
 from doublespec.drafting.base import BackgroundDrafter, Drafter, NoDrafter
 from doublespec.drafting.hindsight import Hindsight
 from doublespec.drafting.model import ModelDrafter
+from doublespec.drafting.pauses import Pauses
 from doublespec.drafting.retrieved import Retrieval
 from doublespec.methods import BESIDE, HINDSIGHT, METHODS, candidates
 from doublespec.models.base import LanguageModel
@@ -42,7 +43,10 @@ class ChaosParts:
         )
         names = candidates(has_draft=True, beside=True, same_device=True)
         self.scheduler = Scheduler(names, {"ar": 200.0}, HINDSIGHT)
-        self.hindsight = Hindsight(HINDSIGHT, self.lookup(), 24, lambda shown: 0.005)
+        self.pauses = Pauses(self.chance.choice([0.0, 4.0]))
+        self.hindsight = Hindsight(
+            HINDSIGHT, self.lookup(), 24, lambda shown, n: 0.005 * n, self.pauses, self.at_once
+        )
         self._toy = DRAFTS[self.chance.choice(sorted(DRAFTS))]
         self._drafter: StyledDrafter | None = None
 

@@ -4,17 +4,24 @@ from typing import Any
 
 import pytest
 
-from doublespec.decoding import Step, decode_parallel, decode_plain, decode_serial
+from doublespec.decoding import (
+    Step,
+    decode_by_lookup,
+    decode_parallel,
+    decode_plain,
+    decode_serial,
+)
 from doublespec.drafting.background import StyledDrafter
 from doublespec.drafting.base import Guess, NoDrafter, Pending
 from doublespec.drafting.lookup import LookupDrafter
 from doublespec.drafting.model import ModelDrafter
+from doublespec.drafting.pauses import Pauses
 from doublespec.models.toy import ToyModel
 from doublespec.retrieval.context import ContextIndex, NgramIndex
 from doublespec.sampling import Request, SamplingParams
 from doublespec.stats import summarise
 from doublespec.stopping import StopRule
-from doublespec.tokens import Tokens
+from doublespec.tokens import Tokens, common_prefix
 from tests.drafts import inline, worker
 from tests.reference import answer, naive
 
@@ -160,7 +167,8 @@ class Settling(ToyModel):
         self, tokens: Tokens, guess: Tokens, passes: int, ends: object, heat: object
     ) -> list[int]:
         self._clock.now += passes
-        return naive(ToyModel(), list(tokens), REQUEST, StopRule(passes))
+        new = naive(ToyModel(), list(tokens), REQUEST, StopRule(len(guess) + passes))
+        return new[: common_prefix(new, guess) + passes]
 
 
 def test_steps_that_are_computed_at_once_share_their_time() -> None:
@@ -177,6 +185,51 @@ def test_steps_that_are_computed_at_once_share_their_time() -> None:
     assert [step.earlier_seconds for step in steps] == [0, -3, 1, 1, 1, -2, 1, 1]
     assert answer(steps) == naive(ToyModel(), PROMPT, REQUEST, stop)
     assert steps[-1].finish == "length"
+
+
+class Searched:
+    """Retrieval that takes half a second and finds the next two tokens, but not before the answer
+    has so many."""
+
+    def __init__(self, clock: Ticking, answer: list[int], begins: int) -> None:
+        self._clock = clock
+        self._answer = answer
+        self._begins = begins
+        self.places: list[int] = []  # tokens of the answer at each search
+
+    def complete(self, tokens: Tokens, drafted: list[int], limit: int, request: Request) -> Guess:
+        place = len(tokens) - request.prompt_length
+        self._clock.now += 0.5
+        self.places.append(place)
+        found = self._answer[place : place + min(2, limit)] if place >= self._begins else []
+        return Guess(found, 0)
+
+
+def test_lookup_goes_on_by_itself_where_nothing_is_found() -> None:
+    """Pauses are of four tokens while nothing else is known."""
+    whole = naive(ToyModel(), PROMPT, REQUEST, StopRule(20))
+    clock = Ticking()
+    helper = Searched(clock, whole, begins=14)
+    given = helper, Pauses(2.0), PROMPT, REQUEST, StopRule(20), 24, lambda: 5, clock
+    steps = list(decode_by_lookup(Settling(clock), *given))
+    assert answer(steps) == whole
+    assert steps[-1].finish == "length"
+    assert helper.places == [0, 1, 5, 9, 13, 17]  # the first token does not wait
+    assert [step.guess for step in steps if step.guess] == [tuple(whole[17:19])]
+    assert [len(step.new) for step in steps] == [1] * 17 + [3]
+    for step in steps[1:17]:
+        assert step.guess_seconds == step.retrieval_seconds == 0.5 / 4
+        assert step.seconds == step.guess_seconds + step.target_seconds == 4.5 / 4
+    assert [step.earlier_seconds for step in steps[1:5]] == [4.5 / 4 - 4.5, *[4.5 / 4] * 3]
+    assert steps[-1].begun + steps[-1].seconds == clock.now == 6 * 0.5 + 18
+
+
+def test_lookup_in_a_turn_goes_on_no_longer_than_the_turn() -> None:
+    clock = Ticking()
+    helper = Searched(clock, [], begins=20)
+    given = helper, Pauses(2.0), PROMPT, REQUEST, StopRule(20), 24, lambda: 3, clock
+    assert len(list(decode_by_lookup(Settling(clock), *given))) == 20
+    assert helper.places == [0, 1, 4, 7, 10, 13, 16, 19]
 
 
 def test_an_answer_ends_in_the_midst_of_steps_that_were_computed_at_once() -> None:

@@ -3,6 +3,7 @@
 import pytest
 
 from doublespec.drafting.lookup import LookupDrafter, WeighingDrafter, worth_showing
+from doublespec.drafting.pauses import Pauses, Searches
 from doublespec.retrieval.base import Match
 from doublespec.retrieval.expectation import NOTHING, Ahead
 from doublespec.retrieval.layered import LayeredIndex
@@ -159,3 +160,45 @@ def test_another_text_teaches_nothing() -> None:
     for number in range(40):
         drafter.complete([number, 1, 2], [5, 6], 24, REQUEST)
     assert len({ahead.reach for ahead in index.ahead}) == 1
+
+
+def test_pauses_are_short_where_runs_begin_often_and_long_where_none_do() -> None:
+    often, never = Pauses(0.2), Pauses(0.2)
+    assert often.tokens(0) == never.tokens(0) == 1
+    for _ in range(200):
+        often.learn(0, often.tokens(0), found=True)
+        never.learn(0, never.tokens(0), found=False)
+    assert often.tokens(0) == 1
+    assert never.tokens(0) > 8
+
+
+def test_pauses_grow_the_longer_nothing_was_found_if_runs_come_close_together() -> None:
+    """In a text where a run is found right after another one, or for long not at all."""
+    pauses = Pauses(0.2)
+    for _ in range(100):
+        searches = Searches(pauses)
+        searches.learn(5, 6)
+        searches.learn(0, 1)
+        searches.learn(5, 6)  # it is found after one token,
+        settled = 0
+        while settled < 100:  # and now it is not
+            pause = searches.pause()
+            searches.learn(0, pause)
+            settled += pause
+    assert pauses.tokens(0) == 1
+    assert pauses.tokens(50) > 8
+
+
+def test_a_run_of_which_nothing_held_was_no_run() -> None:
+    """What was found in vain, had better been found later."""
+    useless, useful = Pauses(0.2), Pauses(0.2)
+    for pauses, settled in ((useless, 1), (useful, 3)):
+        searches = Searches(pauses)
+        for _ in range(100):
+            searches.learn(0, 1)
+            searches.learn(2, settled)
+    assert useless.tokens(0) > 4 > useful.tokens(0) == 1
+
+
+def test_the_dearer_a_search_the_longer_the_pause() -> None:
+    assert [Pauses(cost).tokens(0) for cost in (0.0, 0.2, 0.5, 2.0, 8.0)] == [1, 1, 2, 4, 8]

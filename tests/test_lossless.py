@@ -22,6 +22,7 @@ from doublespec.drafting.base import BackgroundDrafter, Drafter, NoDrafter
 from doublespec.drafting.choice import DraftUnlessRun
 from doublespec.drafting.hindsight import Hindsight
 from doublespec.drafting.model import ModelDrafter
+from doublespec.drafting.pauses import Pauses
 from doublespec.drafting.retrieved import Retrieval
 from doublespec.llm import LLM
 from doublespec.methods import HINDSIGHT, METHODS, candidates
@@ -91,7 +92,10 @@ class ToyParts:
         self.clock = time.perf_counter
         names = candidates(has_draft=True, beside=True, same_device=True)
         self.scheduler = Scheduler(names, {"ar": 1000.0}, HINDSIGHT)
-        self.hindsight = Hindsight(HINDSIGHT, self.lookup(), 24, lambda shown: 0.001)
+        self.pauses = Pauses(4.0)
+        self.hindsight = Hindsight(
+            HINDSIGHT, self.lookup(), 24, lambda shown, n: 0.001 * n, self.pauses, self.at_once
+        )
         self._gamma = gamma
         self._threads = threads
         self._open: list[BackgroundDrafter] = []

@@ -8,8 +8,9 @@ from statistics import median
 import pytest
 
 from doublespec.decoding import Step, Steps, decode_in_turns
-from doublespec.drafting.base import NoDrafter
+from doublespec.drafting.base import Drafter, NoDrafter
 from doublespec.drafting.hindsight import Hindsight
+from doublespec.drafting.pauses import Pauses
 from doublespec.sampling import Request, SamplingParams
 from doublespec.scheduling import TRIAL_STEPS, TURN_STEPS, Scheduler, Turn
 from doublespec.tokens import Tokens
@@ -20,11 +21,23 @@ _REQUEST = Request(SamplingParams(), 1)
 NAMES = ("double", "double-serial", "lookup", "ar")
 
 
+def _hindsight(
+    drafter: Drafter,
+    seconds: Callable[[int], float],
+    at_once: int = 1,
+    make: type[Hindsight] = Hindsight,
+    method: str = "lookup",
+) -> Hindsight:
+    """Judges runs of up to 8 tokens; forwards that follow another one at once take 1 second."""
+    expected = lambda shown, forwards: seconds(shown) + forwards - 1.0  # noqa: E731
+    return make(method, drafter, 8, expected, Pauses(2.0), at_once)
+
+
 def _no_hindsight() -> Hindsight:
-    return Hindsight("nobody", NoDrafter(), 8, lambda shown: 0.01)
+    return _hindsight(NoDrafter(), lambda shown: 0.01, method="nobody")
 
 
-def _expected(name: str, shown: int) -> float:
+def _expected(name: str, shown: int, forwards: int) -> float:
     return 0.01
 
 
@@ -629,7 +642,7 @@ class _Parrot:
 
 
 def test_seconds_in_hindsight_are_those_of_the_steps_that_would_have_been() -> None:
-    hindsight = _measured(Hindsight("lookup", _Parrot(), 8, lambda shown: 1.0 + shown))
+    hindsight = _measured(_hindsight(_Parrot(), lambda shown: 1.0 + shown))
     text = [9, 1, 2, 3, 4, 1, 2, 3, 4, 1, 7, 8]
     # after 9 1 2 3 4 the parrot is right four times and settles five tokens by a forward of five
     assert hindsight.seconds(text, 5, 10, _REQUEST) == pytest.approx(5.0)
@@ -639,8 +652,16 @@ def test_seconds_in_hindsight_are_those_of_the_steps_that_would_have_been() -> N
     assert hindsight.seconds(text, 5, 7, _REQUEST) == pytest.approx(2.0)
 
 
+def test_seconds_in_hindsight_are_those_of_forwards_in_a_row_where_nothing_is_found() -> None:
+    """A pause is of four tokens here, at first and while nothing is found."""
+    hindsight = _measured(_hindsight(NoDrafter(), lambda shown: 1.0 + shown, at_once=16))
+    assert hindsight.seconds([*range(20)], 1, 9, _REQUEST) == pytest.approx(2 * (1.0 + 3.0))
+    assert hindsight.seconds([*range(20)], 1, 3, _REQUEST) == pytest.approx(4.0 / 2)  # of four
+    assert hindsight.seconds([*range(3)], 1, 3, _REQUEST) == pytest.approx(4.0 / 2)  # the end
+
+
 def test_seconds_in_hindsight_follow_what_was_measured() -> None:
-    hindsight = Hindsight("lookup", _Parrot(), 8, lambda shown: 1.0)
+    hindsight = _hindsight(_Parrot(), lambda shown: 1.0)
     text = [1, 2, 3, 4, 5, 6]
     for seconds in (0.5, 0.5, 0.5, 0.5, 0.5, 3.5):  # one was disturbed, as others are
         assert not hindsight.is_ready
@@ -670,7 +691,7 @@ def test_turns_are_judged_by_the_text_that_follows_them(length: int) -> None:
             yield Step((position,), (), 0, finish, 0.0, 0.01, 0.0, 0.01)
 
     scheduler = Scheduler(("double", "lookup", "ar"), {"ar": 100.0}, "lookup")
-    hindsight = _measured(Asked("lookup", NoDrafter(), 8, lambda shown: 0.01))
+    hindsight = _measured(_hindsight(NoDrafter(), lambda shown: 0.01, make=Asked))
     list(decode_in_turns(begin, lambda name: True, scheduler, hindsight, [0], _REQUEST, _expected))
     assert asked[0][0] == 2  # not the first step, which reads the prompt
     assert length > 3 or asked == [(2, 4, 4)]
@@ -687,7 +708,7 @@ def test_no_turn_is_judged_before_the_time_of_a_step_is_known() -> None:
         for position in range(len(tokens), 60):
             yield Step((position,), (), 0, "length" if position == 59 else None, 0, 0.01, 0, 0.01)
 
-    hindsight = Asked("lookup", NoDrafter(), 8, lambda shown: 0.01)
+    hindsight = _hindsight(NoDrafter(), lambda shown: 0.01, make=Asked)
     scheduler = Scheduler(("double", "lookup", "ar"), {"ar": 90.0}, "lookup")
     list(decode_in_turns(begin, lambda name: True, scheduler, hindsight, [0], _REQUEST, _expected))
     assert not hindsight.is_ready

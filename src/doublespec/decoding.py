@@ -20,8 +20,9 @@ from doublespec.drafting.base import (
     Pending,
 )
 from doublespec.drafting.hindsight import Hindsight
+from doublespec.drafting.pauses import Pauses, Searches
 from doublespec.models.base import LanguageModel
-from doublespec.oracle import advance
+from doublespec.oracle import Settled, advance
 from doublespec.sampling import Request, TokenLogprobs
 from doublespec.scheduling import Scheduler, Turn
 from doublespec.stopping import Finish, StopRule
@@ -87,30 +88,57 @@ def decode_plain(
     finish: Finish | None = None
     while finish is None:
         begun = clock()
-        answered = len(tokens) - request.prompt_length
-        most = min(at_once(), stop.max_tokens - answered) if answered else 1
+        most = _most_at_once(tokens, request, stop, at_once)
         settled = advance(target, tokens, [], request, most)
-        computed = clock() - begun
-        share = computed / len(settled.tokens)
-        for number, token in enumerate(settled.tokens):
-            asked = clock()
-            new, finish = stop.cut(tokens[request.prompt_length :], [token])
-            tokens += new
-            yield Step(
-                new=(token,),
-                guess=(),
-                num_drafted=0,
-                finish=finish,
-                guess_seconds=0.0,
-                target_seconds=share,
-                wait_seconds=0.0,
-                seconds=share + clock() - asked,
-                begun=begun + number * share,
-                logprobs=settled.logprobs,
-                earlier_seconds=share if number else share - computed,
+        finish = yield from _one_by_one(settled, tokens, request, stop, begun, clock)
+
+
+def decode_by_lookup(
+    target: LanguageModel,
+    helper: Completer,
+    pauses: Pauses,
+    prompt: Tokens,
+    request: Request,
+    stop: StopRule,
+    most: int,
+    at_once: Callable[[], int],
+    clock: Clock = perf_counter,
+) -> Steps:
+    """Retrieve, then judge; where nothing is found, as plain decoding, until it is time to search
+    again. `most` bounds the tokens shown to the target in one step, `at_once` is as there."""
+    tokens = list(prompt)
+    searches = Searches(pauses)
+    finish: Finish | None = None
+    while finish is None:
+        begun = clock()
+        guess = helper.complete(tokens, [], _room_to_show(tokens, request, stop, most), request)
+        shown = clock()
+        forwards = 1
+        if not guess.tokens:
+            forwards = min(searches.pause(), _most_at_once(tokens, request, stop, at_once))
+        settled = advance(target, tokens, guess.tokens, request, forwards)
+        searches.learn(len(guess.tokens), len(settled.tokens))
+        if not guess.tokens:
+            finish = yield from _one_by_one(
+                settled, tokens, request, stop, begun, clock, shown - begun
             )
-            if finish is not None:
-                break
+            continue
+        judged = clock()
+        new, finish = stop.cut(tokens[request.prompt_length :], settled.tokens)
+        tokens += new
+        yield Step(
+            new=tuple(new),
+            guess=tuple(guess.tokens),
+            num_drafted=0,
+            finish=finish,
+            guess_seconds=shown - begun,
+            target_seconds=judged - shown,
+            wait_seconds=0.0,
+            seconds=clock() - begun,
+            begun=begun,
+            logprobs=settled.logprobs[: len(new)],
+            retrieval_seconds=shown - begun,
+        )
 
 
 def decode_serial(
@@ -219,13 +247,13 @@ def decode_in_turns(
     hindsight: Hindsight,
     prompt: Tokens,
     request: Request,
-    expected: Callable[[str, int], float],
+    expected: Callable[[str, int, int], float],
     clock: Clock = perf_counter,
 ) -> Steps:
     """Decodes with the method that the scheduler names, turn by turn; `begin` begins one anywhere
     in the answer, told how to ask for how many steps more its turn is likely to last, and one that
-    is named again goes on. `expected` gives the seconds of a forward
-    that shows so many tokens beside that method. The first step is not measured: it reads the
+    is named again goes on. `expected` gives the seconds of a forward of that method that shows so
+    many tokens, as one of so many forwards in a row. The first step is not measured: it reads the
     prompt. What it takes to judge turns in hindsight counts as time of the step before it."""
     tokens = list(prompt)
     finish: Finish | None = None
@@ -257,9 +285,10 @@ def decode_in_turns(
                 seconds += step.seconds
                 settled += len(step.new)
             shown = len(first.guess)
-            slowness = first.target_seconds / expected(turn.name, shown)
-            scheduler.learn(turn, place, settled, seconds, slowness, learnt - place)
-            hindsight.learn(turn.name, shown, seconds)
+            steps = learnt - place
+            slowness = first.target_seconds / expected(turn.name, shown, steps)
+            scheduler.learn(turn, place, settled, seconds, slowness, steps)
+            hindsight.learn(turn.name, shown, seconds, steps)
         others = [step.seconds for step in made[learnt:]]
         if others:
             scheduler.count(turn, len(others), sum(others))
@@ -300,6 +329,53 @@ def decode_in_turns(
         if steps is not None:
             steps.close()
         learn()
+
+
+def _one_by_one(
+    settled: Settled,
+    tokens: list[int],
+    request: Request,
+    stop: StopRule,
+    begun: float,
+    clock: Clock,
+    searching: float = 0.0,
+) -> Generator[Step, None, Finish | None]:
+    """The steps of forwards that were made at once, since `begun`, and have settled a token each;
+    seconds of `searching` came before the first. Ends where the answer does, and says why."""
+    count = len(settled.tokens)
+    computed = clock() - begun
+    share, searched = computed / count, searching / count
+    finish: Finish | None = None
+    for number, token in enumerate(settled.tokens):
+        asked = clock()
+        new, finish = stop.cut(tokens[request.prompt_length :], [token])
+        tokens += new
+        yield Step(
+            new=(token,),
+            guess=(),
+            num_drafted=0,
+            finish=finish,
+            guess_seconds=searched,
+            target_seconds=share - searched,
+            wait_seconds=0.0,
+            seconds=share + clock() - asked,
+            begun=begun + number * share,
+            logprobs=settled.logprobs,
+            retrieval_seconds=searched,
+            earlier_seconds=share if number else share - computed,
+        )
+        if finish is not None:
+            break
+    return finish
+
+
+def _most_at_once(
+    tokens: list[int], request: Request, stop: StopRule, at_once: Callable[[], int]
+) -> int:
+    """How many forwards may be made before the first token is seen: one, if it is the answer's
+    first."""
+    answered = len(tokens) - request.prompt_length
+    return min(at_once(), stop.max_tokens - answered) if answered else 1
 
 
 def _worth(guess: Guess) -> int:

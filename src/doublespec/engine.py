@@ -25,8 +25,9 @@ from doublespec.drafting.hindsight import Hindsight
 from doublespec.drafting.links import InlineLink, ProcessLink, ThreadLink
 from doublespec.drafting.lookup import Helper
 from doublespec.drafting.pace import Pace
+from doublespec.drafting.pauses import Pauses
 from doublespec.drafting.recipe import DraftRecipe, goes_on_by_itself
-from doublespec.drafting.retrieved import Retrieval
+from doublespec.drafting.retrieved import ASKING_SECONDS, Retrieval
 from doublespec.methods import (
     BESIDE,
     HINDSIGHT,
@@ -383,11 +384,14 @@ class _Parts:
         self._choice = choice
         self.scheduler = engine.make_scheduler()
         self._target_side = engine.retrieval(choice.retrieval)
+        self.pauses = Pauses(engine.cost.of_search(ASKING_SECONDS))
         self.hindsight = Hindsight(
             HINDSIGHT,
             self._target_side.lookup(engine.cost.row_share(beside=False)),
             engine.guess_tokens,
-            lambda shown: engine.cost.of_alone(shown + 1),
+            engine.cost.of_several,
+            self.pauses,
+            self.at_once,
         )
         self._lookups: dict[DraftKind | None, Helper] = {}
         self._drafts: dict[bool, Drafter] = {}

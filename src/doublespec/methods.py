@@ -10,6 +10,7 @@ from doublespec.config import PRESETS
 from doublespec.decoding import (
     Clock,
     Steps,
+    decode_by_lookup,
     decode_in_turns,
     decode_parallel,
     decode_plain,
@@ -17,6 +18,7 @@ from doublespec.decoding import (
 )
 from doublespec.drafting.base import BackgroundDrafter, Completer, Drafter, NoDrafter
 from doublespec.drafting.hindsight import Hindsight
+from doublespec.drafting.pauses import Pauses
 from doublespec.errors import ConfigError
 from doublespec.models.base import LanguageModel
 from doublespec.sampling import Request
@@ -32,9 +34,10 @@ class Parts(Protocol):
 
     target: LanguageModel
     guess_tokens: int
-    at_once: int  # steps of plain decoding that may be computed before the first is yielded
+    at_once: int  # forwards of plain decoding that may be made before the first is yielded
     clock: Clock
     plain_seconds: float  # of a step of it, as far as is known before
+    pauses: Pauses  # between searches of prompt lookup
     scheduler: Scheduler
     hindsight: Hindsight
 
@@ -73,7 +76,7 @@ def ar(parts: Parts, prompt: Tokens, request: Request, stop: StopRule) -> Steps:
 
 def lookup(parts: Parts, prompt: Tokens, request: Request, stop: StopRule) -> Steps:
     """Prompt lookup: the target judges a retrieved run."""
-    return _serial(parts, _NOTHING, parts.lookup(), prompt, request, stop)
+    return _lookup(parts, prompt, request, stop, lambda: parts.at_once)
 
 
 def sd(parts: Parts, prompt: Tokens, request: Request, stop: StopRule) -> Steps:
@@ -114,17 +117,19 @@ def auto(parts: Parts, prompt: Tokens, request: Request, stop: StopRule) -> Step
     """Whichever of the others is the fastest here, found by trying."""
 
     def begin(name: str, tokens: Tokens, left: Callable[[], int]) -> Steps:
-        if name == "ar":
-            return _plain(parts, tokens, request, stop, lambda: min(parts.at_once, left()))
+        if name in ("ar", "lookup"):
+            begun = _plain if name == "ar" else _lookup
+            return begun(parts, tokens, request, stop, lambda: min(parts.at_once, left()))
         return METHODS[name](parts, tokens, request, stop)
 
     def can_run(name: str) -> bool:
         return name not in BESIDE or parts.is_draft_ready()
 
-    def expected(name: str, shown: int) -> float:
+    def expected(name: str, shown: int, forwards: int) -> float:
         if name == "ar":
             return parts.plain_seconds
-        return parts.forward_seconds(shown, beside=name in BESIDE)
+        first = parts.forward_seconds(shown, beside=name in BESIDE)
+        return (first + (forwards - 1) * parts.plain_seconds) / forwards
 
     learnt = parts.scheduler, parts.hindsight
     return decode_in_turns(begin, can_run, *learnt, prompt, request, expected, parts.clock)
@@ -182,6 +187,13 @@ def _plain(
     parts: Parts, prompt: Tokens, request: Request, stop: StopRule, at_once: Callable[[], int]
 ) -> Steps:
     return decode_plain(parts.target, prompt, request, stop, at_once, parts.clock)
+
+
+def _lookup(
+    parts: Parts, prompt: Tokens, request: Request, stop: StopRule, at_once: Callable[[], int]
+) -> Steps:
+    given = prompt, request, stop, parts.guess_tokens, at_once, parts.clock
+    return decode_by_lookup(parts.target, parts.lookup(), parts.pauses, *given)
 
 
 def _serial(

@@ -31,6 +31,7 @@ from doublespec.drafting.hindsight import Hindsight
 from doublespec.drafting.lookup import Helper
 from doublespec.drafting.model import ModelDrafter
 from doublespec.drafting.odds import Odds
+from doublespec.drafting.pauses import Pauses
 from doublespec.drafting.retrieved import Retrieval
 from doublespec.drafting.worker import Draft, Worker
 from doublespec.errors import ConfigError
@@ -52,6 +53,8 @@ from doublespec.tokens import Tokens
 
 BEST = "best"  # the project's own settings, by the method that suits the devices
 SERIAL_GAMMAS = (3, 5, 8)  # what is tried for a draft that the target waits for
+
+_AT_ONCE = 1  # forward: nothing is spared by making several in a row
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,15 +168,17 @@ def _candidates(machine: Machine) -> list[str]:
 def _answers(plan: Plan, machine: Machine, traces: Sequence[Replay]) -> list["_Parts"]:
     target, draft = Retrieval(plan.retrieval), Retrieval(plan.retrieval)
     gamma = plan.gamma or max(1, round(machine.ratio))
+
+    def seconds(shown: int, forwards: int) -> float:
+        return machine.target(shown + 1) + (forwards - 1) * machine.target(1)
+
     kept = _Kept(
         {behind: target.lookup(beside=behind == "beside") for behind in (None, "serial", "beside")},
         draft.lookup(),
         target.choice(gamma, gamma / machine.ratio),
         Odds(),
         Scheduler(_candidates(machine), {"ar": 1.0 / machine.target(1)}, HINDSIGHT),
-        Hindsight(
-            HINDSIGHT, target.lookup(), plan.guess_tokens, lambda shown: machine.target(shown + 1)
-        ),
+        Hindsight(HINDSIGHT, target.lookup(), plan.guess_tokens, seconds, Pauses(0.0), _AT_ONCE),
     )
     return [_Parts(plan, machine, trace, kept) for trace in traces]
 
@@ -206,7 +211,8 @@ class _Parts:
         self.scheduler = kept.scheduler
         self.hindsight = kept.hindsight
         self.guess_tokens = plan.guess_tokens
-        self.at_once, self.plain_seconds = 1, machine.target(1)
+        self.at_once, self.plain_seconds = _AT_ONCE, machine.target(1)
+        self.pauses = Pauses(0.0)
         self.target: LanguageModel = TimedModel(
             trace.target(), self._target_seconds, self._now, self._share
         )

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable
 
 from doublespec.drafting.base import Drafter
+from doublespec.drafting.pauses import Pauses, Searches
 from doublespec.sampling import Request
 from doublespec.tokens import Tokens, common_prefix
 
@@ -20,26 +21,37 @@ _SHARE = 0.005  # of the time of all steps, which judging may cost
 class Hindsight:
     """Judges the runs of the drafter of a `method`, of at most `most` tokens, by settled text.
 
-    `expected` gives the seconds of a step that shows so many tokens, as far as they depend on that.
-    How long the method's own steps take in the midst of an answer is measured: delays of a busy
-    machine included, as they are in the time of the method that it is compared with.
+    `expected` gives the seconds of so many forwards in a row of which the first shows so many
+    tokens, as far as they depend on that; where a search finds nothing, as many follow as `pauses`
+    say, of at most `at_once`. How long the method's own steps take in the midst of an answer is
+    measured: delays of a busy machine included, as they are in the time of the method that it is
+    compared with.
     """
 
     def __init__(
-        self, method: str, drafter: Drafter, most: int, expected: Callable[[int], float]
+        self,
+        method: str,
+        drafter: Drafter,
+        most: int,
+        expected: Callable[[int, int], float],
+        pauses: Pauses,
+        at_once: int,
     ) -> None:
         self._method = method
         self._drafter = drafter
         self._most = most
         self._expected = expected
+        self._pauses = pauses
+        self._at_once = at_once
         self._measured: deque[tuple[float, float]] = deque(maxlen=_REMEMBERED)  # and expected
         self._worked = self._spent = 0.0
 
-    def learn(self, method: str, shown: int, seconds: float) -> None:
-        """A step of some method that showed so many tokens took that long."""
+    def learn(self, method: str, shown: int, seconds: float, forwards: int = 1) -> None:
+        """So many forwards in a row of some method, of which the first showed so many tokens, took
+        that long in all."""
         self._worked += seconds
         if method == self._method:
-            self._measured.append((seconds, self._expected(shown)))
+            self._measured.append((seconds, self._expected(shown, forwards)))
 
     def count(self, seconds: float) -> None:
         """Steps from which there is nothing to learn took that long."""
@@ -58,13 +70,17 @@ class Hindsight:
     def seconds(self, tokens: Tokens, start: int, stop: int, request: Request) -> float:
         """In what time the method would have settled `tokens` from position `start` to `stop`. Of a
         step that goes on beyond `stop` the same share counts as of its tokens."""
-        place, seconds = start, 0.0
+        place, seconds, searches = start, 0.0, Searches(self._pauses)
         while place < stop:
             run = self._drafter.propose(tokens[:place], self._most, request)
-            kept = common_prefix(run, tokens[place : place + len(run)])
-            settled = min(kept + 1, len(tokens) - place)
+            if run:
+                kept = common_prefix(run, tokens[place : place + len(run)])
+                forwards, settled = 1, min(kept + 1, len(tokens) - place)
+            else:
+                settled = forwards = min(searches.pause(), self._at_once)
+            searches.learn(len(run), settled)
             inside = min(settled, stop - place)
-            seconds += self._expected(len(run)) * inside / settled
+            seconds += self._expected(len(run), forwards) * inside / settled
             place += inside
         measured, expected = map(sum, zip(*self._measured, strict=True))
         return seconds * measured / expected

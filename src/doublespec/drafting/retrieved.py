@@ -19,7 +19,7 @@ from doublespec.retrieval.recent import RecentNgramIndex
 History = Callable[[int], TokenIndex]  # earlier answers by the tenant's number
 
 _MOST_SHOWN = 2 * MOST_TOKENS  # a draft and the run behind it
-_ASKING_SECONDS = 5e-5  # by which a lookup lengthens a step (docs/log.md)
+ASKING_SECONDS = 5e-5  # by which a lookup lengthens a step (docs/log.md)
 _MOST_TENANTS = 16  # whose indexes are kept
 
 
@@ -35,7 +35,7 @@ class Retrieval:
     ) -> None:
         """`forward_seconds` is the time of a forward, of which runs are to save some."""
         self._settings = settings
-        self._asking_cost = _ASKING_SECONDS / forward_seconds
+        self._asking_cost = ASKING_SECONDS / forward_seconds
         stores = [Datastore(Path(p), settings.vocabulary) for p in settings.datastores]
 
         def make(tenant: int) -> Sources:

@@ -236,6 +236,15 @@ class ForwardCost:
     def of_alone(self, rows: int) -> float:
         return self.alone * self.seconds * (1 + self.row_share(beside=False) * (rows - 1))
 
+    def of_several(self, shown: int, forwards: int) -> float:
+        """So many forwards in a row, alone, of which the first shows so many tokens."""
+        return self.of_alone(shown + 1) + (forwards - 1) * self.of_plain
+
+    def of_search(self, seconds: float) -> float:
+        """What a search that takes so many seconds costs in all, in steps of plain decoding, which
+        would not be made one by one but for it."""
+        return (seconds + max(0.0, self.of_alone(1) - self.of_plain)) / self.of_plain
+
     def row_share(self, *, beside: bool) -> float:
         """What each further row adds, as a share of a forward over one: beside a draft, or not."""
         alone = self.row_cost_alone
