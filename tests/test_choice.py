@@ -281,6 +281,20 @@ def test_what_steps_say_to_a_draft_beside_them_counts(monkeypatch: pytest.Monkey
         made.close()
 
 
+def test_a_draft_beside_the_target_is_slower_than_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which decides where it hardly keeps up with the target as it is."""
+    monkeypatch.setattr(engine, "undisturbed_seconds", lambda model: 0.0015)
+    monkeypatch.setattr(engine, "chained_seconds", lambda model: 0.001)
+    monkeypatch.setattr(engine, "usable_cores", lambda: 2)
+    with LLM("bundled", "bundled", history_bytes=0, background="thread") as llm:
+        made = Engine(llm.target, llm.recipe, llm.settings, ForwardCost(0.004, 0.02, alone=0.55))
+        made.draft_model()
+        assert made.make_scheduler().choose().leader == "double-serial"
+        monkeypatch.setattr(engine, "_SHARED", 1.0)
+        assert made.make_scheduler().choose().leader == "double"
+        made.close()
+
+
 @pytest.mark.parametrize("length", [None, 20, 2])
 def test_a_chain_is_timed_by_its_tokens(length: int | None) -> None:
     """In a short context by a shorter one."""

@@ -540,7 +540,8 @@ def test_steps_that_were_made_at_once_are_learnt_as_one_by_one() -> None:
         together.learn(turns[1], settling, rest, rest * 0.01 * slowness, slowness, rest)
     for one, other in zip(alone.explain(), together.explain(), strict=True):
         assert (one.name, one.steps) == (other.name, other.steps)
-        assert one.tokens_per_second == pytest.approx(other.tokens_per_second)
+        # What was measured comes to count half in the midst of steps made at once, or after them.
+        assert one.tokens_per_second == pytest.approx(other.tokens_per_second, rel=1e-3)
 
 
 class _Listening(Scheduler):

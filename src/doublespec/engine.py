@@ -65,7 +65,8 @@ from doublespec.tokens import Tokens
 # guess comes later then, which costs about two steps (docs/log.md).
 _LONG_PROMPT = 256
 _FOLLOW_SECONDS = 8e-5  # what a step hears of a draft beside it, and tells it (docs/log.md)
-_BETWEEN_SECONDS = 7e-5  # what that draft spends between two forwards (docs/log.md)
+_BETWEEN_SECONDS = 7e-5  # what that draft spends between two forwards (docs/log.md),
+_SHARED = 1.6  # and how many times as long these take as alone: caches and memory are shared
 _LIKELY_KEPT = 0.8  # of drafted tokens, each where those before it were
 _LONGEST_LIKELY = 16  # draft
 
@@ -194,7 +195,7 @@ class Engine:
         lengths = range(1, _LONGEST_LIKELY + 1)
         before = (_likely(n) / (cost.of_alone(n + 1) + n * chained) for n in lengths)
         steps = [cost.of(n + 1) + _FOLLOW_SECONDS for n in lengths]
-        forward = single + _BETWEEN_SECONDS
+        forward = _SHARED * single + _BETWEEN_SECONDS
         beside = (
             _likely(min(n, step / forward)) / step for n, step in zip(lengths, steps, strict=True)
         )

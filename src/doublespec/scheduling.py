@@ -103,6 +103,8 @@ class _Record:
     near: deque[tuple[int, float]] = field(default_factory=deque)
     near_tokens: int = 0
     near_seconds: float = 0.0
+    changing: float = 0.0  # seconds that were lost by turning to it, all `changes` together
+    changes: float = 0.0
     # Since it leads, or did: tokens, what plain decoding would have settled meanwhile, and steps.
     led: tuple[int, float, int] = (0, 0.0, 0)
     # How many times as long its latest steps took as their forwards alone let expect.
@@ -170,6 +172,7 @@ class _Record:
         self.tokens, self.seconds = self.tokens / 2, self.seconds / 2
         self.gained, self.squares = self.gained / 2, self.squares / 2
         self.base /= 2
+        self.changing, self.changes = self.changing / 2, self.changes / 2
 
 
 class _Slowness:
@@ -324,7 +327,11 @@ class Scheduler:
         record.tried_at = self._steps
         record.steps += steps
         if near and (place < turn.settling or (turn.on_trial and not turn.judged)):
-            self._lost += max(0.0, seconds - tokens / near)
+            lost = max(0.0, seconds - tokens / near)
+            self._lost += lost
+            if place < turn.settling:
+                record.changing += lost
+                record.changes += steps / turn.settling
         if place >= turn.settling:
             self._slowness.add(turn.name, slowness, steps)
             record.tokens += tokens
@@ -388,16 +395,18 @@ class Scheduler:
 
     @property
     def _times_as_rare(self) -> int:
-        """As usual are turns and trials while plain decoding leads."""
-        if self._leader not in self._expected or self._records[self._leader].led[2] < _LONG_LED:
+        """As usual are turns and trials while plain decoding leads, or retrieval that finds next to
+        nothing."""
+        if self._records[self._leader].led[2] < _LONG_LED:
             return 1
         other = self._records.get(self._in_hindsight)
-        if other is None or not other.near:
-            return _LONG_TURN
-        if other.gained > 0:  # what is learnt now may change the method
+        found = other.near_tokens / len(other.near) - 1.0 if other and other.near else None
+        finds = found is None or found > _NEXT_TO_NOTHING
+        if self._leader not in self._expected:
+            return 1 if finds or self._leader != self._in_hindsight else _LONGEST_TURN
+        if other and other.near and other.gained > 0:  # what is learnt now may change the method
             return 1
-        found = other.near_tokens / len(other.near) - 1.0
-        return _LONG_TURN if found > _NEXT_TO_NOTHING else _LONGEST_TURN
+        return _LONG_TURN if finds else _LONGEST_TURN
 
     def _trial_steps(self, name: str) -> int:
         """A trial that is judged by its own text says more the longer it is, as does one beside
@@ -568,12 +577,14 @@ class Scheduler:
         return max(unknown, *(self._loss(other) for other, r in self._records.items() if r.near))
 
     def _loss(self, name: str) -> float:
-        """Seconds that a trial of a method costs that is as fast as is known."""
+        """Seconds that a trial of a method costs that is as fast as is known, and what it costs to
+        turn to it."""
         record = self._records[name]
         near, mean = record.near, self._seconds / self._steps
         steps = TRIAL_STEPS if record.is_new else self._trial_steps(name)  # it ends early if slow
         step = record.near_seconds / len(near) if near else mean
-        return max(0.0, 1.0 - self._speed(name)) * steps * step
+        changing = record.changing / record.changes if record.changes else 0.0
+        return max(0.0, 1.0 - self._speed(name)) * steps * step + changing
 
     def _promise(self, name: str) -> float:
         record = self._records[name]
