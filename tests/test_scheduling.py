@@ -12,7 +12,7 @@ from doublespec.drafting.base import Drafter, NoDrafter
 from doublespec.drafting.hindsight import Hindsight
 from doublespec.drafting.pauses import Pauses
 from doublespec.sampling import Request, SamplingParams
-from doublespec.scheduling import TRIAL_STEPS, TURN_STEPS, Scheduler, Turn
+from doublespec.scheduling import SETTLING_STEPS, TRIAL_STEPS, TURN_STEPS, Scheduler, Turn
 from doublespec.tokens import Tokens
 
 Left = Callable[[], int]
@@ -561,9 +561,58 @@ class _Listening(Scheduler):
         super().learn(turn, place, tokens, seconds, slowness, steps)
         self.told.append((place, steps, tokens, seconds))
 
+    def count(self, turn: Turn, steps: int, seconds: float) -> None:
+        super().count(turn, steps, seconds)
+        self.told.append((-1, steps, steps, seconds))
+
+
+def test_a_trial_ends_in_time_and_a_turn_with_what_was_computed_at_once() -> None:
+    """Ten steps at once, if so many may be made; those that are ready are not thrown away."""
+    made: list[tuple[str, int]] = []
+
+    def begin(name: str, tokens: Tokens, left: Left) -> Steps:
+        place = len(tokens)
+        while True:
+            forwards = min(10, left()) if place > 1 else 1
+            made.append((name, forwards))
+            for number in range(forwards):
+                place += 1
+                finish = "length" if place == 2000 else None
+                step = Step((0,), (), 0, finish, 0, 0.01, 0, 0.01, earlier_seconds=0.01 * number)
+                yield step._replace(ready=forwards - number - 1)
+
+    scheduler = Scheduler(("double", "lookup", "ar"), {"ar": 100.0}, "lookup")
+    turns: list[Turn] = []
+    choose = scheduler.choose
+    scheduler.choose = lambda can_run: turns.append(choose(can_run)) or turns[-1]  # type: ignore
+    asked = lambda name: True, scheduler, _no_hindsight(), [0], _REQUEST, _expected
+    assert len(list(decode_in_turns(begin, *asked))) == 1999
+    assert sum(forwards for _, forwards in made) == 1999
+    trials = [turn for turn in turns if turn.on_trial]
+    assert trials
+    assert all(turn.made <= turn.steps for turn in trials)
+    assert any(turn.made == turn.steps + 4 for turn in turns)
+
+
+def test_only_where_a_draft_takes_part_a_change_has_to_settle() -> None:
+    drafts = {"double", "double-serial"}
+    seen, last = set(), ""
+    scheduler = Scheduler(NAMES, {"ar": 100.0}, "lookup")
+    for number in range(400):
+        if number == 200:  # the same without a draft
+            scheduler, last = Scheduler(("lookup", "ar"), {"ar": 100.0}, "lookup"), ""
+        turn = scheduler.choose()
+        settles = turn.name not in (last, "lookup") and not drafts.isdisjoint((turn.name, last))
+        assert turn.settling == (SETTLING_STEPS if last and settles else 0)
+        seen.add((last, turn.name))
+        for place in _places(turn):
+            scheduler.learn(turn, place, 1, 0.01)
+        last = turn.name
+    assert {("lookup", "ar"), ("double", "ar"), ("double", "lookup")} <= seen
+
 
 def test_what_was_computed_at_once_is_told_at_once() -> None:
-    """In calls of four, after the step that reads the prompt; a change to it is not measured."""
+    """In calls of four, after the step that reads the prompt, which end no sooner than the turn."""
 
     def begin(name: str, tokens: Tokens, left: Left) -> Steps:
         while True:
@@ -572,7 +621,9 @@ def test_what_was_computed_at_once_is_told_at_once() -> None:
                 tokens.append(0)
                 finish = "length" if len(tokens) == 100 else None
                 earlier = 0.01 if number else -0.01 * (forwards - 1)
-                yield Step((0,), (), 0, finish, 0, 0.01, 0, 0.01, earlier_seconds=earlier)
+                ready = forwards - number - 1
+                step = Step((0,), (), 0, finish, 0, 0.01, 0, 0.01, earlier_seconds=earlier)
+                yield step._replace(ready=ready)
 
     scheduler = _Listening(("ar",), {"ar": 100.0})
     scheduler.told = []
@@ -581,7 +632,7 @@ def test_what_was_computed_at_once_is_told_at_once() -> None:
     told = [(place, steps, tokens) for place, steps, tokens, _ in scheduler.told]
     assert told[0] == (1, 1, 1), "in doubt, each by itself"
     assert sum(steps for _, steps, _ in told) == 98
-    assert told[-5:] == [(0, 4, 4), (4, 4, 4), (8, 4, 4), (12, 4, 4), (0, 3, 3)]
+    assert told[-5:] == [(0, 4, 4), (4, 4, 4), (8, 4, 4), (12, 4, 4), (0, 2, 2)]
     assert sum(seconds for *_, seconds in scheduler.told) == pytest.approx(0.98)
 
 

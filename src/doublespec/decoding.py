@@ -31,6 +31,7 @@ from doublespec.tokens import Tokens, common_prefix
 Clock = Callable[[], float]  # seconds; virtual ones in simulations
 Steps = Generator["Step"]  # to stop early, close it
 
+_NO_END = 1 << 30  # steps
 _RETRIEVED_FOR_DRAFTED = (
     8  # so many retrieved tokens spare the wait for a drafted one (docs/log.md)
 )
@@ -46,7 +47,8 @@ class Step(NamedTuple):  # of which every forward makes one: cheap to make
     (`target_seconds`), for a draft in lock-step and its messages after it (`wait_seconds`), and in
     all (`seconds`), from `begun` on; a `Stream` counts in all what is spent around the loop, too.
     Of several steps that were computed at once each counts the same share, and `earlier_seconds` is
-    what was spent of it before the step was asked for: less than 0 for the first of them.
+    what was spent of it before the step was asked for: less than 0 for the first of them; so many
+    more of them are `ready`.
     `foreseen` says, where the step departed from what was drafted, whether the draft had gone on
     from that correction in advance (None: it did not depart). `forwards` are the draft's, as far as
     they were heard of.
@@ -66,6 +68,7 @@ class Step(NamedTuple):  # of which every forward makes one: cheap to make
     logprobs: tuple[TokenLogprobs, ...] = ()
     retrieval_seconds: float = 0.0
     earlier_seconds: float = 0.0
+    ready: int = 0
 
     @property
     def num_accepted(self) -> int:
@@ -251,8 +254,8 @@ def decode_in_turns(
     clock: Clock = perf_counter,
 ) -> Steps:
     """Decodes with the method that the scheduler names, turn by turn; `begin` begins one anywhere
-    in the answer, told how to ask for how many steps more its turn is likely to last, and one that
-    is named again goes on. `expected` gives the seconds of a forward of that method that shows so
+    in the answer, told how to ask for how many steps at once it may make, and one that is named
+    again goes on. `expected` gives the seconds of a forward of that method that shows so
     many tokens, as one of so many forwards in a row. The first step is not measured: it reads the
     prompt. What it takes to judge turns in hindsight counts as time of the step before it."""
     tokens = list(prompt)
@@ -260,26 +263,29 @@ def decode_in_turns(
     steps: Steps | None = None
     turn: Turn | None = None
     made: list[Step] = []  # in this turn,
-    learnt = 0  # the first ones, of which something was learnt: of several in a row in less time
+    learnt = told = 0  # the first ones, of which is known how long they took, and what they tell:
+    # of several in a row in less time
     over: deque[tuple[Turn, int]] = deque()  # turns to be judged, and where what they tell ended
     expected = cache(expected)
 
     def left() -> int:  # what is not measured comes apart: a draft may not have let go of cores
         if turn is None:
             return 1
-        stop = turn.settling if len(made) < turn.settling else turn.steps
-        return max(1, stop - len(made))
+        if len(made) < turn.settling:
+            return turn.settling - len(made)
+        return max(1, turn.steps - len(made)) if turn.on_trial else _NO_END
 
     def learn() -> None:
-        nonlocal learnt
+        nonlocal learnt, told
         if turn is None:
             return
-        telling = min(len(made), turn.telling)
-        while learnt < telling:
+        while learnt < min(len(made), turn.telling):
             place, first = learnt, made[learnt]
             learnt += 1  # and those behind it that were computed at once with it
-            while learnt < telling and learnt != turn.settling and made[learnt].earlier_seconds > 0:
+            ends = turn.settling, len(made)
+            while learnt not in ends and made[learnt].earlier_seconds > 0:
                 learnt += 1
+            told = learnt
             seconds, settled = first.seconds, len(first.new)
             for step in made[place + 1 : learnt]:
                 seconds += step.seconds
@@ -303,20 +309,20 @@ def decode_in_turns(
                 if steps is not None:
                     steps.close()
                 steps = begin(turn.name, list(tokens), left)
-            made, learnt = [], int(len(tokens) == len(prompt))
+            made, told = [], 0
+            learnt = int(len(tokens) == len(prompt))
             for step in steps:
                 made.append(step)
                 if turn.in_doubt:
                     learn()
                 finish = step.finish
-                if finish is not None or len(made) >= turn.steps:
+                if finish is not None or (len(made) >= turn.steps and not step.ready):
                     break
                 yield step
             learn()
             asked = clock()
             if turn.judged and hindsight.is_ready:
-                told = sum(len(step.new) for step in made[: turn.telling])
-                over.append((turn, len(tokens) + told))
+                over.append((turn, len(tokens) + sum(len(step.new) for step in made[:told])))
             tokens += [token for step in made for token in step.new]
             while over and (finish or over[0][0] is not turn):  # what follows a text judges runs
                 past, stop = over.popleft()
@@ -363,6 +369,7 @@ def _one_by_one(
             logprobs=settled.logprobs,
             retrieval_seconds=searched,
             earlier_seconds=share if number else share - computed,
+            ready=count - number - 1,
         )
         if finish is not None:
             break

@@ -18,7 +18,7 @@ from statistics import median
 TURN_STEPS = 16  # of the leading method, before it is asked again
 _LONG_LED = 256  # by plain decoding: then its turns are longer, so many times,
 _LONG_TURN, _LONGEST_TURN = 2, 4  # or so many where retrieval finds next to nothing: less than
-_NEXT_TO_NOTHING = 0.05  # tokens a step
+_NEXT_TO_NOTHING = 0.15  # tokens a step
 TRIAL_STEPS = 6  # of another one, if it is compared with other text
 SETTLING_STEPS = 2  # after a change: not measured, since the draft has to take in the text
 _APART = 64  # steps between two trials of a method, unless it has gained
@@ -285,12 +285,18 @@ class Scheduler:
         other = None if trial else self._worth_a_trial(names, best)
         name = other or best
         steps = self._trial_steps(other) if other else self._turn_steps
-        changes = last is not None and name not in (last.name, self._in_hindsight)
-        settling = SETTLING_STEPS if changes else 0
+        settling = SETTLING_STEPS if last and self._has_to_settle(last.name, name) else 0
         judged = self._is_judged(name, is_trial=other is not None)
         turn = self._turn(name, steps, settling, settling + TURN_STEPS, judged=judged)
         turn.on_trial = other is not None
         return turn
+
+    def _has_to_settle(self, last: str, name: str) -> bool:
+        """Whether a method that follows another one is not measured at first: a draft takes in the
+        text, or lets go of cores that plain decoding would use."""
+        if name in (last, self._in_hindsight):
+            return False
+        return name not in self._expected or last not in (*self._expected, self._in_hindsight)
 
     def _goes_on(self, turn: Turn) -> bool:
         """Whether there is nothing to choose yet: of a turn of the leading method the answer has
