@@ -28,7 +28,7 @@ from doublespec.models.choice import choose_dtype, is_native
 from doublespec.models.decoder import Decoder
 from doublespec.models.load import choose_threads, load_model, load_target, measure_cost
 from doublespec.models.memory import FIRST_CAPACITY, Plan
-from doublespec.models.native import buffers, decoder, library
+from doublespec.models.native import buffers, decoder, library, tiles
 from doublespec.models.native.decoder import NativeDecoder, Packed, pack, pack_int8
 from doublespec.models.native.library import Library
 from doublespec.models.native.model import Storage
@@ -183,13 +183,17 @@ def test_a_matrix_unit_computes_nearly_the_same(
 @needs_tiles
 @pytest.mark.parametrize("outputs", [16, 80, 300])
 @pytest.mark.parametrize("depth", [32, 96, 704])
+@pytest.mark.parametrize("sixteens", [None, 2])
 def test_a_product_on_a_matrix_unit_has_the_same_bits_for_any_number_of_rows(
-    outputs: int, depth: int
+    outputs: int, depth: int, sixteens: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Also where weights are read several times, as the cache holds the inputs of so few rows."""
+    if sixteens is not None:
+        monkeypatch.setattr(tiles, "_CACHED", sixteens * 16 * (depth + 32))
     config = DecoderConfig(300, 64, depth, 1, 4, 2, 16, 1e-5, False, 99, Rotary((1.0,) * 8))
     generator = torch.Generator().manual_seed(outputs)
     weight = torch.randn(outputs, depth, generator=generator).bfloat16()
-    bias, rows = (torch.randn(*size, generator=generator) for size in ((outputs,), (41, depth)))
+    bias, rows = (torch.randn(*size, generator=generator) for size in ((outputs,), (75, depth)))
     kernels = Library(config, Storage("float32", "tiled"))
     packed, scratch = pack(weight, bias, tiled=True), torch.empty(scratch_size(config))
     more = scratch.data_ptr(), tile_shapes().ctypes.data

@@ -18,16 +18,22 @@ from doublespec.models.sizes import DecoderConfig
 
 DEPTH = 32  # inputs of a tile: products have a multiple of them
 _BLOCK = 8  # rows of inputs in a tile
-_ROWS = 2 * _BLOCK  # of a tile; and rows of inputs that are computed at a time
+_ROWS = 2 * _BLOCK  # of a tile; and rows of inputs whose sums are in tiles at a time
 _BYTES = 64  # of a row of a tile
 _INPUTS, _WEIGHTS, _SUMS = (0, 1), (2, 3), (4, 5, 6, 7)  # the numbers of tiles
+_SUMS_ROOM = len(_SUMS) * _ROWS * LANES  # numbers
 _APART = 32  # numbers between rows of inputs, so that they do not share a place in the cache
+_CACHED = 1 << 18  # numbers: half of a core's cache of such a CPU, for inputs that weights serve
+# Of a product with inputs that are split already; `scratch` is for sums.
+_SPLIT = {"parts": ADDRESS} | {
+    name: kind for name, kind in TILED.items() if name not in ("inputs", "stride", "shapes")
+}
 
 
 def scratch_size(config: DecoderConfig) -> int:
-    """What a product needs besides: its inputs in bfloat16, and tiles of sums."""
+    """What a product needs besides: tiles of sums, and its inputs in bfloat16."""
     depth = max(config.hidden_size, config.query_size, config.intermediate_size)
-    return len(_SUMS) * _ROWS * LANES + _ROWS * (depth + _APART)
+    return _SUMS_ROOM + max(_CACHED, _ROWS * (depth + _APART))
 
 
 @cache
@@ -46,27 +52,69 @@ def tile_shapes() -> npt.NDArray[np.uint8]:
 
 
 def write_tiled_product(module: ir.Module) -> None:
-    """Of any number of rows, sixteen at a time. Weights are those of panel p, pair of inputs i and
-    output o: two numbers, one of each input. `scratch` has `scratch_size` float32, `shapes` are
-    `tile_shapes`."""
+    """Of any number of rows. Weights are those of panel p, pair of inputs i and output o: two
+    numbers, one of each input. `scratch` has `scratch_size` float32, `shapes` are `tile_shapes`.
+
+    Sixteen rows read all weights, as they come from memory in one stream then. More of them read
+    two panels at a time, which serve as many rows as a core's cache holds: else weights would come
+    from memory again for each sixteen.
+    """
     _declare(module)
     _write_split(module)
     for blocks in (1, 2):
         _write_block(module, blocks)
-    with Code(module, "product_tiled", TILED) as code, code.loop(0, code["rows"], _ROWS) as row:
-        left = code["rows"] - row
-        count = (left < _ROWS).then(left, _ROWS)
+    with Code(module, "product_tiled", TILED) as code:
+        with code.when(code["rows"] <= _ROWS):
+            _split(code, code.integer(0), code["rows"])
+            _multiply_block(code, code["rows"], {"parts": _parts(code)})
         with code.when(code["rows"] > _ROWS):
-            _shape(code, code["shapes"], count)
-        changed = {
-            "inputs": code.offset(code["inputs"], row * code["stride"]),
-            "outputs": code.offset(code["outputs"], row * code["apart"]),
-            "rows": count,
-        }
-        arguments = [changed.get(name, code[name]) for name in TILED]
-        for blocks, is_fitting in ((1, count <= _BLOCK), (2, count > _BLOCK)):
-            with code.when(is_fitting):
-                code.call(f"product_tiled_{blocks}", *arguments)
+            size = _rows_at_a_time(code)
+            with code.loop(0, code["rows"], size) as row:
+                count = _smaller(code["rows"] - row, size)
+                _split(code, row, count)
+                _multiply_parts(code, row, count)
+
+
+def _rows_at_a_time(code: Code) -> Number:
+    """As many sixteens as the cache holds, and about as many each time."""
+    most = code.integer(_CACHED // _ROWS) // (code["depth"] + _APART)
+    most = (most > 0).then(most, 1)
+    sixteens = (code["rows"] + (_ROWS - 1)) // _ROWS
+    times = (sixteens + most - 1) // most
+    return (sixteens + times - 1) // times * _ROWS
+
+
+def _multiply_parts(code: Code, row: Number, count: Number) -> None:
+    """So many rows from one on, whose inputs are split."""
+    whole = code.integer(_ROWS)
+    _shape(code, code["shapes"], whole)
+    with code.loop(code["first"], code["last"], 2) as panel:
+        with code.loop(0, count, _ROWS) as start:
+            rows = _smaller(count - start, whole)
+            changed = {
+                "parts": code.offset(_parts(code), start * (code["depth"] + _APART)),
+                "outputs": code.offset(code["outputs"], (row + start) * code["apart"]),
+                "first": panel,
+                "last": _smaller(code["last"], panel + 2),
+            }
+            with code.when(rows < whole):
+                _shape(code, code["shapes"], rows)
+            _multiply_block(code, rows, changed)
+        with code.when(count % _ROWS > 0):
+            _shape(code, code["shapes"], whole)
+
+
+def _multiply_block(code: Code, rows: Number, changed: dict[str, Number]) -> None:
+    """Up to sixteen rows, for which tiles have their shapes."""
+    changed = {"rows": rows, **changed}
+    arguments = [changed[name] if name in changed else code[name] for name in _SPLIT]
+    for blocks, is_fitting in ((1, rows <= _BLOCK), (2, rows > _BLOCK)):
+        with code.when(is_fitting):
+            code.call(f"product_tiled_{blocks}", *arguments)
+
+
+def _smaller(one: Number, other: Number) -> Number:
+    return (one < other).then(one, other)
 
 
 def shape_tiles(code: Code, shapes: Number, rows: Number) -> None:
@@ -87,8 +135,9 @@ def release_tiles(code: Code) -> None:
 def _write_block(module: ir.Module, blocks: int) -> None:
     """Of a block of rows, a panel at a time: weights come from memory faster in one stream. Of two
     blocks, two panels, which share what is loaded of the inputs."""
-    with Code(module, f"product_tiled_{blocks}", TILED) as code:
-        inputs, apart = _split(code, blocks), code["depth"] + _APART
+    with Code(module, f"product_tiled_{blocks}", _SPLIT) as code:
+        apart = code["depth"] + _APART
+        inputs = [code.offset(code["parts"], apart * _ROWS * b, HALF) for b in range(blocks)]
         panel = Variable(code, code["first"])
         for width in range(blocks, 0, -1):
             with code.while_(lambda count=width: panel.get() + count <= code["last"]):  # type: ignore[misc]
@@ -97,15 +146,19 @@ def _write_block(module: ir.Module, blocks: int) -> None:
                 panel.set(panel.get() + width)
 
 
-def _split(code: Code, blocks: int) -> list[Number]:
-    """Where the tiles of inputs begin."""
+def _parts(code: Code) -> Number:
+    """Where split inputs are: of each row two in bfloat16, each depth + _APART numbers."""
+    return code.offset(code["scratch"], _SUMS_ROOM)
+
+
+def _split(code: Code, row: Number, count: Number) -> None:
+    """The inputs of so many rows from one on, block by block."""
     apart = code["depth"] + _APART
-    place = code.offset(code["scratch"], len(_SUMS) * _ROWS * LANES)
-    places = [code.offset(place, apart * _ROWS * block, HALF) for block in range(blocks)]
-    for block, count in enumerate(_counts(code, blocks)):
-        rows = code.offset(code["inputs"], code["stride"] * (_BLOCK * block))
-        code.call("split", rows, code["stride"], count, code["depth"], apart, places[block])
-    return places
+    with code.loop(0, count, _BLOCK) as start:
+        rows = code.offset(code["inputs"], (row + start) * code["stride"])
+        size = _smaller(count - start, code.integer(_BLOCK))
+        place = code.offset(_parts(code), start * apart)
+        code.call("split", rows, code["stride"], size, code["depth"], apart, place)
 
 
 def _counts(code: Code, blocks: int) -> list[Number]:
