@@ -1,5 +1,6 @@
 """Where a serial draft is left out for a retrieved run."""
 
+from dataclasses import replace
 from time import perf_counter
 
 import pytest
@@ -11,6 +12,7 @@ from doublespec.bench.simulate import Outcome, plans, simulate
 from doublespec.bench.traces import Trace
 from doublespec.config import PRESETS, RetrievalSettings, Settings
 from doublespec.decoding import decode_serial
+from doublespec.drafting import recipe
 from doublespec.drafting.base import Drafter, NoDrafter
 from doublespec.drafting.choice import Clock, DraftUnlessRun, RunOrDraft
 from doublespec.drafting.confident import ConfidentDrafter
@@ -293,6 +295,27 @@ def test_a_draft_beside_the_target_is_slower_than_alone(monkeypatch: pytest.Monk
         monkeypatch.setattr(engine, "_SHARED", 1.0)
         assert made.make_scheduler().choose().leader == "double"
         made.close()
+
+
+def test_a_draft_of_a_fixed_length_is_as_long_as_a_forward_of_the_target(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Before the target, which has all cores then; beside a draft its forwards take longer."""
+    monkeypatch.setattr(recipe, "undisturbed_seconds", lambda model: 0.001)
+    with LLM("bundled", "bundled", history_bytes=0) as llm:
+        assert llm.recipe is not None
+        made = replace(llm.recipe, target_seconds=0.008)
+        retrieval, model = Retrieval(RetrievalSettings()), llm.engine.draft_model()
+        assert made.drafter(model, None, retrieval, 0.0031).steps == 3
+        assert replace(made, gamma=7).drafter(model, None, retrieval, 0.0031).steps == 7
+
+
+def test_a_search_costs_what_it_takes_and_what_forwards_apart_take_longer() -> None:
+    cost = ForwardCost(0.8e-3, 0.03, alone=0.625, chained=0.4e-3)
+    assert cost.of_search(0.1e-3) == pytest.approx((0.1 + (0.5 - 0.4)) / 0.4)
+    assert replace(cost, chained=None).of_search(0.1e-3) == pytest.approx(0.1 / 0.5)
+    assert replace(cost, chained=0.6e-3).of_search(0.3e-3) == pytest.approx(0.3 / 0.6)
+    assert cost.of_several(2, 4) == pytest.approx(0.5e-3 * 1.06 + 3 * 0.4e-3)
 
 
 @pytest.mark.parametrize("length", [None, 20, 2])

@@ -76,7 +76,8 @@ class DraftRecipe:
 
         def make(style: DraftStyle) -> Draft:
             ahead = DraftAhead(model, _helper(style.retrieval, history, seconds), style.forks)
-            return Draft(ahead, style.gamma or self._steps(seconds) if style.lockstep else None)
+            steps = style.gamma or self._steps(seconds, self.target_seconds)
+            return Draft(ahead, steps if style.lockstep else None)
 
         return Worker(make)
 
@@ -99,7 +100,9 @@ class DraftRecipe:
         drafter: ModelDrafter | ConfidentDrafter
         if retrieval is None or retrieval.ngram is not None or self.gamma is not None:
             chains = chains and retrieval is None
-            drafter = ModelDrafter(model, self._steps(seconds), helper, chains=chains)
+            drafter = ModelDrafter(
+                model, self._steps(seconds, target_seconds), helper, chains=chains
+            )
         else:
             drafter = ConfidentDrafter(
                 model,
@@ -115,9 +118,10 @@ class DraftRecipe:
     def _history(self) -> History | None:
         return None if self.history is None else open_history(self.history)
 
-    def _steps(self, seconds: float) -> int:
-        """As many forwards, each of which takes `seconds`, as a forward of the target is long."""
-        return self.gamma or max(1, min(round(self.target_seconds / seconds), _MOST_STEPS))
+    def _steps(self, seconds: float, target_seconds: float) -> int:
+        """As many forwards, each of which takes `seconds`, as one of the target is long, with the
+        cores that either has."""
+        return self.gamma or max(1, min(round(target_seconds / seconds), _MOST_STEPS))
 
 
 def goes_on_by_itself(model: LanguageModel, seconds: float) -> TypeGuard[ChainingModel]:
