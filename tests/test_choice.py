@@ -275,7 +275,7 @@ def test_what_steps_say_to_a_draft_beside_them_counts(monkeypatch: pytest.Monkey
     monkeypatch.setattr(engine, "chained_seconds", lambda model: 0.0001)
     monkeypatch.setattr(engine, "usable_cores", lambda: 2)
     with LLM("bundled", "bundled", history_bytes=0, background="thread") as llm:
-        made = Engine(llm.target, llm.recipe, llm.settings, ForwardCost(0.0008, 0.13, alone=0.7))
+        made = Engine(llm.target, llm.recipe, llm.settings, ForwardCost(0.0008, 0.13, alone=0.66))
         made.draft_model()
         assert made.make_scheduler().choose().leader == "double-serial"
         monkeypatch.setattr(engine, "_FOLLOW_SECONDS", 0.0)
@@ -297,17 +297,27 @@ def test_a_draft_beside_the_target_is_slower_than_alone(monkeypatch: pytest.Monk
         made.close()
 
 
-def test_a_draft_of_a_fixed_length_is_as_long_as_a_forward_of_the_target(
+def test_a_draft_of_a_fixed_length_settles_most_if_most_tokens_hold(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Before the target, which has all cores then; beside a draft its forwards take longer."""
-    monkeypatch.setattr(recipe, "undisturbed_seconds", lambda model: 0.001)
+    """By what its tokens take, which is less where it goes on by itself, and their rows."""
+    forward, chained = 0.001, 0.001
+    monkeypatch.setattr(recipe, "undisturbed_seconds", lambda model: forward)
+    monkeypatch.setattr(recipe, "chained_seconds", lambda model: chained)
     with LLM("bundled", "bundled", history_bytes=0) as llm:
         assert llm.recipe is not None
-        made = replace(llm.recipe, target_seconds=0.008)
         retrieval, model = Retrieval(RetrievalSettings()), llm.engine.draft_model()
-        assert made.drafter(model, None, retrieval, 0.0031).steps == 3
-        assert replace(made, gamma=7).drafter(model, None, retrieval, 0.0031).steps == 7
+
+        def steps(target_seconds: float, row_cost: float, gamma: int | None = None) -> int:
+            made = replace(llm.recipe, gamma=gamma)
+            return made.drafter(model, None, retrieval, target_seconds, row_cost).steps
+
+        assert steps(0.003, 0.01) == 3
+        assert steps(0.010, 0.01) == 7
+        assert steps(0.010, 0.10) == 5
+        assert steps(0.010, 0.10, gamma=7) == 7
+        chained = 0.0002
+        assert steps(0.003, 0.01) == (8 if can_compile() else 3)
 
 
 def test_a_search_costs_what_it_takes_and_what_forwards_apart_take_longer() -> None:

@@ -25,6 +25,15 @@ def race(bundled: LLM) -> Race:
     return race
 
 
+def test_no_draft_is_being_loaded_while_others_race() -> None:
+    """Not even one that none of them uses, as an LLM begins it for `auto`."""
+    with LLM("bundled", "bundled", history_bytes=0) as llm:
+        race = Race(llm, [llm.codec.encode("Once upon a time")], ["ar"], SamplingParams(), 1)
+        race.warm_up()
+        assert not any(threads.is_loading for threads in llm.engine.governors())
+        assert llm.engine.wait_for_draft()
+
+
 def test_every_method_answers_every_prompt_in_every_round(race: Race) -> None:
     turns = {(run.method, run.prompt, run.round) for run in race.runs}
     assert len(turns) == len(race.runs) == 3 * 3 * 2

@@ -3,7 +3,6 @@
 Builds the parts that methods are made of, each when it is first needed, and closes them.
 """
 
-import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -26,7 +25,12 @@ from doublespec.drafting.links import InlineLink, ProcessLink, ThreadLink
 from doublespec.drafting.lookup import Helper
 from doublespec.drafting.pace import Pace
 from doublespec.drafting.pauses import Pauses
-from doublespec.drafting.recipe import DraftRecipe, goes_on_by_itself
+from doublespec.drafting.recipe import (
+    LONGEST_LIKELY,
+    DraftRecipe,
+    goes_on_by_itself,
+    likely_settled,
+)
 from doublespec.drafting.retrieved import ASKING_SECONDS, Retrieval
 from doublespec.methods import (
     BESIDE,
@@ -67,8 +71,6 @@ _LONG_PROMPT = 256
 _FOLLOW_SECONDS = 8e-5  # what a step hears of a draft beside it, and tells it (docs/log.md)
 _BETWEEN_SECONDS = 7e-5  # what that draft spends between two forwards (docs/log.md),
 _SHARED = 1.6  # and how many times as long these take as alone: caches and memory are shared
-_LIKELY_KEPT = 0.8  # of drafted tokens, each where those before it were
-_LONGEST_LIKELY = 16  # draft
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +177,12 @@ class Engine:
         with self._mutex.lock:
             return self.background().wait_until_ready()
 
+    def wait_if_loading(self) -> None:
+        """Waits for a draft beside the target that is being loaded, which takes a core."""
+        with self._mutex.lock:
+            if self._background is not None:
+                self._background.wait_until_ready()
+
     def _candidates(self) -> list[str]:
         targets = find_devices(self._settings.target_devices)
         draft = find_device(self._settings.draft_runs_on)
@@ -192,12 +200,13 @@ class Engine:
         if self._draft_seconds is None:
             self._draft_seconds = _measure_draft(self.draft_model())
         cost, (single, chained) = self.cost, self._draft_seconds
-        lengths = range(1, _LONGEST_LIKELY + 1)
-        before = (_likely(n) / (cost.of_alone(n + 1) + n * chained) for n in lengths)
+        lengths = range(1, LONGEST_LIKELY + 1)
+        before = (likely_settled(n) / (cost.of_alone(n + 1) + n * chained) for n in lengths)
         steps = [cost.of(n + 1) + _FOLLOW_SECONDS for n in lengths]
         forward = _SHARED * single + _BETWEEN_SECONDS
         beside = (
-            _likely(min(n, step / forward)) / step for n, step in zip(lengths, steps, strict=True)
+            likely_settled(min(n, step / forward)) / step
+            for n, step in zip(lengths, steps, strict=True)
         )
         return max(before) > max(beside)
 
@@ -226,10 +235,10 @@ class Engine:
         be shown a run of its own side."""
         assert self._recipe is not None
         model, target_seconds = self.draft_model(), self.cost.of_alone(1)
-        drafter, steps, seconds = self._recipe.drafter(
-            model, retrieval, target_side, target_seconds
-        )
         row_cost = self.cost.row_share(beside=False)
+        drafter, steps, seconds = self._recipe.drafter(
+            model, retrieval, target_side, target_seconds, row_cost
+        )
         choice = None if retrieval is None else target_side.choice(steps, seconds, row_cost)
         if choice is None:
             return drafter
@@ -301,12 +310,6 @@ def _kept(steps: Steps, history: History, prompt: Tokens, tenant: str) -> Steps:
     finally:
         steps.close()
         history.add(text, tenant)
-
-
-def _likely(drafted: float) -> float:
-    """How many tokens a step settles that is shown so many drafted ones (arXiv 2211.17192, eq. 1),
-    before anything is known of the text."""
-    return (1.0 - math.pow(_LIKELY_KEPT, drafted + 1.0)) / (1.0 - _LIKELY_KEPT)
 
 
 def _measure_draft(model: LanguageModel) -> tuple[float, float]:

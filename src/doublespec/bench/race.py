@@ -117,6 +117,8 @@ class Race:
         for name in self.names:
             if name not in self.peers and name != BASELINE:
                 self.llm.engine.prepare(name, wait=True)
+        self.llm.engine.wait_if_loading()
+        for name in self.names:
             self._answer(name, self.prompts[-1], replace(self.params, max_tokens=8))
 
     def play(self) -> Iterator[Run]:

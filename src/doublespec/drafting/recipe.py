@@ -1,5 +1,6 @@
 """The recipe of a draft: plain values from which this process, or another one, builds it."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter
@@ -15,13 +16,20 @@ from doublespec.drafting.worker import Draft, Worker
 from doublespec.models.base import ChainingModel, LanguageModel, can_chain
 from doublespec.models.choice import choose_dtype
 from doublespec.models.devices import find_device
-from doublespec.models.load import load_model, share_cores, undisturbed_seconds
+from doublespec.models.load import (
+    chained_seconds,
+    load_model,
+    share_cores,
+    undisturbed_seconds,
+)
 from doublespec.models.vocabulary import CommonVocabulary
 from doublespec.models.weights import Source
 from doublespec.retrieval.history import open_history
 from doublespec.retrieval.linking import linking
 
 _MOST_STEPS = 16
+_LIKELY_KEPT = 0.85  # of drafted tokens, each where those before it were
+LONGEST_LIKELY = 16  # draft
 _SHORT_FORWARD = 2e-3  # of a draft, seconds, of which what is between two takes a good part
 
 
@@ -76,8 +84,7 @@ class DraftRecipe:
 
         def make(style: DraftStyle) -> Draft:
             ahead = DraftAhead(model, _helper(style.retrieval, history, seconds), style.forks)
-            steps = style.gamma or self._steps(seconds, self.target_seconds)
-            return Draft(ahead, steps if style.lockstep else None)
+            return Draft(ahead, style.gamma or self._steps(seconds) if style.lockstep else None)
 
         return Worker(make)
 
@@ -87,24 +94,21 @@ class DraftRecipe:
         retrieval: RetrievalSettings | None,
         target_side: Retrieval,
         target_seconds: float,
+        row_cost: float,
     ) -> "SerialDraft":
-        """The draft before a target whose forwards take `target_seconds` then, around a model that
-        is loaded already: with retrieval (in what the target's side searches) and no given gamma,
-        as many forwards as are worth their time."""
+        """The draft before a target whose forwards take `target_seconds` then, and longer by the
+        share `row_cost` for each token that they are shown, around a model that is loaded already.
+        With retrieval (in what the target's side searches) and no given gamma, it makes as many
+        forwards as are worth their time; else so many that most is settled a second if 85 of a
+        hundred drafted tokens hold."""
         seconds = undisturbed_seconds(model)
         helper: Drafter = NoDrafter()
         if retrieval is not None:
             helper = target_side.shared(retrieval, seconds).lookup()
         share = seconds / target_seconds
         chains = goes_on_by_itself(model, seconds)
-        drafter: ModelDrafter | ConfidentDrafter
-        if retrieval is None or retrieval.ngram is not None or self.gamma is not None:
-            chains = chains and retrieval is None
-            drafter = ModelDrafter(
-                model, self._steps(seconds, target_seconds), helper, chains=chains
-            )
-        else:
-            drafter = ConfidentDrafter(
+        if retrieval is not None and retrieval.ngram is None and self.gamma is None:
+            confident = ConfidentDrafter(
                 model,
                 helper,
                 share,
@@ -113,15 +117,31 @@ class DraftRecipe:
                 unit=target_seconds,
                 chains=chains,
             )
-        return SerialDraft(drafter, drafter.steps, drafter.steps * share)
+            return SerialDraft(confident, confident.steps, confident.steps * share)
+        if retrieval is None and goes_on_by_itself(model, seconds):
+            share = chained_seconds(model) / target_seconds
+        steps = self.gamma or _best_length(share, row_cost)
+        drafter = ModelDrafter(model, steps, helper, chains=chains and retrieval is None)
+        return SerialDraft(drafter, steps, steps * share)
 
     def _history(self) -> History | None:
         return None if self.history is None else open_history(self.history)
 
-    def _steps(self, seconds: float, target_seconds: float) -> int:
-        """As many forwards, each of which takes `seconds`, as one of the target is long, with the
-        cores that either has."""
-        return self.gamma or max(1, min(round(target_seconds / seconds), _MOST_STEPS))
+    def _steps(self, seconds: float) -> int:
+        """As many forwards, each of which takes `seconds`, as a forward of the target is long."""
+        return self.gamma or max(1, min(round(self.target_seconds / seconds), _MOST_STEPS))
+
+
+def likely_settled(drafted: float) -> float:
+    """How many tokens a step settles that is shown so many drafted ones (arXiv 2211.17192, eq. 1),
+    before anything is known of the text."""
+    return (1.0 - math.pow(_LIKELY_KEPT, drafted + 1.0)) / (1.0 - _LIKELY_KEPT)
+
+
+def _best_length(seconds: float, row_cost: float) -> int:
+    """Of a draft of which a token takes so many forwards of the target, and a row in that one."""
+    lengths = range(1, LONGEST_LIKELY + 1)
+    return max(lengths, key=lambda n: likely_settled(n) / (1.0 + n * (row_cost + seconds)))
 
 
 def goes_on_by_itself(model: LanguageModel, seconds: float) -> TypeGuard[ChainingModel]:
