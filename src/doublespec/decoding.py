@@ -121,27 +121,13 @@ def decode_by_lookup(
             forwards = min(searches.pause(), _most_at_once(tokens, request, stop, at_once))
         settled = advance(target, tokens, guess.tokens, request, forwards)
         searches.learn(len(guess.tokens), len(settled.tokens))
-        if not guess.tokens:
-            finish = yield from _one_by_one(
-                settled, tokens, request, stop, begun, clock, shown - begun
-            )
-            continue
-        judged = clock()
-        new, finish = stop.cut(tokens[request.prompt_length :], settled.tokens)
-        tokens += new
-        yield Step(
-            new=tuple(new),
-            guess=tuple(guess.tokens),
-            num_drafted=0,
-            finish=finish,
-            guess_seconds=shown - begun,
-            target_seconds=judged - shown,
-            wait_seconds=0.0,
-            seconds=clock() - begun,
-            begun=begun,
-            logprobs=settled.logprobs[: len(new)],
-            retrieval_seconds=shown - begun,
-        )
+        if guess.tokens:
+            step = _judged(settled, guess, tokens, request, stop, (begun, begun, shown), clock)
+            finish = step.finish
+            yield step
+        else:
+            searching = shown - begun
+            finish = yield from _one_by_one(settled, tokens, request, stop, begun, clock, searching)
 
 
 def decode_serial(
@@ -165,22 +151,9 @@ def decode_serial(
         guess = helper.complete(tokens, drafted, room, request)
         shown = clock()
         settled = advance(target, tokens, guess.tokens, request)
-        judged = clock()
-        new, finish = stop.cut(tokens[request.prompt_length :], settled.tokens)
-        tokens += new
-        yield Step(
-            new=tuple(new),
-            guess=tuple(guess.tokens),
-            num_drafted=guess.num_drafted,
-            finish=finish,
-            guess_seconds=shown - begun,
-            target_seconds=judged - shown,
-            wait_seconds=0.0,
-            seconds=clock() - begun,
-            begun=begun,
-            logprobs=settled.logprobs[: len(new)],
-            retrieval_seconds=shown - asked,
-        )
+        step = _judged(settled, guess, tokens, request, stop, (begun, asked, shown), clock)
+        finish = step.finish
+        yield step
 
 
 def decode_parallel(
@@ -263,8 +236,7 @@ def decode_in_turns(
     steps: Steps | None = None
     turn: Turn | None = None
     made: list[Step] = []  # in this turn,
-    learnt = told = 0  # the first ones, of which is known how long they took, and what they tell:
-    # of several in a row in less time
+    learnt = told = 0  # the first ones: of so many all is known, and so many tell something
     over: deque[tuple[Turn, int]] = deque()  # turns to be judged, and where what they tell ended
     expected = cache(expected)
 
@@ -335,6 +307,36 @@ def decode_in_turns(
         if steps is not None:
             steps.close()
         learn()
+
+
+def _judged(
+    settled: Settled,
+    guess: Guess,
+    tokens: list[int],
+    request: Request,
+    stop: StopRule,
+    times: tuple[float, float, float],
+    clock: Clock,
+) -> Step:
+    """The step of a forward that has judged a guess just now: the `times` are when it was begun,
+    when retrieval was asked, and when the guess was shown. What it settled is put to `tokens`."""
+    begun, asked, shown = times
+    judged = clock()
+    new, finish = stop.cut(tokens[request.prompt_length :], settled.tokens)
+    tokens += new
+    return Step(
+        new=tuple(new),
+        guess=tuple(guess.tokens),
+        num_drafted=guess.num_drafted,
+        finish=finish,
+        guess_seconds=shown - begun,
+        target_seconds=judged - shown,
+        wait_seconds=0.0,
+        seconds=clock() - begun,
+        begun=begun,
+        logprobs=settled.logprobs[: len(new)],
+        retrieval_seconds=shown - asked,
+    )
 
 
 def _one_by_one(
