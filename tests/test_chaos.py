@@ -2,6 +2,7 @@
 
 import random
 import warnings
+from collections.abc import Callable
 
 import pytest
 
@@ -53,7 +54,7 @@ class ChaosParts:
     def forward_seconds(self, shown: int, *, beside: bool) -> float:
         return 0.005
 
-    def is_draft_ready(self) -> bool:
+    def is_draft_ready(self, may_take: Callable[[float], bool]) -> bool:
         return True
 
     def lookup(self, behind: str | None = None) -> Drafter:

@@ -16,7 +16,8 @@ import pytest
 import torch
 
 import doublespec
-from doublespec import LLM, ConfigError, DoubleError, ModelError, SamplingParams
+from doublespec import LLM, ConfigError, DoubleError, ModelError, SamplingParams, engine
+from doublespec.engine import Engine
 from doublespec.llm import find_bundled
 from doublespec.models.base import can_settle
 
@@ -241,6 +242,25 @@ def test_a_draft_can_be_waited_for_before_the_first_answer() -> None:
         assert not llm.engine.background().is_ready()
         llm.engine.prepare("auto", wait=True)
         assert llm.engine.background().is_ready()
+
+
+@pytest.mark.parametrize("in_turns", [False, True])
+def test_auto_loads_a_draft_beside_the_target_when_it_is_worth_that(
+    in_turns: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At once where it is likely the best; else once that is no more than a hundredth of the time,
+    since it takes a core for seconds. A draft before the target needs none."""
+    monkeypatch.setattr(engine, "usable_cores", lambda: 2)
+    monkeypatch.setattr(Engine, "_is_faster_in_turns", lambda self: in_turns)
+    monkeypatch.setattr(Engine, "_lost_by_loading", 1e6)
+    with LLM("bundled", "bundled", history_bytes=0) as llm:
+        draft = llm.engine.background()
+        assert draft.was_begun != in_turns
+        llm.generate("One, two, three", max_tokens=40)
+        assert draft.was_begun != in_turns
+        monkeypatch.setattr(Engine, "_lost_by_loading", 0.0)
+        llm.generate("One, two, three", max_tokens=40)
+        assert draft.was_begun
 
 
 def test_a_method_that_cannot_run_is_refused_before_anything_is_read() -> None:

@@ -9,7 +9,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import closing
 
 import pytest
@@ -103,7 +103,7 @@ class ToyParts:
     def forward_seconds(self, shown: int, *, beside: bool) -> float:
         return 0.001
 
-    def is_draft_ready(self) -> bool:
+    def is_draft_ready(self, may_take: Callable[[float], bool]) -> bool:
         return True
 
     def lookup(self, behind: str | None = None) -> Drafter:

@@ -80,8 +80,20 @@ def test_a_short_answer_is_not_spent_on_trials() -> None:
         names.append(turn.name)
         for place in _places(turn):
             scheduler.learn(turn, place, 3, 0.01)
-    assert set(names[:10]) == {"double"}  # 6 steps, of which a quarter may be lost: 150 steps
+    # Two steps until a draft has taken in the text, and a quarter of six: 350 steps.
+    assert set(names[:21]) == {"double"}
     assert set(names) > {"double"}
+
+
+def test_what_a_method_needs_is_got_ready_once_the_time_allows_it() -> None:
+    """As a draft beside the target, whose loading takes a core: at once if it is to lead."""
+    scheduler = Scheduler(NAMES, {"ar": 100.0})
+    assert scheduler.affords("double", 1.0)
+    assert not scheduler.affords("double-serial", 1.0)
+    for seconds, is_enough in ((99.0, False), (2.0, True)):
+        turn = scheduler.choose(lambda name: name == "double")
+        scheduler.learn(turn, 0, 3, seconds)
+        assert scheduler.affords("double-serial", 1.0) == is_enough
 
 
 def _share_of_double(seed: int) -> float:

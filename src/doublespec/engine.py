@@ -70,6 +70,7 @@ from doublespec.tokens import Tokens
 _LONG_PROMPT = 256
 _FOLLOW_SECONDS = 8e-5  # what a step hears of a draft beside it, and tells it (docs/log.md)
 _BETWEEN_SECONDS = 7e-5  # what that draft spends between two forwards (docs/log.md),
+_START_SECONDS = 2.5  # of that draft's process, before it reads its model (docs/log.md)
 _SHARED = 1.6  # and how many times as long these take as alone: caches and memory are shared
 
 
@@ -111,6 +112,7 @@ class Engine:
         self._recipe = recipe
         self._mutex = Mutex()
         self._draft_model: LanguageModel | None = None
+        self._reading_seconds = 0.0  # of that model
         self._draft_seconds: tuple[float, float] | None = None  # of a forward, alone and in a chain
         self._parts: dict[_Choice, _Parts] = {}
         self._background: RemoteDrafter | None = None
@@ -158,16 +160,17 @@ class Engine:
         return Scheduler(self._candidates(), {"ar": 1.0 / self.cost.of_plain}, HINDSIGHT)
 
     def prepare(self, method: str, *, wait: bool = False) -> None:
-        """Loads what the method will need, the draft's process behind the scenes unless to `wait`
-        for it."""
+        """Loads what the method will need; the draft's process behind the scenes unless to `wait`
+        for it, and for `auto` only if a draft beside the target is likely the best."""
         name, _ = split_name(method)
         linking()  # is compiled: else the first lookup would
         names = self._candidates() if name == "auto" else [name]
         if self._recipe is not None and not SERIAL_DRAFT.isdisjoint(names):
             self.draft_model()
-            if name == "auto":
-                self._is_faster_in_turns()  # is measured, while the other draft is not loaded yet
-        if self._recipe is not None and not BESIDE.isdisjoint(names):
+            if name == "auto":  # is measured, while the other draft is not loaded yet
+                names = self._candidates()
+        beside = not BESIDE.isdisjoint(names if wait else names[:1])  # `auto` may do without
+        if self._recipe is not None and beside:
             self.background().launch()
             if wait:
                 self.wait_for_draft()
@@ -176,6 +179,11 @@ class Engine:
         """Waits until the draft beside the target is loaded; whether it is."""
         with self._mutex.lock:
             return self.background().wait_until_ready()
+
+    def is_draft_ready(self, may_take: Callable[[float], bool]) -> bool:
+        """As `methods.Parts.is_draft_ready`."""
+        drafter = self.background()
+        return (drafter.was_begun or may_take(self._lost_by_loading)) and drafter.is_ready()
 
     def wait_if_loading(self) -> None:
         """Waits for a draft beside the target that is being loaded, which takes a core."""
@@ -226,9 +234,16 @@ class Engine:
         """The draft model in this process, read when it is first needed."""
         assert self._recipe is not None
         if self._draft_model is None:
-            usual = None if self.threads is None else self._settings.threads
+            usual, begun = None if self.threads is None else self._settings.threads, perf_counter()
             self._draft_model = self._recipe.load(usual)
+            self._reading_seconds = perf_counter() - begun
         return self._draft_model
+
+    @property
+    def _lost_by_loading(self) -> float:
+        """Seconds that answers take longer while the draft beside the target is loaded, which needs
+        a core of those that the target may use."""
+        return (_START_SECONDS + self._reading_seconds) * (1.0 - self.cost.alone)
 
     def drafter(self, retrieval: RetrievalSettings | None, target_side: Retrieval) -> Drafter:
         """A draft before the target. With retrieval, it is left out where the target had better
@@ -429,8 +444,8 @@ class _Parts:
         cost = self._engine.cost
         return cost.of(shown + 1) if beside else cost.of_alone(shown + 1)
 
-    def is_draft_ready(self) -> bool:
-        return self._engine.background().is_ready()
+    def is_draft_ready(self, may_take: Callable[[float], bool]) -> bool:
+        return self._engine.is_draft_ready(may_take)
 
     def _retrieval(self, wanted: bool, *, beside: bool) -> RetrievalSettings | None:
         """On the draft's side, for a target that it works beside or before."""

@@ -4,6 +4,7 @@ To add one, write a function and put it into METHODS; the losslessness test pick
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Literal, Protocol
 
 from doublespec.config import PRESETS
@@ -59,8 +60,9 @@ class Parts(Protocol):
         it: beside a draft at work, or alone."""
         ...
 
-    def is_draft_ready(self) -> bool:
-        """Whether the draft beside the target is loaded; if not, its loading begins."""
+    def is_draft_ready(self, may_take: Callable[[float], bool]) -> bool:
+        """Whether the draft beside the target is loaded. If it never was, loading begins where it
+        `may_take` so many seconds from answers; a lost one comes back by itself."""
         ...
 
 
@@ -123,7 +125,7 @@ def auto(parts: Parts, prompt: Tokens, request: Request, stop: StopRule) -> Step
         return METHODS[name](parts, tokens, request, stop)
 
     def can_run(name: str) -> bool:
-        return name not in BESIDE or parts.is_draft_ready()
+        return name not in BESIDE or parts.is_draft_ready(partial(parts.scheduler.affords, name))
 
     def expected(name: str, shown: int, forwards: int) -> float:
         if name == "ar":

@@ -310,6 +310,11 @@ class Scheduler:
         in_doubt = in_doubt and name != self._in_hindsight
         return Turn(name, steps, settling, telling, self._leader, judged, in_doubt, plain_rate)
 
+    def affords(self, name: str, seconds: float) -> bool:
+        """Whether it may take so many seconds, once, to get ready what a method needs: as trials,
+        no more than a small share of the time; if that method is to lead, at once."""
+        return name == self._leader or seconds <= _BUDGET * self._seconds
+
     def learn(
         self,
         turn: Turn,
@@ -577,7 +582,9 @@ class Scheduler:
         record = self._records[name]
         if record.steps or record.base or name in self._expected:
             return self._loss(name)
-        unknown = _UNKNOWN_LOSS * self._trial_steps(name) * self._seconds / self._steps
+        lost = _UNKNOWN_LOSS * self._trial_steps(name)
+        lost += SETTLING_STEPS if self._has_to_settle(self._leader, name) else 0
+        unknown = lost * self._seconds / self._steps
         if name == self._in_hindsight:  # it has no draft
             return unknown
         return max(unknown, *(self._loss(other) for other, r in self._records.items() if r.near))

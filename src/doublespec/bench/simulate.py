@@ -1,6 +1,6 @@
 """The same loops and methods on replayed models, in virtual time. No clock is read."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from doublespec.bench.machine import Curve, Machine
@@ -234,7 +234,7 @@ class _Parts:
     def forward_seconds(self, shown: int, *, beside: bool) -> float:
         return self._machine.target(shown + 1)
 
-    def is_draft_ready(self) -> bool:
+    def is_draft_ready(self, may_take: Callable[[float], bool]) -> bool:
         return True
 
     def lookup(self, behind: DraftKind | None = None) -> Completer:

@@ -89,6 +89,7 @@ class RemoteDrafter:
         self._clock = clock
         self._link: Link | None = None
         self._owner = os.getpid()
+        self.was_begun = False  # a draft, ever
         self._ready = self._waited = False
         self._given: list[int] = []  # the list that was followed last,
         self._text: list[int] = []  # its tokens then, as the tree follows,
@@ -368,7 +369,7 @@ class RemoteDrafter:
     # -- failing ---------------------------------------------------------------------------------
 
     def _open(self) -> None:
-        self._owner = os.getpid()
+        self._owner, self.was_begun = os.getpid(), True
         self._heard, self._answered, self._done = 0, self._told, self._told
         self._loads(True)
         self._link = self._open_link()
