@@ -10,6 +10,7 @@ from doublespec.bench.virtual import VirtualClock
 from doublespec.config import RetrievalSettings
 from doublespec.drafting.background import DraftWarning, StyledDrafter
 from doublespec.drafting.base import BackgroundDrafter, Drafter, NoDrafter
+from doublespec.drafting.costs import LookupCosts
 from doublespec.drafting.hindsight import Hindsight
 from doublespec.drafting.model import ModelDrafter
 from doublespec.drafting.pauses import Pauses
@@ -44,7 +45,9 @@ class ChaosParts:
         )
         names = candidates(has_draft=True, beside=True, same_device=True)
         self.scheduler = Scheduler(names, {"ar": 200.0}, HINDSIGHT)
-        self.pauses = Pauses(self.chance.choice([0.0, 4.0]))
+        cost = self.chance.choice([0.0, 4.0])
+        self.pauses = Pauses(lambda: cost)
+        self.lookup_costs = LookupCosts(0.005, 0.006, 0.1, 0.001, self.at_once)
         self.hindsight = Hindsight(
             HINDSIGHT, self.lookup(), 24, lambda shown, n: 0.005 * n, self.pauses, self.at_once
         )

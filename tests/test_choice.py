@@ -320,14 +320,6 @@ def test_a_draft_of_a_fixed_length_settles_most_if_most_tokens_hold(
         assert steps(0.003, 0.01) == (8 if can_compile() else 3)
 
 
-def test_a_search_costs_what_it_takes_and_what_forwards_apart_take_longer() -> None:
-    cost = ForwardCost(0.8e-3, 0.03, alone=0.625, chained=0.4e-3)
-    assert cost.of_search(0.1e-3) == pytest.approx((0.1 + (0.5 - 0.4)) / 0.4)
-    assert replace(cost, chained=None).of_search(0.1e-3) == pytest.approx(0.1 / 0.5)
-    assert replace(cost, chained=0.6e-3).of_search(0.3e-3) == pytest.approx(0.3 / 0.6)
-    assert cost.of_several(2, 4) == pytest.approx(0.5e-3 * 1.06 + 3 * 0.4e-3)
-
-
 @pytest.mark.parametrize("length", [None, 20, 2])
 def test_a_chain_is_timed_by_its_tokens(length: int | None) -> None:
     """In a short context by a shorter one."""

@@ -13,6 +13,7 @@ from doublespec.decoding import (
 )
 from doublespec.drafting.background import StyledDrafter
 from doublespec.drafting.base import Guess, NoDrafter, Pending
+from doublespec.drafting.costs import LookupCosts
 from doublespec.drafting.lookup import LookupDrafter
 from doublespec.drafting.model import ModelDrafter
 from doublespec.drafting.pauses import Pauses
@@ -210,7 +211,8 @@ def test_lookup_goes_on_by_itself_where_nothing_is_found() -> None:
     whole = naive(ToyModel(), PROMPT, REQUEST, StopRule(20))
     clock = Ticking()
     helper = Searched(clock, whole, begins=14)
-    given = helper, Pauses(2.0), PROMPT, REQUEST, StopRule(20), 24, lambda: 5, clock
+    learnt = Pauses(lambda: 2.0), LookupCosts(1.0, 1.0, 0.1, 0.5, 5)
+    given = helper, *learnt, PROMPT, REQUEST, StopRule(20), 24, lambda: 5, clock
     steps = list(decode_by_lookup(Settling(clock), *given))
     assert answer(steps) == whole
     assert steps[-1].finish == "length"
@@ -227,7 +229,8 @@ def test_lookup_goes_on_by_itself_where_nothing_is_found() -> None:
 def test_lookup_in_a_turn_goes_on_no_longer_than_the_turn() -> None:
     clock = Ticking()
     helper = Searched(clock, [], begins=20)
-    given = helper, Pauses(2.0), PROMPT, REQUEST, StopRule(20), 24, lambda: 3, clock
+    learnt = Pauses(lambda: 2.0), LookupCosts(1.0, 1.0, 0.1, 0.5, 3)
+    given = helper, *learnt, PROMPT, REQUEST, StopRule(20), 24, lambda: 3, clock
     assert len(list(decode_by_lookup(Settling(clock), *given))) == 20
     assert helper.places == [0, 1, 4, 7, 10, 13, 16, 19]
 

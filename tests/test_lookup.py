@@ -1,12 +1,15 @@
 """Retrieved runs alone and behind a draft."""
 
+from functools import partial
+
 import pytest
 
+from doublespec.drafting.costs import CallTimes, Case, LookupCosts
 from doublespec.drafting.lookup import LookupDrafter, WeighingDrafter, worth_showing
 from doublespec.drafting.pauses import Pauses, Searches
 from doublespec.retrieval.base import Match
 from doublespec.retrieval.expectation import NOTHING, Ahead
-from doublespec.retrieval.layered import LayeredIndex
+from doublespec.retrieval.layered import LayeredIndex, Prices
 from doublespec.sampling import Request, SamplingParams
 from doublespec.tokens import Tokens
 
@@ -20,7 +23,8 @@ class Fixed(LayeredIndex):
     time of a forward, and so many to hold from any place on. It is as deep as is said."""
 
     def __init__(self, run: tuple[int, ...] = RUN, rate: float = 0.0, holds: float = 0.0) -> None:
-        super().__init__([])
+        self.prices = Prices()
+        super().__init__([], self.prices)
         self._run = run
         self._rate = rate
         self.holds = holds
@@ -72,7 +76,7 @@ def test_a_run_that_departs_from_a_draft_is_shown_if_it_promises_more(
 def test_runs_beside_drafts_are_searched_for_seldom_while_that_costs_and_none_is_of_use() -> None:
     for is_costly, most in ((False, 80), (True, 20)):
         alone = Fixed()
-        alone.is_costly = is_costly
+        alone.prices.search = 0.2 if is_costly else 0.0
         drafter = WeighingDrafter(Fixed(()), 4, alone=alone)
         text = _follow(drafter, [5, 6], [5, 6, 4], steps=80)
         assert most - 5 < len(alone.ahead) <= most
@@ -163,7 +167,7 @@ def test_another_text_teaches_nothing() -> None:
 
 
 def test_pauses_are_short_where_runs_begin_often_and_long_where_none_do() -> None:
-    often, never = Pauses(0.2), Pauses(0.2)
+    often, never = Pauses(lambda: 0.2), Pauses(lambda: 0.2)
     assert often.tokens(0) == never.tokens(0) == 1
     for _ in range(200):
         often.learn(0, often.tokens(0), found=True)
@@ -174,7 +178,7 @@ def test_pauses_are_short_where_runs_begin_often_and_long_where_none_do() -> Non
 
 def test_pauses_grow_the_longer_nothing_was_found_if_runs_come_close_together() -> None:
     """In a text where a run is found right after another one, or for long not at all."""
-    pauses = Pauses(0.2)
+    pauses = Pauses(lambda: 0.2)
     for _ in range(100):
         searches = Searches(pauses)
         searches.learn(5, 6)
@@ -191,7 +195,7 @@ def test_pauses_grow_the_longer_nothing_was_found_if_runs_come_close_together() 
 
 def test_a_run_of_which_nothing_held_was_no_run() -> None:
     """What was found in vain, had better been found later."""
-    useless, useful = Pauses(0.2), Pauses(0.2)
+    useless, useful = Pauses(lambda: 0.2), Pauses(lambda: 0.2)
     for pauses, settled in ((useless, 1), (useful, 3)):
         searches = Searches(pauses)
         for _ in range(100):
@@ -201,4 +205,69 @@ def test_a_run_of_which_nothing_held_was_no_run() -> None:
 
 
 def test_the_dearer_a_search_the_longer_the_pause() -> None:
-    assert [Pauses(cost).tokens(0) for cost in (0.0, 0.2, 0.5, 2.0, 8.0)] == [1, 1, 2, 4, 8]
+    costs = (0.0, 0.2, 0.5, 2.0, 8.0)
+    assert [Pauses(partial(float, cost)).tokens(0) for cost in costs] == [1, 1, 2, 4, 8]
+
+
+def test_a_search_costs_what_it_takes_and_what_forwards_apart_take_longer() -> None:
+    costs = LookupCosts(0.4, 0.5, 0.03, 0.1, at_once=16)
+    plain = (0.5 + 15 * 0.4) / 16
+    assert costs.of_search() == pytest.approx((0.1 + 0.5 - plain) / plain)
+    assert costs.prices.search == pytest.approx(0.1 / plain)
+    assert costs.prices.rows[:3] == pytest.approx([1.0, 0.515 / plain, 0.53 / plain])
+    assert costs.seconds(2, 1) == pytest.approx(0.1 + 0.5 * 1.06)
+    assert costs.seconds(0, 4) == pytest.approx(0.1 + 0.5 + 3 * 0.4)
+    assert LookupCosts(0.5, 0.5, 0.03, 0.1, at_once=1).of_search() == pytest.approx(0.2)
+    assert LookupCosts(0.7, 0.5, 0.03, 0.1, at_once=16).of_search() == pytest.approx(0.1 / 0.7)
+
+
+def test_what_steps_of_lookup_take_is_learnt_from_them() -> None:
+    """Whatever was expected; a delay of the machine is none of theirs."""
+    costs = LookupCosts(0.4, 0.4, 0.01, 0.05, at_once=16)
+
+    def learn(shown: int, forwards: int, delay: float = 0.0) -> None:
+        costs.learn(shown, forwards, 0.2, 0.5 + 0.7 * forwards + 0.2 * shown + delay)
+
+    for number in range(200):
+        learn(number % 7, 1 if number % 7 else 1 + number % 5)
+    for number in range(16):
+        learn(3, 1, 50.0 if number == 9 else 0.0)
+    plain = (0.5 + 16 * 0.7) / 16
+    assert costs.seconds(3, 1) == pytest.approx(0.2 + 1.2 + 0.6, rel=0.1)
+    assert costs.seconds(0, 16) == pytest.approx(0.2 + 16 * plain, rel=0.1)
+    assert costs.prices.rows[6] == pytest.approx((1.2 + 1.2) / plain, rel=0.1)
+    assert costs.prices.rows[1] == pytest.approx((1.2 + 0.2) / plain, rel=0.1)
+    assert costs.prices.search == pytest.approx(0.2 / plain, rel=0.1)
+
+
+def test_what_was_not_seen_takes_as_much_longer_as_what_was() -> None:
+    times = CallTimes(Case(1, 0, 1.0), Case(16, 0, 8.5), Case(1, 10, 2.0))
+    for _ in range(300):
+        times.learn(Case(4, 0, 2 * 2.5))
+    assert times.seconds(4, 0) == pytest.approx(2 * 2.5, rel=0.02)
+    assert times.seconds(16, 0) == pytest.approx(2 * 8.5, rel=0.02)
+    assert times.seconds(1, 5) == pytest.approx(2 * 1.5, rel=0.02)
+
+
+def test_a_short_run_is_shown_where_that_takes_little_longer_than_to_show_nothing() -> None:
+    """Of one that holds every other time there is less to gain than a token."""
+    run = Match((5, 6), 1, "context", likeness=0.3, share=0.5)
+    for takes, is_shown in ((1.1, True), (2.2, False)):
+        costs = LookupCosts(1.0, 1.0, 0.05, 0.0, at_once=16)
+        index = LayeredIndex([Found(run)], costs.prices)
+        drafter = WeighingDrafter(index, 8)
+        assert drafter.complete([1, 2, 3], [], 8, REQUEST).tokens
+        for number in range(200):
+            shown = number % 2
+            costs.learn(shown, 1 if shown else 8, 0.0, takes if shown else 8.0)
+        assert bool(drafter.complete([1, 2, 4], [], 8, REQUEST).tokens) == is_shown
+
+
+class Found:
+    """Finds the same run after every text."""
+
+    def __init__(self, run: Match) -> None:
+        self._run = run
+
+    def lookup(self, tokens: Tokens, limit: int) -> Match:
+        return self._run._replace(tokens=self._run.tokens[:limit])

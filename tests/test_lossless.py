@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from doublespec.config import PRESETS, RetrievalSettings, Settings
 from doublespec.drafting.base import BackgroundDrafter, Drafter, NoDrafter
 from doublespec.drafting.choice import DraftUnlessRun
+from doublespec.drafting.costs import LookupCosts
 from doublespec.drafting.hindsight import Hindsight
 from doublespec.drafting.model import ModelDrafter
 from doublespec.drafting.pauses import Pauses
@@ -92,7 +93,8 @@ class ToyParts:
         self.clock = time.perf_counter
         names = candidates(has_draft=True, beside=True, same_device=True)
         self.scheduler = Scheduler(names, {"ar": 1000.0}, HINDSIGHT)
-        self.pauses = Pauses(4.0)
+        self.pauses = Pauses(lambda: 4.0)
+        self.lookup_costs = LookupCosts(0.001, 0.001, 0.1, 0.0001, self.at_once)
         self.hindsight = Hindsight(
             HINDSIGHT, self.lookup(), 24, lambda shown, n: 0.001 * n, self.pauses, self.at_once
         )

@@ -6,7 +6,7 @@ from doublespec.retrieval.base import Match
 from doublespec.retrieval.context import ContextIndex, EditIndex, RequestText, context_sources
 from doublespec.retrieval.expectation import Expectation, drafted_ahead
 from doublespec.retrieval.history import History
-from doublespec.retrieval.layered import LayeredIndex, Sources
+from doublespec.retrieval.layered import LayeredIndex, Prices, Sources
 from doublespec.tokens import Tokens
 
 FREE = [1.0] * 97
@@ -43,7 +43,7 @@ def test_the_source_with_more_to_gain_is_shown(order: int) -> None:
 
 def test_a_run_behind_a_shaky_draft_is_shorter() -> None:
     """It is of use only if the whole draft holds, and its rows cost the same."""
-    index = LayeredIndex([FixedIndex(DEEP)], [1 + n / 40 for n in range(200)])
+    index = LayeredIndex([FixedIndex(DEEP)], Prices([1 + n / 40 for n in range(200)]))
 
     def length(count: int, kept: float) -> int:
         match = index.lookup([1], 96, drafted_ahead(count, kept))
@@ -70,7 +70,7 @@ def test_a_deeper_match_shows_a_longer_run() -> None:
 def test_dear_rows_shorten_the_run_and_then_nothing_is_shown() -> None:
     def length(row_cost: float) -> int:
         costs = [1 + row_cost * n for n in range(97)]
-        match = LayeredIndex([FixedIndex(DEEP._replace(depth=8))], costs).lookup([1], 96)
+        match = LayeredIndex([FixedIndex(DEEP._replace(depth=8))], Prices(costs)).lookup([1], 96)
         return 0 if match is None else len(match.tokens)
 
     assert length(0.0) > length(0.05) > length(0.3) > length(2.0) == 0
@@ -79,13 +79,13 @@ def test_dear_rows_shorten_the_run_and_then_nothing_is_shown() -> None:
 def test_a_step_in_the_costs_is_filled() -> None:
     """Where 8 rows cost as much as one, 8 are shown, however doubtful the run."""
     costs = [1.0] * 9 + [100.0] * 90
-    match = LayeredIndex([FixedIndex(SHALLOW)], costs).lookup([1], 96)
+    match = LayeredIndex([FixedIndex(SHALLOW)], Prices(costs)).lookup([1], 96)
     assert match is not None
     assert len(match.tokens) == 8
 
 
 def test_a_source_whose_runs_never_hold_is_shown_less_and_less() -> None:
-    index = LayeredIndex([FixedIndex(DEEP)], [1 + n / 5 for n in range(97)])
+    index = LayeredIndex([FixedIndex(DEEP)], Prices([1 + n / 5 for n in range(97)]))
     shown = [len(match.tokens) if match else 0 for match in replay(index, 400, [7])]
     assert shown[0] > 10
     assert shown[-1] == 0
@@ -173,7 +173,7 @@ def _asked(index: LayeredIndex, source: _Counting, count: int) -> int:
 
 def test_where_nothing_is_found_it_seldom_looks() -> None:
     source = _Counting(None)
-    costly, cheap = (LayeredIndex([source], asking_cost=cost) for cost in (0.2, 0.01))
+    costly, cheap = (LayeredIndex([source], Prices(search=cost)) for cost in (0.2, 0.01))
     assert 8 <= _asked(costly, source, 40) <= 20
     assert 10 <= _asked(costly, source, 400) <= 30  # up to 32 lookups apart
     assert _asked(cheap, source, 400) == 400  # a run may begin anywhere
@@ -181,7 +181,7 @@ def test_where_nothing_is_found_it_seldom_looks() -> None:
 
 def test_it_looks_each_time_again_as_soon_as_runs_hold() -> None:
     source = _Counting(None)
-    index = LayeredIndex([source], asking_cost=0.2)
+    index = LayeredIndex([source], Prices(search=0.2))
     text = list(range(1000, 1400))
     for stop in range(1, 400):
         index.lookup(text[:stop], 96)
@@ -204,7 +204,7 @@ def test_it_looks_each_time_again_as_soon_as_runs_hold() -> None:
 def test_it_looks_at_once_where_the_end_of_the_text_was_seen_before() -> None:
     """Lookups that promise little have not paid for long; those that promise more are others."""
     source, context = _Counting(None), ContextIndex()
-    index = LayeredIndex([source, context], asking_cost=0.2)
+    index = LayeredIndex([source, context], Prices(search=0.2))
     text = list(range(1000, 1400))
     for stop in range(1, 400):
         index.lookup(text[:stop], 96)
@@ -227,7 +227,7 @@ def test_it_looks_at_once_where_an_earlier_answer_had_the_end_of_the_text() -> N
     earlier = list(range(100, 260))
     history.add(earlier)
     source = _Counting(None)
-    index = LayeredIndex([source, ContextIndex(), history.index()], asking_cost=0.2)
+    index = LayeredIndex([source, ContextIndex(), history.index()], Prices(search=0.2))
     text = list(range(1000, 1400))
     for stop in range(1, 400):
         index.lookup(text[:stop], 96)
@@ -240,7 +240,7 @@ def test_it_looks_at_once_where_an_earlier_answer_had_the_end_of_the_text() -> N
     for stop in range(len(text) - 36, len(text)):
         assert index.lookup(text[:stop], 96)
     assert source.asked - before == 36
-    again = LayeredIndex([source, ContextIndex(), history.index()], asking_cost=0.2)
+    again = LayeredIndex([source, ContextIndex(), history.index()], Prices(search=0.2))
     for stop in range(1, 400):
         again.lookup(text[:stop], 96)
     text = text[:400] + earlier
@@ -263,7 +263,7 @@ class Counting(FixedIndex):
 def test_what_several_indexes_want_to_know_of_a_text_is_found_once() -> None:
     source = Counting(DEEP)
     sources = Sources([source, FixedIndex(None)])
-    first, second = LayeredIndex(sources, FREE), LayeredIndex(sources, FREE)
+    first, second = LayeredIndex(sources, Prices(FREE)), LayeredIndex(sources, Prices(FREE))
     text = [1, 2, 3]
     whole, part = first.lookup(text, 40), second.lookup(text, 30)
     assert whole is not None
@@ -289,7 +289,7 @@ def test_an_interrupted_search_is_made_again() -> None:
 
     done: list[bool] = []
     source, text = Counting(DEEP), [1, 2, 3]
-    index = LayeredIndex(Sources([source, Interrupted(None)]), FREE)
+    index = LayeredIndex(Sources([source, Interrupted(None)]), Prices(FREE))
     index.lookup(text, 9)
     text.append(4)
     with pytest.raises(KeyboardInterrupt):

@@ -19,6 +19,7 @@ from doublespec.drafting.base import (
     Guess,
     Pending,
 )
+from doublespec.drafting.costs import LookupCosts
 from doublespec.drafting.hindsight import Hindsight
 from doublespec.drafting.pauses import Pauses, Searches
 from doublespec.models.base import LanguageModel
@@ -100,6 +101,7 @@ def decode_by_lookup(
     target: LanguageModel,
     helper: Completer,
     pauses: Pauses,
+    costs: LookupCosts,
     prompt: Tokens,
     request: Request,
     stop: StopRule,
@@ -108,9 +110,10 @@ def decode_by_lookup(
     clock: Clock = perf_counter,
 ) -> Steps:
     """Retrieve, then judge; where nothing is found, as plain decoding, until it is time to search
-    again. `most` bounds the tokens shown to the target in one step, `at_once` is as there."""
+    again. `most` bounds the tokens shown to the target in one step, `at_once` is as there. The
+    first step is not learnt of: it reads the prompt, or enters a text that others have settled."""
     tokens = list(prompt)
-    searches = Searches(pauses)
+    searches, is_first = Searches(pauses), True
     finish: Finish | None = None
     while finish is None:
         begun = clock()
@@ -120,6 +123,10 @@ def decode_by_lookup(
         if not guess.tokens:
             forwards = min(searches.pause(), _most_at_once(tokens, request, stop, at_once))
         settled = advance(target, tokens, guess.tokens, request, forwards)
+        if not is_first:
+            made = 1 if guess.tokens else len(settled.tokens)
+            costs.learn(len(guess.tokens), made, shown - begun, clock() - shown)
+        is_first = False
         searches.learn(len(guess.tokens), len(settled.tokens))
         if guess.tokens:
             step = _judged(settled, guess, tokens, request, stop, (begun, begun, shown), clock)

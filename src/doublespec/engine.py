@@ -20,6 +20,7 @@ from doublespec.decoding import Clock, Steps
 from doublespec.drafting.background import Link, Patience, RemoteDrafter, StyledDrafter
 from doublespec.drafting.base import BackgroundDrafter, Completer, Drafter, Pending
 from doublespec.drafting.choice import DraftUnlessRun
+from doublespec.drafting.costs import LookupCosts
 from doublespec.drafting.hindsight import Hindsight
 from doublespec.drafting.links import InlineLink, ProcessLink, ThreadLink
 from doublespec.drafting.lookup import Helper
@@ -403,12 +404,22 @@ class _Parts:
         self._choice = choice
         self.scheduler = engine.make_scheduler()
         self._target_side = engine.retrieval(choice.retrieval)
-        self.pauses = Pauses(engine.cost.of_search(ASKING_SECONDS))
+        cost = engine.cost
+        row_cost = cost.row_share(beside=False)
+        self.lookup_costs = LookupCosts(
+            cost.of_plain,
+            cost.of_alone(1),
+            row_cost,
+            ASKING_SECONDS,
+            cost.at_once,
+            self.guess_tokens,
+        )
+        self.pauses = Pauses(self.lookup_costs.of_search)
         self.hindsight = Hindsight(
             HINDSIGHT,
-            self._target_side.lookup(engine.cost.row_share(beside=False)),
+            self._target_side.lookup(row_cost, prices=self.lookup_costs.prices),
             engine.guess_tokens,
-            engine.cost.of_several,
+            self.lookup_costs.seconds,
             self.pauses,
             self.at_once,
         )
@@ -419,7 +430,8 @@ class _Parts:
         if behind not in self._lookups:
             beside = behind == "beside"
             row_cost = self._engine.cost.row_share(beside=beside)
-            self._lookups[behind] = self._target_side.lookup(row_cost, beside=beside)
+            prices = None if behind else self.lookup_costs.prices
+            self._lookups[behind] = self._target_side.lookup(row_cost, beside=beside, prices=prices)
         return self._lookups[behind]
 
     def draft(self, *, retrieval: bool) -> Drafter:

@@ -18,6 +18,7 @@ from doublespec.decoding import (
     decode_serial,
 )
 from doublespec.drafting.base import BackgroundDrafter, Completer, Drafter, NoDrafter
+from doublespec.drafting.costs import LookupCosts
 from doublespec.drafting.hindsight import Hindsight
 from doublespec.drafting.pauses import Pauses
 from doublespec.errors import ConfigError
@@ -39,6 +40,7 @@ class Parts(Protocol):
     clock: Clock
     plain_seconds: float  # of a step of it, as far as is known before
     pauses: Pauses  # between searches of prompt lookup
+    lookup_costs: LookupCosts
     scheduler: Scheduler
     hindsight: Hindsight
 
@@ -194,8 +196,10 @@ def _plain(
 def _lookup(
     parts: Parts, prompt: Tokens, request: Request, stop: StopRule, at_once: Callable[[], int]
 ) -> Steps:
-    given = prompt, request, stop, parts.guess_tokens, at_once, parts.clock
-    return decode_by_lookup(parts.target, parts.lookup(), parts.pauses, *given)
+    parts_of_it = parts.target, parts.lookup(), parts.pauses, parts.lookup_costs
+    return decode_by_lookup(
+        *parts_of_it, prompt, request, stop, parts.guess_tokens, at_once, parts.clock
+    )
 
 
 def _serial(

@@ -24,6 +24,7 @@ SETTLING_STEPS = 2  # after a change: not measured, since the draft has to take 
 _APART = 64  # steps between two trials of a method, unless it has gained
 _BUDGET = 0.01  # share of the time that trials may cost
 _GRANT = 32  # steps that they may cost besides while plain decoding leads, as it may do early
+_UNTRIED = 1.7  # times as fast as by the forwards of others: so fast plain decoding may be
 _UNKNOWN_LOSS = 0.25  # share of its time that the first trial of a method is likely to cost
 _LONGEST_STEP = 16  # times as long as the mean of all, and no longer counts a step
 _MEMORY_STEPS = 512  # after which what was measured counts half
@@ -421,8 +422,10 @@ class Scheduler:
 
     def _trial_steps(self, name: str) -> int:
         """A trial that is judged by its own text says more the longer it is, as does one beside
-        plain decoding, which is always as fast; but not of what is judged in hindsight anyway."""
-        is_told = self._leader == self._in_hindsight
+        plain decoding, which is always as fast; but not of what is judged in hindsight anyway. Of
+        plain decoding itself a few steps say too little: alone, they take longer than many in one
+        call."""
+        is_told = self._leader == self._in_hindsight or name in self._expected
         if self._leader in self._expected:
             is_told = name != self._in_hindsight
         return TURN_STEPS if is_told else TRIAL_STEPS
@@ -594,10 +597,18 @@ class Scheduler:
         turn to it."""
         record = self._records[name]
         near, mean = record.near, self._seconds / self._steps
-        steps = TRIAL_STEPS if record.is_new else self._trial_steps(name)  # it ends early if slow
-        step = record.near_seconds / len(near) if near else mean
+        is_known = name in self._expected
+        short = record.is_new and not is_known  # it ends early if slow
+        steps = TRIAL_STEPS if short else self._trial_steps(name)
+        step = (
+            record.near_seconds / len(near)
+            if near
+            else 1.0 / self._rate(name)
+            if is_known
+            else mean
+        )
         changing = record.changing / record.changes if record.changes else 0.0
-        return max(0.0, 1.0 - self._speed(name)) * steps * step + changing
+        return max(0.0, 1.0 - self._likely_speed(name)) * steps * step + changing
 
     def _promise(self, name: str) -> float:
         record = self._records[name]
@@ -607,4 +618,10 @@ class Scheduler:
 
     def _is_near(self, name: str) -> bool:
         """Whether a method is about as fast as the leading one, or faster, as far as is known."""
-        return self._speed(name) > 1.0 - _UNKNOWN_LOSS
+        return self._likely_speed(name) > 1.0 - _UNKNOWN_LOSS
+
+    def _likely_speed(self, name: str) -> float:
+        """How many times as fast as the leading method one is, at best: one that was never tried is
+        known by what is said of the forwards of others, which may err by as much."""
+        is_untried = name in self._expected and not self._records[name].steps
+        return self._speed(name) * (_UNTRIED if is_untried else 1.0)

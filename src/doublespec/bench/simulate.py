@@ -27,6 +27,7 @@ from doublespec.drafting.background import Patience, RemoteDrafter, StyledDrafte
 from doublespec.drafting.base import BackgroundDrafter, Completer, Drafter, NoDrafter
 from doublespec.drafting.choice import Choice, DraftUnlessRun
 from doublespec.drafting.confident import ConfidentDrafter
+from doublespec.drafting.costs import LookupCosts
 from doublespec.drafting.hindsight import Hindsight
 from doublespec.drafting.lookup import Helper
 from doublespec.drafting.model import ModelDrafter
@@ -178,7 +179,7 @@ def _answers(plan: Plan, machine: Machine, traces: Sequence[Replay]) -> list["_P
         target.choice(gamma, gamma / machine.ratio),
         Odds(),
         Scheduler(_candidates(machine), {"ar": 1.0 / machine.target(1)}, HINDSIGHT),
-        Hindsight(HINDSIGHT, target.lookup(), plan.guess_tokens, seconds, Pauses(0.0), _AT_ONCE),
+        Hindsight(HINDSIGHT, target.lookup(), plan.guess_tokens, seconds, _no_pauses(), _AT_ONCE),
     )
     return [_Parts(plan, machine, trace, kept) for trace in traces]
 
@@ -193,6 +194,11 @@ class _Kept:
     odds: Odds
     scheduler: Scheduler
     hindsight: Hindsight
+
+
+def _no_pauses() -> Pauses:
+    """Searches cost nothing there."""
+    return Pauses(lambda: 0.0)
 
 
 class _Parts:
@@ -212,7 +218,8 @@ class _Parts:
         self.hindsight = kept.hindsight
         self.guess_tokens = plan.guess_tokens
         self.at_once, self.plain_seconds = _AT_ONCE, machine.target(1)
-        self.pauses = Pauses(0.0)
+        self.pauses = _no_pauses()
+        self.lookup_costs = LookupCosts(machine.target(1), machine.target(1), 0.0, 0.0, _AT_ONCE)
         self.target: LanguageModel = TimedModel(
             trace.target(), self._target_seconds, self._now, self._share
         )

@@ -1,6 +1,7 @@
 """How many tokens to settle before the next search for a run, where the last one found nothing."""
 
 import math
+from collections.abc import Callable
 
 from doublespec.ratio import Ratio
 
@@ -22,7 +23,7 @@ class Pauses:
     Parts to Make at Once", 1913. The chance is the lower the longer nothing was found.
     """
 
-    def __init__(self, cost: float) -> None:
+    def __init__(self, cost: Callable[[], float]) -> None:
         self._cost = cost
         self._chances = [Ratio(_LIKELY, _CASES, _MEMORY) for _ in range(_CLASSES)]
 
@@ -30,7 +31,7 @@ class Pauses:
         """How many tokens to settle before the next search, where so many were settled since one
         found something: 1 or more."""
         chance = max(_LEAST, self._chances[_class(fruitless)].value)
-        return max(1, int(math.sqrt(2.0 * self._cost / chance)))
+        return max(1, int(math.sqrt(2.0 * self._cost() / chance)))
 
     def learn(self, fruitless: int, passed: int, *, found: bool) -> None:
         """Where so many tokens were settled since something was found, a search was followed by

@@ -13,7 +13,7 @@ from doublespec.retrieval.base import TokenIndex
 from doublespec.retrieval.context import NgramIndex, context_sources
 from doublespec.retrieval.datastore import Datastore
 from doublespec.retrieval.expectation import MOST_TOKENS
-from doublespec.retrieval.layered import ROW_COST, LayeredIndex, Sources
+from doublespec.retrieval.layered import ROW_COST, LayeredIndex, Prices, Sources, steady_rows
 from doublespec.retrieval.recent import RecentNgramIndex
 
 History = Callable[[int], TokenIndex]  # earlier answers by the tenant's number
@@ -51,10 +51,12 @@ class Retrieval:
         other._sources_of = self._sources_of
         return other
 
-    def lookup(self, row_cost: float = ROW_COST, *, beside: bool = False) -> Helper:
+    def lookup(
+        self, row_cost: float = ROW_COST, *, beside: bool = False, prices: Prices | None = None
+    ) -> Helper:
         """Proposes retrieved runs, alone or behind a draft; `beside` the target one is made anyway,
         and may be left out where a run promises more. What a shown token costs is set, or
-        `row_cost`."""
+        `row_cost`, or told by `prices`."""
         settings = self._settings
         if settings.ngram is not None:
             kind = RecentNgramIndex if settings.latest else NgramIndex
@@ -63,7 +65,8 @@ class Retrieval:
 
         def make(tenant: int) -> WeighingDrafter:
             alone = self._index(tenant, cost) if beside else None
-            return WeighingDrafter(self._index(tenant, cost), settings.tokens, cost, alone)
+            index = self._index(tenant, cost, prices)
+            return WeighingDrafter(index, settings.tokens, cost, alone)
 
         return TenantDrafter(make, _MOST_TENANTS)
 
@@ -80,7 +83,8 @@ class Retrieval:
     def _row_cost(self, found: float) -> float:
         return found if self._settings.row_cost is None else self._settings.row_cost
 
-    def _index(self, tenant: int, row_cost: float) -> LayeredIndex:
+    def _index(self, tenant: int, row_cost: float, prices: Prices | None = None) -> LayeredIndex:
         """An index that learns for itself, over sources that are shared."""
-        costs = [1.0 + row_cost * n for n in range(_MOST_SHOWN + 1)]
-        return LayeredIndex(self._sources_of(tenant), costs, self._asking_cost)
+        if prices is None or self._settings.row_cost is not None:
+            prices = Prices(steady_rows(row_cost, _MOST_SHOWN), self._asking_cost)
+        return LayeredIndex(self._sources_of(tenant), prices)

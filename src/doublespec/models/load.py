@@ -236,15 +236,6 @@ class ForwardCost:
     def of_alone(self, rows: int) -> float:
         return self.alone * self.seconds * (1 + self.row_share(beside=False) * (rows - 1))
 
-    def of_several(self, shown: int, forwards: int) -> float:
-        """So many forwards in a row, alone, of which the first shows so many tokens."""
-        return self.of_alone(shown + 1) + (forwards - 1) * self.of_plain
-
-    def of_search(self, seconds: float) -> float:
-        """What a search that takes so many seconds costs in all, in steps of plain decoding, which
-        would not be made one by one but for it."""
-        return (seconds + max(0.0, self.of_alone(1) - self.of_plain)) / self.of_plain
-
     def row_share(self, *, beside: bool) -> float:
         """What each further row adds, as a share of a forward over one: beside a draft, or not."""
         alone = self.row_cost_alone
@@ -272,7 +263,9 @@ def choose_threads(
     model.choose_threads(threads)
     alone = undisturbed_seconds(model)  # it tries all cores first
     cost = replace(cost, alone=min(1.0, alone / cost.seconds))
-    return cost if alone > _QUICK_SECONDS else replace(cost, row_cost_alone=_row_cost(model))
+    if alone > _QUICK_SECONDS:
+        return cost
+    return replace(cost, row_cost_alone=min(_row_seconds(model) / alone, 1.0))
 
 
 def share_cores(model: LanguageModel, usual: int) -> None:
@@ -350,19 +343,16 @@ def measure_cost(model: LanguageModel, rows: int = _SEVERAL) -> ForwardCost:
         few += [watch.seconds(1) for _ in range(times)]
         many += [watch.seconds(rows) for _ in range(-(-times // 2))]
     one, several = median(few), median(many)
-    return ForwardCost(one, _share_of_a_row(one, several, rows))
+    return ForwardCost(one, min(max((several / one - 1) / (rows - 1), 0.0), 1.0))
 
 
-def _row_cost(model: LanguageModel) -> float:
-    """The share of a forward over one row that each further row adds, by quick ones in turns."""
+def _row_seconds(model: LanguageModel) -> float:
+    """What each further row adds to a forward over one, by quick ones in turns. (No share of what
+    one takes meanwhile: that may be much longer than undisturbed.)"""
     watch = Stopwatch(model)
     pairs = [(watch.seconds(1), watch.seconds(_SEVERAL)) for _ in range(_PAIRS)]
     one, several = (median(seconds) for seconds in zip(*pairs, strict=True))
-    return _share_of_a_row(one, several, _SEVERAL)
-
-
-def _share_of_a_row(one: float, several: float, rows: int) -> float:
-    return min(max((several / one - 1) / (rows - 1), 0.0), 1.0)
+    return max(0.0, float(several - one) / (_SEVERAL - 1))
 
 
 def undisturbed_seconds(model: LanguageModel) -> float:

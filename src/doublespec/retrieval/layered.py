@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
 
@@ -21,23 +22,37 @@ _MEMORY = 0.9  # of what lookups have gained, with each
 _NEGLIGIBLE = 0.01  # of a forward: what takes less is always done, as a run may begin anywhere
 
 
+def steady_rows(row_cost: float, most: int) -> list[float]:
+    """Times of forwards that show 0 to `most` tokens, each of which adds as much."""
+    return [1.0 + row_cost * n for n in range(most + 1)]
+
+
+@dataclass(slots=True)
+class Prices:
+    """Of a forward that shows n tokens (`rows[n]`), and of a lookup; the unit is a forward that
+    shows nothing. They may change while an index reckons with them."""
+
+    rows: list[float] = field(default_factory=lambda: steady_rows(ROW_COST, LONGEST_RUN))
+    search: float = 0.0
+
+
 class Asking:
     """Whether lookups of one kind gain what they cost: while they do not, one of several is due."""
 
-    def __init__(self, cost: float) -> None:
-        """Of a lookup; the unit is a forward that shows nothing."""
-        self._cost = cost
-        self._gained = Ratio(max(1.0, 2 * cost), 4.0, _MEMORY)
+    def __init__(self, prices: Prices) -> None:
+        self._prices = prices
+        self._gained = Ratio(max(1.0, 2 * prices.search), 4.0, _MEMORY)
         self._left_out, self._spacing = 0, _SPACING
 
     def is_due(self) -> bool:
-        if self._cost <= self._gained.value:
+        cost = self._prices.search
+        if cost <= self._gained.value:
             self._left_out, self._spacing = 0, _SPACING
             return True
         self._left_out += 1
         if self._left_out < self._spacing:
             return False
-        largest = max(_SPACING, round(self._cost / _NEGLIGIBLE))
+        largest = max(_SPACING, round(cost / _NEGLIGIBLE))
         self._left_out, self._spacing = 0, min(2 * self._spacing, largest)
         return True
 
@@ -105,21 +120,20 @@ class LayeredIndex:
     """
 
     def __init__(
-        self,
-        sources: Sources | Sequence[TokenIndex],
-        row_costs: Sequence[float] = (),
-        asking_cost: float = 0.0,
+        self, sources: Sources | Sequence[TokenIndex], prices: Prices | None = None
     ) -> None:
-        """`row_costs[n]` is the time of a forward that shows n tokens, `asking_cost` that of a
-        lookup; the unit is a forward that shows none."""
         self._sources = sources if isinstance(sources, Sources) else Sources(sources)
         self._barren = 0  # lookups since one promised much
-        self.is_costly = asking_cost > _NEGLIGIBLE  # a lookup; others are always made
+        self._prices = prices or Prices()
         # Of lookups that a source promises something of, and (None) of others.
-        self._asking = defaultdict[QuickIndex | None, Asking](partial(Asking, asking_cost))
-        self._costs = list(row_costs) or [1.0 + ROW_COST * n for n in range(LONGEST_RUN + 1)]
+        self._asking = defaultdict[QuickIndex | None, Asking](partial(Asking, self._prices))
         self._expectations: defaultdict[str, Expectation] = defaultdict(Expectation)
         self._asked: Asked | None = None
+
+    @property
+    def is_costly(self) -> bool:
+        """Whether a lookup is; others are always made."""
+        return self._prices.search > _NEGLIGIBLE
 
     def lookup(self, tokens: Tokens, limit: int, ahead: Ahead = NOTHING) -> Match | None:
         """The run of the best source, as much of it as pays behind what is shown `ahead` of it
@@ -128,16 +142,17 @@ class LayeredIndex:
         asking = self._asking[self._promising(tokens) if self.is_costly else None]
         if self.is_costly and not asking.is_due():
             return None
-        most = min(limit, len(self._costs) - 1 - ahead.shown)
+        rows = self._prices.rows
+        most = min(limit, len(rows) - 1 - ahead.shown)
         matches = self._sources.find(tokens, most)
         best, (length, rate) = None, Run(0, 0.0)
         for match in matches:
-            run = self._expectations[match.source].best_run(match, self._costs, ahead)
+            run = self._expectations[match.source].best_run(match, rows, ahead)
             if run.rate > rate:
                 best, (length, rate) = match, run
         shown = best.tokens[:length] if best is not None else ()
-        costs = self._costs[ahead.shown + length] - self._costs[ahead.shown]
-        worth = self._costs[ahead.shown] / ahead.settled  # the time in which as much is settled
+        costs = rows[ahead.shown + length] - rows[ahead.shown]
+        worth = rows[ahead.shown] / ahead.settled  # the time in which as much is settled
         self._asked = Asked(asking, len(tokens), tokens[-TAIL:], matches, shown, worth, costs)
         return best._replace(tokens=shown, rate=rate) if best is not None and shown else None
 
