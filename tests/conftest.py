@@ -1,7 +1,9 @@
-"""Tests share the machine with each other: one thread a product, no hub."""
+"""Tests share the machine with each other: one thread a product, no hub. What they compile is kept
+for each other and for nobody else."""
 
 import os
 import signal
+import tempfile
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -9,8 +11,11 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 import pytest
 import torch
 
+from doublespec.compiled import kept
 from doublespec.llm import LLM
 
+_compiled = tempfile.TemporaryDirectory(prefix="doublespec-tests-")
+os.environ.setdefault(kept.FOLDER, _compiled.name)
 torch.set_num_threads(1)
 if not torch.cuda.is_available():  # kernels for a GPU run in Triton's interpreter then
     os.environ.setdefault("TRITON_INTERPRET", "1")

@@ -7,12 +7,15 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
+import llvmlite
 import llvmlite.binding as llvm
 from llvmlite import ir
 
+from doublespec.compiled import kept
 from doublespec.compiled.code import ADDRESS, FLOAT, INTEGER
 
 _SPEED = 2  # of LLVM's passes; 3 takes longer and gains nothing here
+_OPTIMISED = 3  # when machine code is chosen
 
 # Of Linux on x86-64 (asm/prctl.h): to ask for a state of the CPU that is large.
 _ARCH_PRCTL, _REQUEST_PERMISSION, _TILE_DATA = 158, 0x1023, 18
@@ -26,13 +29,17 @@ class Compiled:
     """A module, compiled for the CPU that it runs on."""
 
     def __init__(self, module: ir.Module) -> None:
-        machine = _machine()
-        parsed = llvm.parse_assembly(str(module))
+        machine, text = _machine(), str(module)
+        parsed = llvm.parse_assembly(text)
         parsed.verify()
-        options = llvm.create_pipeline_tuning_options(speed_level=_SPEED)
-        builder = llvm.create_pass_builder(machine, options)
-        builder.getModulePassManager().run(parsed, builder)
+        source = "\n".join([*_compiler(), text])
+        code = kept.find(source)
+        if code is None:
+            options = llvm.create_pipeline_tuning_options(speed_level=_SPEED)
+            builder = llvm.create_pass_builder(machine, options)
+            builder.getModulePassManager().run(parsed, builder)
         self._engine = llvm.create_mcjit_compiler(parsed, machine)
+        self._engine.set_object_cache(lambda _, made: kept.keep(source, made), lambda _: code)
         self._engine.finalize_object()
 
     def function(self, name: str, parameters: list[Any], *, brief: bool = False) -> Function:
@@ -73,4 +80,12 @@ def _machine() -> llvm.TargetMachine:
     llvm.initialize_native_asmprinter()
     target = llvm.Target.from_default_triple()
     features = llvm.get_host_cpu_features().flatten()
-    return target.create_target_machine(cpu=llvm.get_host_cpu_name(), features=features, opt=3)
+    cpu = llvm.get_host_cpu_name()
+    return target.create_target_machine(cpu=cpu, features=features, opt=_OPTIMISED)
+
+
+def _compiler() -> tuple[str, ...]:
+    """All that the machine code depends on, besides its source."""
+    versions = llvmlite.__version__, str(llvm.llvm_version_info), str((_SPEED, _OPTIMISED))
+    cpu = llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()
+    return (*versions, llvm.get_default_triple(), *cpu)
