@@ -71,8 +71,8 @@ from doublespec.tokens import Tokens
 _LONG_PROMPT = 256
 _FOLLOW_SECONDS = 8e-5  # what a step hears of a draft beside it, and tells it (docs/log.md)
 _BETWEEN_SECONDS = 7e-5  # what that draft spends between two forwards (docs/log.md),
-_START_SECONDS = 2.5  # of that draft's process, before it reads its model (docs/log.md)
 _SHARED = 1.6  # and how many times as long these take as alone: caches and memory are shared
+_START_SECONDS = 2.5  # of that draft's process, before it reads its model (docs/log.md)
 
 
 @dataclass(frozen=True, slots=True)

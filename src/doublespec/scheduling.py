@@ -596,19 +596,18 @@ class Scheduler:
         """Seconds that a trial of a method costs that is as fast as is known, and what it costs to
         turn to it."""
         record = self._records[name]
-        near, mean = record.near, self._seconds / self._steps
-        is_known = name in self._expected
-        short = record.is_new and not is_known  # it ends early if slow
+        short = record.is_new and name not in self._expected  # it ends early if slow
         steps = TRIAL_STEPS if short else self._trial_steps(name)
-        step = (
-            record.near_seconds / len(near)
-            if near
-            else 1.0 / self._rate(name)
-            if is_known
-            else mean
-        )
         changing = record.changing / record.changes if record.changes else 0.0
-        return max(0.0, 1.0 - self._likely_speed(name)) * steps * step + changing
+        slower = max(0.0, 1.0 - self._likely_speed(name))
+        return slower * steps * self._step_seconds(name) + changing
+
+    def _step_seconds(self, name: str) -> float:
+        """What one takes of a method lately, or of all where it has not run."""
+        record = self._records[name]
+        if record.near:
+            return record.near_seconds / len(record.near)
+        return 1.0 / self._rate(name) if name in self._expected else self._seconds / self._steps
 
     def _promise(self, name: str) -> float:
         record = self._records[name]
