@@ -263,9 +263,7 @@ def choose_threads(
     model.choose_threads(threads)
     alone = undisturbed_seconds(model)  # it tries all cores first
     cost = replace(cost, alone=min(1.0, alone / cost.seconds))
-    if alone > _QUICK_SECONDS:
-        return cost
-    return replace(cost, row_cost_alone=min(_row_seconds(model) / alone, 1.0))
+    return cost if alone > _QUICK_SECONDS else replace(cost, row_cost_alone=_row_cost(model))
 
 
 def share_cores(model: LanguageModel, usual: int) -> None:
@@ -343,16 +341,20 @@ def measure_cost(model: LanguageModel, rows: int = _SEVERAL) -> ForwardCost:
         few += [watch.seconds(1) for _ in range(times)]
         many += [watch.seconds(rows) for _ in range(-(-times // 2))]
     one, several = median(few), median(many)
-    return ForwardCost(one, min(max((several / one - 1) / (rows - 1), 0.0), 1.0))
+    return ForwardCost(one, _share_of_a_row(one, several, rows))
 
 
-def _row_seconds(model: LanguageModel) -> float:
-    """What each further row adds to a forward over one, by quick ones in turns. (No share of what
-    one takes meanwhile: that may be much longer than undisturbed.)"""
+def _row_cost(model: LanguageModel) -> float:
+    """The share of a forward over one row that each further row adds, by quick ones in turns. (As a
+    share of an undisturbed one it would be far larger than it is in the midst of answers.)"""
     watch = Stopwatch(model)
     pairs = [(watch.seconds(1), watch.seconds(_SEVERAL)) for _ in range(_PAIRS)]
     one, several = (median(seconds) for seconds in zip(*pairs, strict=True))
-    return max(0.0, float(several - one) / (_SEVERAL - 1))
+    return _share_of_a_row(one, several, _SEVERAL)
+
+
+def _share_of_a_row(one: float, several: float, rows: int) -> float:
+    return min(max((several / one - 1) / (rows - 1), 0.0), 1.0)
 
 
 def undisturbed_seconds(model: LanguageModel) -> float:
