@@ -22,12 +22,12 @@ format: .venv/ready
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
 # And Triton, in whose interpreter the kernels for a GPU are tested.
 .venv/tests: .venv/ready
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,kernels]'
+	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev,kernels]'
 	touch $@
 
 # docs/benchmarks.md: about ten minutes, on a machine that does nothing else. SPEC_BENCH is Spec-Bench's

@@ -1,5 +1,5 @@
-"""Tests share the machine with each other: one thread a product, no hub. What they compile is kept
-for each other and for nobody else."""
+"""Tests share the machine with each other: one thread a product, no hub. What is kept in a
+user's cache they keep for each other and for nobody else."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 import pytest
 import torch
 
-from doublespec.compiled import kept
+from doublespec import kept
 from doublespec.llm import LLM
 
 _compiled = tempfile.TemporaryDirectory(prefix="doublespec-tests-")

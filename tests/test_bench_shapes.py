@@ -16,9 +16,10 @@ from doublespec.bench.traces import Trace, write_traces
 from doublespec.cli import shape_parts
 from doublespec.cli.shape_models import Bench
 from doublespec.cli.shape_parts import PARTS
-from doublespec.models.checkpoints import decoder_config, find_shape, open_source
+from doublespec.models.checkpoints import find_shape, open_source
 from doublespec.models.configs import built_in_config
 from doublespec.models.load import load_model
+from doublespec.models.outlines import decoder_config
 from tests.commands import Outcome, run_command
 from tests.test_random_weights import write_shape
 

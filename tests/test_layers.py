@@ -7,6 +7,7 @@ import doublespec
 
 ROOMS = (
     "errors",
+    "kept",
     "mutex",
     "config",
     "tokens",

@@ -11,12 +11,13 @@ from torch import Tensor
 from doublespec.errors import ModelError
 from doublespec.llm import LLM
 from doublespec.models import memory
-from doublespec.models.checkpoints import decoder_config, open_checkpoint, open_source
+from doublespec.models.checkpoints import open_checkpoint, open_source
 from doublespec.models.choice import is_native
 from doublespec.models.configs import built_in_config
 from doublespec.models.devices import gigabytes
 from doublespec.models.load import load_model
 from doublespec.models.memory import Plan, check_memory
+from doublespec.models.outlines import decoder_config
 from doublespec.models.sizes import DecoderConfig
 from tests.checkpoints import write_checkpoint
 from tests.test_random_weights import write_shape

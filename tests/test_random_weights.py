@@ -14,9 +14,10 @@ from doublespec.bench.provenance import model_provenance
 from doublespec.cli import app
 from doublespec.errors import ConfigError, ModelError
 from doublespec.llm import LLM
-from doublespec.models.checkpoints import decoder_config, open_source
+from doublespec.models.checkpoints import open_source
 from doublespec.models.configs import CONFIGS, built_in_config
 from doublespec.models.load import load_model
+from doublespec.models.outlines import decoder_config
 from tests.checkpoints import FAMILIES, write_family, write_json
 
 CPU = torch.device("cpu")

@@ -6,6 +6,7 @@ with LLM("bundled", "bundled") as llm:
     print(llm.generate("Once upon a time", max_tokens=40).text)
 """
 
+import gc
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -38,10 +39,17 @@ if not TYPE_CHECKING:
 
     def __getattr__(name):
         """Imports what is asked for: with torch it takes a second, in which the command must be
-        able to end, and which a draft's process need not spend on the rest."""
+        able to end, and which a draft's process need not spend on the rest. Meanwhile no garbage
+        is looked for, which would take another one."""
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        return getattr(import_module(f"{__name__}.{_HOMES.get(name, 'errors')}"), name)
+        was_enabled = gc.isenabled()
+        gc.disable()
+        try:
+            return getattr(import_module(f"{__name__}.{_HOMES.get(name, 'errors')}"), name)
+        finally:
+            if was_enabled:
+                gc.enable()
 
     def __dir__():
         return sorted({*globals(), *__all__})

@@ -272,6 +272,8 @@ class LLM:
     def _with_datastores(self, paths: str | Path | Sequence[str | Path]) -> Settings:
         """The settings with datastores, each opened once to find out whether it fits."""
         names = _paths(paths)
+        if not names:  # of a large vocabulary that takes half a second
+            return self.settings
         vocabulary = fingerprint(self._codec.vocabulary)
         for name in names:
             Datastore(Path(name), vocabulary)

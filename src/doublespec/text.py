@@ -2,15 +2,19 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from hashlib import sha256
+from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from transformers import AutoTokenizer
-
+from doublespec import kept
 from doublespec.errors import ConfigError, ModelError, reason
 from doublespec.tokens import Tokens
 
 _QUIET: Final = {"verbose": False}  # whether a text is too long is not for a tokenizer to say
+_TOKENIZER_FILES = (".json", ".jinja", ".model", ".txt")  # and a model's configurations
+_LARGEST_FILE = 1 << 26  # of a tokenizer, in bytes; larger texts are something else
 _WINDOW = 16  # tokens whose text is made anew at every step
 
 Message = Mapping[str, str]  # {"role": "user", "content": "..."}
@@ -67,7 +71,7 @@ class TextCodec:
 
     def __init__(self, folder: Path) -> None:
         try:
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+            self._tokenizer: Any = _load_tokenizer(folder)
         except Exception as error:  # what tokenizers raise is of many kinds, all of one meaning
             raise ModelError(
                 f"{folder} has no tokenizer that transformers reads: {reason(error)}"
@@ -129,6 +133,43 @@ class TextCodec:
                 value = _read_json(path).get("eos_token_id")
                 found += value if isinstance(value, list) else [value]
         return frozenset(token for token in found if isinstance(token, int))
+
+
+def _load_tokenizer(folder: Path) -> Any:
+    """The tokenizer that transformers chooses for a checkpoint. To choose takes it seconds, since
+    it imports what models of all kinds need: so the class that it has chosen is kept, if that by
+    itself makes the same of these files."""
+    source = _tokenizer_source(folder)
+    known = kept.find("tokenizer", source)
+    if known is not None:
+        module, name = known.decode().split(":")
+        return getattr(import_module(module), name).from_pretrained(folder)
+    from transformers import AutoTokenizer  # takes a second by itself
+
+    chosen: Any = AutoTokenizer.from_pretrained(folder)
+    kind = type(chosen)
+    if kind.__module__.startswith("transformers.") and _alike(chosen, kind.from_pretrained(folder)):
+        kept.keep("tokenizer", source, f"{kind.__module__}:{kind.__name__}".encode())
+    return chosen
+
+
+def _tokenizer_source(folder: Path) -> str:
+    """All that the choice depends on; transformers goes by the name of a folder, too."""
+    lines = [version("transformers"), version("tokenizers"), str(folder)]
+    for path in sorted(folder.iterdir()):
+        if path.suffix in _TOKENIZER_FILES and path.stat().st_size <= _LARGEST_FILE:
+            lines.append(f"{path.name} {sha256(path.read_bytes()).hexdigest()}")
+    return "\n".join(lines)
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Whether two tokenizers are the same, as far as can be told; of those that transformers
+    has written in Python it cannot."""
+    first, second = (getattr(each, "backend_tokenizer", None) for each in (one, other))
+    if first is None or second is None or first.to_str() != second.to_str():
+        return False
+    names = ("chat_template", "special_tokens_map", "clean_up_tokenization_spaces")
+    return all(getattr(one, name, None) == getattr(other, name, None) for name in names)
 
 
 def check_text(what: str, text: object) -> None:

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers.generation.candidate_generator import PromptLookupCandidateGenerator
 
 from doublespec.bench.stored import is_stored
 from doublespec.bench.traces import trace_files
@@ -160,10 +159,13 @@ class LatestIndex:
 class TransformersIndex:
     """The candidate generator behind `prompt_lookup_num_tokens`."""
 
+    def __init__(self) -> None:
+        from transformers.generation.candidate_generator import PromptLookupCandidateGenerator
+
+        self._make: Any = PromptLookupCandidateGenerator
+
     def lookup(self, tokens: Tokens, limit: int) -> Match | None:
-        generator: Any = PromptLookupCandidateGenerator(
-            num_output_tokens=max(limit, 1), max_length=1 << 30
-        )
+        generator: Any = self._make(num_output_tokens=max(limit, 1), max_length=1 << 30)
         found, _ = generator.get_candidates(torch.tensor([list(tokens)]))
         run = tuple(found[0, len(tokens) :].tolist()[: max(limit, 0)])
         return Match(run, 0, "transformers") if run else None

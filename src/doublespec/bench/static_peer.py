@@ -2,20 +2,22 @@
 
 from statistics import median
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from doublespec.bench.peers.base import Recorder
 from doublespec.models.weights import Source
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 
 class StaticPeer:
     """The weights that our decoder has of the same source, in transformers' model."""
 
     def __init__(
-        self, source: Source, config: PreTrainedConfig, device: torch.device, dtype: torch.dtype
+        self, source: Source, config: "PreTrainedConfig", device: torch.device, dtype: torch.dtype
     ) -> None:
         self._device = device
         with device:
@@ -57,6 +59,8 @@ def peer_times(peer: StaticPeer, context: int, tokens: int, *, compiled: bool) -
     }
 
 
-def _from_config(config: PreTrainedConfig, dtype: torch.dtype) -> Any:
+def _from_config(config: "PreTrainedConfig", dtype: torch.dtype) -> Any:
+    from transformers import AutoModelForCausalLM
+
     make: Any = AutoModelForCausalLM  # its functions have no types
     return make.from_config(config, dtype=dtype)

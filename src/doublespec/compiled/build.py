@@ -11,7 +11,7 @@ import llvmlite
 import llvmlite.binding as llvm
 from llvmlite import ir
 
-from doublespec.compiled import kept
+from doublespec import kept
 from doublespec.compiled.code import ADDRESS, FLOAT, INTEGER
 
 _SPEED = 2  # of LLVM's passes; 3 takes longer and gains nothing here
@@ -20,6 +20,7 @@ _OPTIMISED = 3  # when machine code is chosen
 # Of Linux on x86-64 (asm/prctl.h): to ask for a state of the CPU that is large.
 _ARCH_PRCTL, _REQUEST_PERMISSION, _TILE_DATA = 158, 0x1023, 18
 
+_KIND = "code"  # of what is kept
 _KINDS = {ADDRESS: ctypes.c_void_p, INTEGER: ctypes.c_int64, FLOAT: ctypes.c_float}
 
 Function = Callable[..., None]
@@ -33,13 +34,15 @@ class Compiled:
         parsed = llvm.parse_assembly(text)
         parsed.verify()
         source = "\n".join([*_compiler(), text])
-        code = kept.find(source)
+        code = kept.find(_KIND, source)
         if code is None:
             options = llvm.create_pipeline_tuning_options(speed_level=_SPEED)
             builder = llvm.create_pass_builder(machine, options)
             builder.getModulePassManager().run(parsed, builder)
         self._engine = llvm.create_mcjit_compiler(parsed, machine)
-        self._engine.set_object_cache(lambda _, made: kept.keep(source, made), lambda _: code)
+        self._engine.set_object_cache(
+            lambda _, made: kept.keep(_KIND, source, made), lambda _: code
+        )
         self._engine.finalize_object()
 
     def function(self, name: str, parameters: list[Any], *, brief: bool = False) -> Function:

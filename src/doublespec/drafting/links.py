@@ -6,6 +6,7 @@ cannot outlive its parent.
 """
 
 import contextlib
+import gc
 import os
 import socket
 import subprocess
@@ -26,9 +27,10 @@ Recipe = Callable[[], Worker]  # importable by name, so that a child can have it
 _CLOSE_SECONDS = 0.3
 _AWAKE_SECONDS = 1e-4  # of a process that waits, where there is a core for each of the two
 
-# Ctrl-C is the parent's business, also while the child imports torch.
+# Ctrl-C is the parent's business, also while the child imports torch, which takes a fourth longer
+# where garbage is looked for meanwhile.
 _CHILD = (
-    "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); "
+    "import gc, signal; signal.signal(signal.SIGINT, signal.SIG_IGN); gc.disable(); "
     f"from {__name__} import main; main({{}})"
 )
 
@@ -94,6 +96,8 @@ if hasattr(os, "register_at_fork"):
 def main(fileno: int) -> None:
     """The child: serves an inherited socket until it closes, and ends at once: it has nothing to
     tidy up, which takes Python with torch more than the 0.3 seconds that a close waits."""
+    gc.freeze()  # what was imported is looked at no more
+    gc.enable()
     channel = Channel(socket.socket(fileno=fileno), _awake_seconds())
     with contextlib.suppress(ChannelLost):
         recipe, threads = _first(channel)

@@ -1,8 +1,9 @@
 """The public dimensions of some models, by name. Knows no weights."""
 
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from transformers import AutoConfig, PreTrainedConfig
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 
 def _qwen3(hidden: int, inner: int, layers: int, heads: int, *, tied: bool) -> dict[str, Any]:
@@ -60,8 +61,10 @@ CONFIGS: Final = {
 }
 
 
-def built_in_config(name: str) -> PreTrainedConfig:
+def built_in_config(name: str) -> "PreTrainedConfig":
     """The configuration of one of CONFIGS."""
+    from transformers import AutoConfig
+
     values = dict(CONFIGS[name])
     config: PreTrainedConfig = AutoConfig.for_model(values.pop("model_type"), **values)
     return config

@@ -4,9 +4,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoModelForCausalLM
-from transformers.utils import logging
-
 from doublespec.bench.peers.assisted import assisted
 from doublespec.bench.peers.base import FailedPeer, Pair, Peer
 from doublespec.bench.peers.prompt_lookup import prompt_lookup
@@ -37,6 +34,8 @@ def make_peers(names: Sequence[str], llm: LLM) -> dict[str, Peer]:
     check_peers(names)
     if not names:
         return {}
+    from transformers.utils import logging
+
     quiet: Any = logging  # its functions have no types
     quiet.set_verbosity_error()
     quiet.disable_progress_bar()
@@ -56,5 +55,7 @@ def make_peers(names: Sequence[str], llm: LLM) -> dict[str, Peer]:
 
 
 def _load(folder: Path, dtype: str, device: str) -> Any:
+    from transformers import AutoModelForCausalLM
+
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True)
     return model.to(device).eval()
