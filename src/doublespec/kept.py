@@ -60,4 +60,4 @@ def _tidy(latest: Path) -> None:
 def _path(kind: str, source: str) -> Path:
     caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     folder = Path(os.environ.get(FOLDER) or f"{caches}/doublespec").expanduser()
-    return folder / f"{sha256(source.encode()).hexdigest()}.{kind}"
+    return folder / f"{sha256(_header(kind) + source.encode()).hexdigest()}.{kind}"
