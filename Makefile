@@ -20,14 +20,16 @@ format: .venv/ready
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# pip would compile on one core; some files of packages are of no Python that runs them.
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m compileall -qq -j 0 .venv/lib || true
 	touch $@
 
 # And Triton, in whose interpreter the kernels for a GPU are tested.
 .venv/tests: .venv/ready
-	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev,kernels]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,kernels]'
 	touch $@
 
 # docs/benchmarks.md: about ten minutes, on a machine that does nothing else. SPEC_BENCH is Spec-Bench's
