@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from doublespec.errors import ConfigError, ModelError
-from doublespec.text import TextCodec, TextStream, cut_at
+from doublespec.text import TextCodec, TextStream, cut_at, have_same_vocabulary
 from tests.checkpoints import write_json, write_tokenizer
 
 POEM = "the café — naïve 日本語 🙂🙃, done."
@@ -230,3 +230,17 @@ def test_a_vocabulary_maps_tokens_to_ids(codec: TextCodec) -> None:
     assert codec.vocabulary["<|eos|>"] == 1
     assert len(codec.vocabulary) == 300
     assert json.dumps(codec.vocabulary)
+
+
+@pytest.mark.parametrize("change", [None, "tokenizer.json", "added_tokens.json"])
+def test_vocabularies_from_the_same_files_are_known_to_be_alike(
+    tmp_path: Path, change: str | None
+) -> None:
+    one, other = (write_tokenizer(tmp_path / name) for name in "ab")
+    if change is not None:
+        path = other / change
+        path.write_text(f"{path.read_text() if path.exists() else '{}'} ")
+    assert have_same_vocabulary(one, other) is (change is None)
+    (one / "tokenizer.json").unlink()
+    (other / "tokenizer.json").unlink()
+    assert not have_same_vocabulary(one, other)

@@ -39,7 +39,15 @@ from doublespec.retrieval.history import History
 from doublespec.sampling import Request, SamplingParams, TokenLogprobs
 from doublespec.stats import Stats, summarise
 from doublespec.stopping import StopRule
-from doublespec.text import Codec, Message, NumberCodec, TextCodec, TextStream, check_text
+from doublespec.text import (
+    Codec,
+    Message,
+    NumberCodec,
+    TextCodec,
+    TextStream,
+    check_text,
+    have_same_vocabulary,
+)
 
 BUNDLED = "bundled"  # the name of the model pair inside the package
 
@@ -109,7 +117,7 @@ class LLM:
         self._codec = _open_codec(source)
         self.settings = self._with_datastores(datastore)
         draft_source = None if draft is None else open_source(find_bundled(draft, "draft"))
-        if draft_source is not None:
+        if draft_source is not None and not _have_same_vocabulary(source, draft_source):
             draft_codec = _open_codec(draft_source)
             check_same_vocabulary(self._codec.vocabulary, draft_codec.vocabulary)
         model = load_target(
@@ -375,6 +383,13 @@ def find_bundled(name: str | Path, role: str) -> str:
 
 def _open_codec(source: Source) -> Codec:
     return TextCodec(source.folder) if isinstance(source, Checkpoint) else NumberCodec()
+
+
+def _have_same_vocabulary(one: Source, other: Source) -> bool:
+    """Whether that is known without reading them."""
+    if not (isinstance(one, Checkpoint) and isinstance(other, Checkpoint)):
+        return False
+    return have_same_vocabulary(one.folder, other.folder)
 
 
 def make_settings(**values: Any) -> Settings:

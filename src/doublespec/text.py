@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from filecmp import cmpfiles
 from hashlib import sha256
 from importlib import import_module
 from importlib.metadata import version
@@ -14,6 +15,13 @@ from doublespec.tokens import Tokens
 
 _QUIET: Final = {"verbose": False}  # whether a text is too long is not for a tokenizer to say
 _TOKENIZER_FILES = (".json", ".jinja", ".model", ".txt")  # and a model's configurations
+# What gives tokens their ids; there is always the first one where transformers' own are read.
+_VOCABULARY_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "added_tokens.json",
+    "special_tokens_map.json",
+)
 _LARGEST_FILE = 1 << 26  # of a tokenizer, in bytes; larger texts are something else
 _WINDOW = 16  # tokens whose text is made anew at every step
 
@@ -133,6 +141,14 @@ class TextCodec:
                 value = _read_json(path).get("eos_token_id")
                 found += value if isinstance(value, list) else [value]
         return frozenset(token for token in found if isinstance(token, int))
+
+
+def have_same_vocabulary(one: Path, other: Path) -> bool:
+    """Whether the vocabularies of two checkpoints are from the same files, so that neither need be
+    read to know that they are alike: that takes seconds with large ones."""
+    names = [n for n in _VOCABULARY_FILES if (one / n).is_file() or (other / n).is_file()]
+    alike, _, _ = cmpfiles(one, other, names, shallow=False)
+    return _VOCABULARY_FILES[0] in names and alike == names
 
 
 def _load_tokenizer(folder: Path) -> Any:
