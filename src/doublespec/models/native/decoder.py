@@ -76,16 +76,17 @@ def _bias(weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _panels(weight: Tensor) -> Tensor:
-    panels = _padded(weight).view(-1, LANES, weight.shape[1]).transpose(1, 2)
-    if weight.dtype == torch.bfloat16:  # in pairs (`compiled/code.py`)
-        halves = panels.reshape(*panels.shape[:2], 2, LANES // 2)
-        panels = halves.transpose(2, 3).flatten(2)
-    return in_huge_pages(panels)
+    rows, inputs = _padded(weight), weight.shape[1]
+    if weight.dtype == torch.bfloat16:  # in pairs (`compiled/code.py`); whole rows are soon copied
+        halves = rows.view(-1, 2, LANES // 2, inputs)
+        rows = halves.transpose(1, 2).reshape(rows.shape)
+    return in_huge_pages(rows.view(-1, LANES, inputs).transpose(1, 2))
 
 
 def _tiled_panels(weight: Tensor) -> Tensor:
-    panels = _padded(weight).view(-1, LANES, weight.shape[1] // 2, 2).transpose(1, 2)
-    return in_huge_pages(panels.reshape(len(panels), weight.shape[1], LANES))
+    inputs = weight.shape[1]
+    pairs = _padded(weight).view(torch.int32).view(-1, LANES, inputs // 2).transpose(1, 2)
+    return in_huge_pages(pairs).view(weight.dtype).view(-1, inputs, LANES)
 
 
 def _padded(values: Tensor) -> Tensor:
