@@ -1,6 +1,7 @@
 """Kernels of our own: the logits of transformers, and bits that depend on the text alone, however
 it is split, cached, divided among threads, and whatever is computed beside it."""
 
+import itertools
 import mmap
 import re
 import sys
@@ -178,6 +179,25 @@ def test_a_matrix_unit_computes_nearly_the_same(
     without = fresh(load(folder, torch.bfloat16, quantize=quantize), tokens)
     torch.testing.assert_close(whole, without, atol=5e-4, rtol=0)
     assert not torch.equal(whole, without)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("outputs", [32, 40])
+def test_panels_hold_every_weight_at_its_place(dtype: torch.dtype, outputs: int) -> None:
+    """Sixteen outputs side by side; numbers of bfloat16 in pairs: of outputs that are eight apart,
+    or for a matrix unit of neighbouring inputs. What is missing of the last panel is 0."""
+    weight = torch.arange(outputs * 6).view(outputs, 6).remainder(251).to(dtype)
+    panels = pack(weight).panels
+    assert panels.shape == (-(-outputs // 16), 6, 16)
+    wide = dtype == torch.bfloat16
+    for panel, i, lane in itertools.product(range(len(panels)), range(6), range(16)):
+        output = 16 * panel + (8 * (lane % 2) + lane // 2 if wide else lane)
+        wanted = weight[output, i] if output < outputs else 0
+        assert panels[panel, i, lane] == wanted
+    if wide:
+        pairs = pack(weight, tiled=True).panels.view(-1, 3, 16, 2)
+        padded = torch.cat((weight, weight.new_zeros(-outputs % 16, 6)))
+        assert torch.equal(pairs, padded.view(-1, 16, 3, 2).transpose(1, 2))
 
 
 @needs_tiles
