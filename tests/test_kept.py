@@ -131,6 +131,18 @@ def test_a_class_that_alone_makes_another_tokenizer_is_not_kept(
     assert text._load_tokenizer(folder).chat_template == codec._tokenizer.chat_template
 
 
+def test_a_class_that_alone_makes_none_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Path
+) -> None:
+    folder = write_tokenizer(tmp_path / "a")
+    (folder / "folder.json").mkdir()  # is no file of a tokenizer's
+    made = transformers.AutoTokenizer.from_pretrained(folder)
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", lambda path: made)
+    monkeypatch.setattr(type(made), "from_pretrained", _never)
+    assert TextCodec(folder).encode("the token")
+    assert not list(cache.glob("*.tokenizer"))
+
+
 # -- what that spares ------------------------------------------------------------------------------
 
 _START = """

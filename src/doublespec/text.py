@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from filecmp import cmpfiles
 from hashlib import sha256
 from importlib import import_module
@@ -164,8 +165,10 @@ def _load_tokenizer(folder: Path) -> Any:
 
     chosen: Any = AutoTokenizer.from_pretrained(folder)
     kind = type(chosen)
-    if kind.__module__.startswith("transformers.") and _alike(chosen, kind.from_pretrained(folder)):
-        kept.keep("tokenizer", source, f"{kind.__module__}:{kind.__name__}".encode())
+    with suppress(Exception):  # then that class cannot do it by itself
+        is_theirs = kind.__module__.startswith("transformers.")
+        if is_theirs and _alike(chosen, kind.from_pretrained(folder)):
+            kept.keep("tokenizer", source, f"{kind.__module__}:{kind.__name__}".encode())
     return chosen
 
 
@@ -173,7 +176,8 @@ def _tokenizer_source(folder: Path) -> str:
     """All that the choice depends on; transformers goes by the name of a folder, too."""
     lines = [version("transformers"), version("tokenizers"), str(folder)]
     for path in sorted(folder.iterdir()):
-        if path.suffix in _TOKENIZER_FILES and path.stat().st_size <= _LARGEST_FILE:
+        is_small = path.is_file() and path.stat().st_size <= _LARGEST_FILE
+        if path.suffix in _TOKENIZER_FILES and is_small:
             lines.append(f"{path.name} {sha256(path.read_bytes()).hexdigest()}")
     return "\n".join(lines)
 
