@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import torch
 
 import doublespec
 from doublespec import LLM, ConfigError, DoubleError, ModelError, SamplingParams, engine
+from doublespec.drafting.recipe import DraftRecipe
 from doublespec.engine import Engine
 from doublespec.llm import find_bundled
 from doublespec.models.base import can_settle
@@ -128,6 +130,43 @@ def test_answers_in_several_threads_do_not_disturb_each_other(bundled: LLM) -> N
     for thread in threads:
         thread.join()
     assert [found[i] for i in range(3)] == wanted
+
+
+def test_the_first_answers_in_several_threads_read_and_measure_one_draft(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One after the other: kernels that work on the same rows at once would write anywhere."""
+    load, drafter, at_work, most, loads = DraftRecipe.load, DraftRecipe.drafter, [], [0], [0]
+
+    def alone(function: Callable[..., Any], *args: Any) -> Any:
+        at_work.append(0)
+        most[0] = max(most[0], len(at_work))
+        time.sleep(0.05)
+        try:
+            return function(*args)
+        finally:
+            at_work.pop()
+
+    def loaded(*args: Any) -> Any:
+        loads[0] += 1
+        return alone(load, *args)
+
+    monkeypatch.setattr(DraftRecipe, "load", loaded)
+    monkeypatch.setattr(DraftRecipe, "drafter", lambda *args: alone(drafter, *args))
+    with LLM("bundled", "bundled", method="ar", history_bytes=0) as llm:
+        wanted = llm.generate("One, two", max_tokens=12).tokens
+        found: list[tuple[int, ...]] = []
+
+        def answer() -> None:
+            found.append(llm.generate("One, two", max_tokens=12, method="sd").tokens)
+
+        threads = [threading.Thread(target=answer) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert found == [wanted] * 3
+    assert (loads, most) == ([1], [1])
 
 
 def test_a_stream_that_the_garbage_collector_finds_in_another_answer_holds_up_nothing(

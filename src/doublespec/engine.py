@@ -125,28 +125,30 @@ class Engine:
         Raises ConfigError if the method cannot run here."""
         name, preset = split_name(check_method(method, has_draft=self._recipe is not None))
         choice = self._choice(PRESETS[preset] if preset else Preset())
-        with self._mutex.lock:
+        if self.history is not None:
+            request = replace(request, tenant=self.history.number_of(tenant))
+        with self._mutex.lock:  # a method may read and measure its draft
             if choice not in self._parts:
                 self._parts[choice] = _Parts(self, self._target, choice)
-            parts = self._parts[choice]
+            begun = METHODS[name](self._parts[choice], prompt, request, stop)
         self._mutex.catch_up()
+        steps = self._locked(begun)
         if self.history is None:
-            return self._locked(METHODS[name](parts, prompt, request, stop))
-        request = replace(request, tenant=self.history.number_of(tenant))
-        steps = self._locked(METHODS[name](parts, prompt, request, stop))
+            return steps
         return _kept(steps, self.history, prompt if self._settings.history_prompts else (), tenant)
 
     def explain(self) -> Explanation:
         """What was measured here, and what `auto` has made of it."""
         with self._mutex.lock:
             parts = self._parts.get(self._choice(Preset()))
+            scheduler = parts.scheduler if parts else self.make_scheduler()
             pace = self._background.pace if self._background else Pace()
         return Explanation(
             target_seconds=self.cost.seconds,
             row_cost=self.cost.row_cost,
             draft_seconds=pace.draft_seconds or None,
             waits_for=pace.worth_waiting_for,
-            methods=tuple((parts.scheduler if parts else self.make_scheduler()).explain()),
+            methods=tuple(scheduler.explain()),
             threads=self.explain_threads(),
         )
 
@@ -165,16 +167,18 @@ class Engine:
         for it, and for `auto` only if a draft beside the target is likely the best."""
         name, _ = split_name(method)
         linking()  # is compiled: else the first lookup would
-        names = self._candidates() if name == "auto" else [name]
-        if self._recipe is not None and not SERIAL_DRAFT.isdisjoint(names):
-            self.draft_model()
-            if name == "auto":  # is measured, while the other draft is not loaded yet
-                names = self._candidates()
-        beside = not BESIDE.isdisjoint(names if wait else names[:1])  # `auto` may do without
-        if self._recipe is not None and beside:
-            self.background().launch()
-            if wait:
-                self.wait_for_draft()
+        with self._mutex.lock:
+            names = self._candidates() if name == "auto" else [name]
+            if self._recipe is not None and not SERIAL_DRAFT.isdisjoint(names):
+                self.draft_model()
+                if name == "auto":  # is measured, while the other draft is not loaded yet
+                    names = self._candidates()
+            beside = not BESIDE.isdisjoint(names if wait else names[:1])  # `auto` may do without
+            if self._recipe is not None and beside:
+                self.background().launch()
+                if wait:
+                    self.wait_for_draft()
+        self._mutex.catch_up()
 
     def wait_for_draft(self) -> bool:
         """Waits until the draft beside the target is loaded; whether it is."""
