@@ -15,11 +15,12 @@ from doublespec.drafting.hindsight import Hindsight
 from doublespec.drafting.model import ModelDrafter
 from doublespec.drafting.pauses import Pauses
 from doublespec.drafting.retrieved import Retrieval
+from doublespec.drafting.sounding import Sounding
 from doublespec.methods import BESIDE, HINDSIGHT, METHODS, candidates
 from doublespec.models.base import LanguageModel
 from doublespec.models.toy import ToyModel
 from doublespec.sampling import Request, SamplingParams
-from doublespec.scheduling import Scheduler
+from doublespec.scheduling.scheduler import Scheduler
 from doublespec.stopping import StopRule
 from tests.chaos import TimedToy, chaotic_drafter
 from tests.reference import answer, naive
@@ -44,7 +45,8 @@ class ChaosParts:
             TARGET, self.clock, lambda: 0.01 * self.chance.random()
         )
         names = candidates(has_draft=True, beside=True, same_device=True)
-        self.scheduler = Scheduler(names, {"ar": 200.0}, HINDSIGHT)
+        self.scheduler = Scheduler(names, {"ar": 200.0}, HINDSIGHT, sounded=True)
+        self.sounding = Sounding(lambda: self._toy, self._speeds)
         cost = self.chance.choice([0.0, 4.0])
         self.pauses = Pauses(lambda: cost)
         self.lookup_costs = LookupCosts(0.005, 0.006, 0.1, 0.001, self.at_once)
@@ -53,6 +55,9 @@ class ChaosParts:
         )
         self._toy = DRAFTS[self.chance.choice(sorted(DRAFTS))]
         self._drafter: StyledDrafter | None = None
+
+    def _speeds(self, kept: float) -> dict[str, float]:
+        return {name: 3.0 * self.chance.random() for name in ("double", "double-serial")}
 
     def forward_seconds(self, shown: int, *, beside: bool) -> float:
         return 0.005

@@ -25,6 +25,7 @@ from doublespec.drafting.hindsight import Hindsight
 from doublespec.drafting.model import ModelDrafter
 from doublespec.drafting.pauses import Pauses
 from doublespec.drafting.retrieved import Retrieval
+from doublespec.drafting.sounding import Sounding
 from doublespec.llm import LLM
 from doublespec.methods import HINDSIGHT, METHODS, candidates
 from doublespec.models.base import LanguageModel
@@ -32,7 +33,7 @@ from doublespec.models.native.library import can_compile
 from doublespec.models.toy import ToyModel
 from doublespec.noise import Heat
 from doublespec.sampling import Request, SamplingParams, choose
-from doublespec.scheduling import Scheduler
+from doublespec.scheduling.scheduler import Scheduler
 from doublespec.stopping import StopRule
 from doublespec.tokens import Tokens, common_prefix
 from tests.drafts import FREE, inline, threaded, worker
@@ -92,7 +93,9 @@ class ToyParts:
         self.at_once, self.plain_seconds = 1 + gamma, 0.001
         self.clock = time.perf_counter
         names = candidates(has_draft=True, beside=True, same_device=True)
-        self.scheduler = Scheduler(names, {"ar": 1000.0}, HINDSIGHT)
+        self.scheduler = Scheduler(names, {"ar": 1000.0}, HINDSIGHT, sounded=True)
+        speeds = lambda kept: {"double": 2.0 * kept, "double-serial": 1.5 * kept}  # noqa: E731
+        self.sounding = Sounding(lambda: self._draft, speeds)
         self.pauses = Pauses(lambda: 4.0)
         self.lookup_costs = LookupCosts(0.001, 0.001, 0.1, 0.0001, self.at_once)
         self.hindsight = Hindsight(

@@ -6,13 +6,25 @@ from itertools import count
 from statistics import median
 
 import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
 
 from doublespec.decoding import Step, Steps, decode_in_turns
 from doublespec.drafting.base import Drafter, NoDrafter
 from doublespec.drafting.hindsight import Hindsight
 from doublespec.drafting.pauses import Pauses
+from doublespec.drafting.sounding import Sounding
 from doublespec.sampling import Request, SamplingParams
-from doublespec.scheduling import SETTLING_STEPS, TRIAL_STEPS, TURN_STEPS, Scheduler, Turn
+from doublespec.scheduling.promises import Promises
+from doublespec.scheduling.scheduler import (
+    FIRST_STEPS,
+    SETTLING_STEPS,
+    TRIAL_STEPS,
+    TURN_STEPS,
+    Scheduler,
+    Turn,
+)
 from doublespec.tokens import Tokens
 
 Left = Callable[[], int]
@@ -200,7 +212,7 @@ def test_an_untried_method_is_expected_to_lose_as_much_as_the_slowest_one() -> N
         raise AssertionError
 
     assert turns_until_it_is_tried(90.0) < 4
-    assert turns_until_it_is_tried(10.0) > 40
+    assert turns_until_it_is_tried(10.0) > 30
 
 
 def test_what_was_left_early_is_tried_again_soon() -> None:
@@ -423,9 +435,11 @@ def test_retrieval_leads_instead_of_plain_decoding_where_it_pays_on_the_whole() 
         scheduler = Scheduler(("double", "lookup", "ar"), {"ar": 100.0}, "lookup")
         made = _run_texts(scheduler, 1.15, 4000, seed)
         mostly += made["lookup"] > made["ar"]
+        scheduler = Scheduler(("double", "lookup", "ar"), {"ar": 100.0}, "lookup")
+        made = _run_texts(scheduler, 1.4, 4000, seed)
         often += made["lookup"] > 4 * made["ar"]
-    assert mostly >= 18
-    assert often >= 16
+    assert mostly >= 16
+    assert often >= 18
 
 
 def test_plain_decoding_leads_where_retrieval_does_not_pay() -> None:
@@ -435,9 +449,9 @@ def test_plain_decoding_leads_where_retrieval_does_not_pay() -> None:
         assert made["ar"] > 4 * made["lookup"]
 
 
-def test_retrieval_that_costs_next_to_nothing_stays_at_hand() -> None:
-    """It leads instead of plain decoding, as fast as this but for half a hundredth."""
-    for slower, leads in ((0.995, True), (0.96, False)):
+def test_retrieval_leads_only_where_hindsight_says_that_it_saves_time() -> None:
+    """Being as fast as plain decoding is not enough: it would lose a little on every text."""
+    for slower, leads in ((1.06, True), (0.995, False), (0.96, False)):
         scheduler = Scheduler(("double", "lookup", "ar"), {"ar": 100.0}, "lookup")
         made = dict.fromkeys(NAMES, 0)
         while sum(made.values()) < 2000:
@@ -516,7 +530,7 @@ def test_retrieval_that_gains_in_a_few_places_only_leads_soon() -> None:
             if turn.judged:
                 scheduler.compare(turn, turn.tokens / (100.0 / 0.6 if saves else 88.0))
         led += turn.leader == "lookup"
-    assert led >= 18
+    assert led >= 16
 
 
 def test_the_next_answer_goes_on_with_a_turn_that_the_last_one_has_ended() -> None:
@@ -793,3 +807,147 @@ def test_no_turn_is_judged_before_the_time_of_a_step_is_known() -> None:
     scheduler = Scheduler(("double", "lookup", "ar"), {"ar": 90.0}, "lookup")
     list(decode_in_turns(begin, lambda name: True, scheduler, hindsight, [0], _REQUEST, _expected))
     assert not hindsight.is_ready
+
+
+def _run_sounded(speed: float, real: float, turns: int, *, sounded: bool = True) -> dict[str, int]:
+    """A draft is `real` times as fast as plain decoding, and soundings say `speed`, before what is
+    known of how much holds; how many steps each method made."""
+    names = ("double-serial", "lookup", "ar")
+    scheduler = Scheduler(names, {"ar": 100.0}, "lookup", sounded=sounded)
+    rates, made = {"ar": 100.0, "lookup": 95.0}, dict.fromkeys(names, 0)
+    for _ in range(turns):
+        turn = scheduler.choose()
+        for place in _places(turn):
+            new = (1, 3, 2)[place % 3] if turn.name == "double-serial" else 1
+            scheduler.learn(turn, place, new, new / rates.get(turn.name, 100.0 * real))
+            made[turn.name] += 1
+        if turn.judged:
+            scheduler.compare(turn, turn.tokens / 95.0)
+        if scheduler.wants_sounding:
+            scheduler.sound({"double-serial": speed}, 0.002)
+    return made
+
+
+def test_a_draft_that_is_often_wrong_is_left_by_a_sounding() -> None:
+    """After its first steps, and is not tried again; else it takes some more to be sure."""
+    made = _run_sounded(1.0, 0.8, 100)
+    assert made["double-serial"] == FIRST_STEPS
+    assert made["ar"] > 1000
+    assert _run_sounded(1.0, 0.8, 100, sounded=False)["double-serial"] > 4 * FIRST_STEPS
+
+
+def test_a_draft_leads_again_when_soundings_promise_enough() -> None:
+    """And what they promise is worth less where it did not hold."""
+    names = ("double-serial", "lookup", "ar")
+
+    def leaders(real: float) -> list[str]:
+        scheduler = Scheduler(names, {"ar": 100.0}, "lookup", sounded=True)
+        found, speed, made = [], 0.8, 0.8
+        for number in range(120):
+            turn = scheduler.choose()
+            found.append(turn.leader)
+            rate = {"ar": 100.0, "lookup": 95.0}.get(turn.name, 100.0 * made)
+            for place in _places(turn):
+                scheduler.learn(turn, place, 1, 1 / rate)
+            if number == 20:
+                speed, made = 2.4, real
+            if scheduler.wants_sounding:
+                scheduler.sound({"double-serial": speed}, 0.002)
+        return found
+
+    assert leaders(1.5)[1:20] == ["ar"] * 19
+    assert leaders(1.5)[-10:] == ["double-serial"] * 10
+    assert leaders(0.7)[-10:] == ["ar"] * 10
+
+
+def test_a_stand_in_that_disappoints_gives_way_to_plain_decoding() -> None:
+    """While the draft that leads is not loaded yet."""
+    scheduler = Scheduler(NAMES, {"ar": 100.0}, "lookup", sounded=True)
+    can_run = lambda name: name != "double"  # noqa: E731
+    turn = scheduler.choose(can_run)
+    assert (turn.name, turn.steps) == ("double-serial", FIRST_STEPS)
+    for place in _places(turn):
+        scheduler.learn(turn, place, 1, 0.01)
+    scheduler.sound({"double": 1.0, "double-serial": 1.2}, 0.001)
+    assert scheduler.choose(can_run).name == "ar"
+    assert not scheduler.affords("double", 1.0)
+    scheduler.sound({"double": 6.0, "double-serial": 1.2}, 0.001)
+    assert scheduler.affords("double", 1.0)
+
+
+def test_soundings_are_due_seldom_and_cost_little() -> None:
+    promises = Promises(["double"])
+    assert not Promises([])
+    assert promises.are_open
+    assert promises.speed("double") == 0.0
+    assert promises.is_due(0, 0.0, 0.01)
+    promises.add({"double": 2.0}, 0.001, 10)
+    assert not promises.is_due(25, 1.0, 0.01)
+    assert promises.is_due(26, 1.0, 0.01)
+    promises.add({}, 0.001, 26)  # the text was too long
+    assert not promises.is_due(57, 1.0, 0.01)
+    assert promises.is_due(58, 1.0, 0.01)
+    promises.have_led()
+    assert promises.is_due(42, 1.0, 0.01)
+    promises.add({"double": 2.0}, 10.0, 42)
+    assert not promises.is_due(5000, 50.0, 0.01)
+    assert promises.is_due(5000, 5000.0, 0.01)
+
+
+def test_how_much_of_a_promise_holds_is_learnt_soon_after_it() -> None:
+    promises = Promises(["double"])
+    promises.add({"double": 2.0}, 0.001, 10)
+    assert promises.speed("double") == pytest.approx(1.4)
+    promises.learn("double", 1.0, 8, 20)
+    assert promises.speed("double") == pytest.approx(1.2, abs=0.01)
+    promises.learn("double", 9.0, 50, 500)  # another text by now
+    promises.learn("lookup", 9.0, 50, 20)
+    assert promises.speed("double") == pytest.approx(1.2, abs=0.01)
+
+
+class _Chooser:
+    """A model that always chooses the same token, of four."""
+
+    vocab_size, max_length = 4, 64
+
+    def __init__(self, token: int) -> None:
+        self.token = token
+
+    def logits(self, tokens: Tokens, last: int, prompt_length: int) -> Tensor:
+        return one_hot(torch.full((last,), self.token), self.vocab_size).float()
+
+
+def test_a_sounding_tells_how_often_a_draft_would_have_been_right() -> None:
+    sounding = Sounding(lambda: _Chooser(2), lambda kept: {"double": kept})
+    answer = [2, 2, 1, 2, 2, 2, 0, 2]
+    assert sounding.speeds([3, *answer], _REQUEST) == {"double": pytest.approx((6 + 1) / (8 + 2))}
+    late = [0] * 20 + [2] * 32  # the latest ones count
+    assert sounding.speeds([3, *late], _REQUEST) == {"double": pytest.approx((32 + 1) / (32 + 2))}
+    assert sounding.speeds([3] * 65, _REQUEST) == {}, "longer than the draft can read"
+
+
+def test_a_draft_is_sounded_in_an_answer_and_left_where_it_is_wrong() -> None:
+    """And that takes time, which counts."""
+    made: list[str] = []
+    clock, seconds = count(), {"ar": 0.01}
+
+    def begin(name: str, tokens: Tokens, left: Left) -> Steps:
+        for position in range(len(tokens), 61):
+            made.append(name)
+            finish = "length" if position == 60 else None
+            yield Step((1,), (), 0, finish, 0.0, 0.01, 0.0, seconds[name])
+
+    for token in (2, 1):
+        made.clear()
+        seconds["double-serial"] = 0.012 if token == 2 else 0.005
+        scheduler = Scheduler(("double-serial", "ar"), {"ar": 100.0}, sounded=True)
+        sounding = Sounding(
+            lambda token=token: _Chooser(token),  # type: ignore[misc]
+            lambda kept: {"double-serial": 3.0 * kept},
+        )
+        asked = lambda name: True, scheduler, _no_hindsight(), [0], _REQUEST, _expected
+        steps = list(decode_in_turns(begin, *asked, lambda: 1e-4 * next(clock), sounding))
+        assert len(steps) == 60
+        assert steps[FIRST_STEPS - 1].seconds > steps[0].seconds
+        follows = "ar" if token == 2 else "double-serial"
+        assert made[: FIRST_STEPS + 8] == ["double-serial"] * FIRST_STEPS + [follows] * 8

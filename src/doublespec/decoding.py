@@ -22,10 +22,11 @@ from doublespec.drafting.base import (
 from doublespec.drafting.costs import LookupCosts
 from doublespec.drafting.hindsight import Hindsight
 from doublespec.drafting.pauses import Pauses, Searches
+from doublespec.drafting.sounding import LEAST_SOUNDED, Sounding
 from doublespec.models.base import LanguageModel
 from doublespec.oracle import Settled, advance
 from doublespec.sampling import Request, TokenLogprobs
-from doublespec.scheduling import Scheduler, Turn
+from doublespec.scheduling.scheduler import Scheduler, Turn
 from doublespec.stopping import Finish, StopRule
 from doublespec.tokens import Tokens, common_prefix
 
@@ -232,12 +233,14 @@ def decode_in_turns(
     request: Request,
     expected: Callable[[str, int, int], float],
     clock: Clock = perf_counter,
+    sounding: Sounding | None = None,
 ) -> Steps:
     """Decodes with the method that the scheduler names, turn by turn; `begin` begins one anywhere
     in the answer, told how to ask for how many steps at once it may make, and one that is named
     again goes on. `expected` gives the seconds of a forward of that method that shows so
     many tokens, as one of so many forwards in a row. The first step is not measured: it reads the
-    prompt. What it takes to judge turns in hindsight counts as time of the step before it."""
+    prompt. What it takes to judge turns in hindsight, and a draft (`sounding`), counts as time of
+    the step before it."""
     tokens = list(prompt)
     finish: Finish | None = None
     steps: Steps | None = None
@@ -280,6 +283,16 @@ def decode_in_turns(
             hindsight.count(sum(others))
         learnt = len(made)
 
+    def sound(sounding: Sounding) -> float:
+        """If the answer is long enough; seconds that it took."""
+        if len(tokens) - len(prompt) < LEAST_SOUNDED:
+            return 0.0
+        begun = clock()
+        speeds = sounding.speeds(tokens, request)
+        took = clock() - begun
+        scheduler.sound(speeds, took)
+        return took
+
     try:
         while finish is None:
             name = turn.name if turn else ""
@@ -309,6 +322,8 @@ def decode_in_turns(
                 scheduler.compare(past, hindsight.seconds(tokens, start, stop, request))
             judging = clock() - asked
             hindsight.spend(judging)
+            if sounding is not None and finish is None and scheduler.wants_sounding:
+                judging += sound(sounding)
             yield made[-1]._replace(seconds=made[-1].seconds + judging)
     finally:
         if steps is not None:

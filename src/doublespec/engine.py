@@ -27,12 +27,14 @@ from doublespec.drafting.lookup import Helper
 from doublespec.drafting.pace import Pace
 from doublespec.drafting.pauses import Pauses
 from doublespec.drafting.recipe import (
+    LIKELY_KEPT,
     LONGEST_LIKELY,
     DraftRecipe,
     goes_on_by_itself,
     likely_settled,
 )
 from doublespec.drafting.retrieved import ASKING_SECONDS, Retrieval
+from doublespec.drafting.sounding import Sounding
 from doublespec.methods import (
     BESIDE,
     HINDSIGHT,
@@ -62,7 +64,7 @@ from doublespec.mutex import Mutex
 from doublespec.retrieval.history import History
 from doublespec.retrieval.linking import linking
 from doublespec.sampling import Request
-from doublespec.scheduling import Measured, Scheduler
+from doublespec.scheduling.scheduler import Measured, Scheduler
 from doublespec.stopping import StopRule
 from doublespec.tokens import Tokens
 
@@ -160,7 +162,14 @@ class Engine:
 
     def make_scheduler(self) -> Scheduler:
         """For `auto`: the methods that can run here."""
-        return Scheduler(self._candidates(), {"ar": 1.0 / self.cost.of_plain}, HINDSIGHT)
+        expected = {"ar": 1.0 / self.cost.of_plain}
+        return Scheduler(self._candidates(), expected, HINDSIGHT, sounded=self._has_serial_draft)
+
+    def make_sounding(self) -> Sounding | None:
+        """Of the draft in this process, if `auto` may use one."""
+        if not self._has_serial_draft:
+            return None
+        return Sounding(self.draft_model, self._draft_speeds)
 
     def prepare(self, method: str, *, wait: bool = False) -> None:
         """Loads what the method will need; the draft's process behind the scenes unless to `wait`
@@ -207,21 +216,33 @@ class Engine:
             in_turns=self._draft_model is not None and self._is_faster_in_turns(),
         )
 
+    @property
+    def _has_serial_draft(self) -> bool:
+        return not SERIAL_DRAFT.isdisjoint(self._candidates())
+
     def _is_faster_in_turns(self) -> bool:
         """Whether a draft before the target, with all cores for each, settles more per second than
-        one beside it: by the times of forwards alone, at the best length of draft for either."""
+        one beside it."""
+        speeds = self._draft_speeds(LIKELY_KEPT)
+        return speeds["double-serial"] > speeds["double"]
+
+    def _draft_speeds(self, kept: float) -> dict[str, float]:
+        """How many times as fast as plain decoding a draft is before the target, with all cores for
+        each, and beside it, if such a share of its choices hold: by the times of forwards alone, at
+        the best length of draft for either."""
         if self._draft_seconds is None:
             self._draft_seconds = _measure_draft(self.draft_model())
         cost, (single, chained) = self.cost, self._draft_seconds
         lengths = range(1, LONGEST_LIKELY + 1)
-        before = (likely_settled(n) / (cost.of_alone(n + 1) + n * chained) for n in lengths)
+        before = (likely_settled(n, kept) / (cost.of_alone(n + 1) + n * chained) for n in lengths)
         steps = [cost.of(n + 1) + _FOLLOW_SECONDS for n in lengths]
         forward = _SHARED * single + _BETWEEN_SECONDS
         beside = (
-            likely_settled(min(n, step / forward)) / step
+            likely_settled(min(n, step / forward), kept) / step
             for n, step in zip(lengths, steps, strict=True)
         )
-        return max(before) > max(beside)
+        plain = cost.of_plain
+        return {"double-serial": plain * max(before), "double": plain * max(beside)}
 
     def close(self) -> None:
         """Ends background drafters; what is asked for later starts them again."""
@@ -407,6 +428,7 @@ class _Parts:
         self._engine = engine
         self._choice = choice
         self.scheduler = engine.make_scheduler()
+        self.sounding = engine.make_sounding()
         self._target_side = engine.retrieval(choice.retrieval)
         cost = engine.cost
         row_cost = cost.row_share(beside=False)

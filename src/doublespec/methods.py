@@ -21,10 +21,11 @@ from doublespec.drafting.base import BackgroundDrafter, Completer, Drafter, NoDr
 from doublespec.drafting.costs import LookupCosts
 from doublespec.drafting.hindsight import Hindsight
 from doublespec.drafting.pauses import Pauses
+from doublespec.drafting.sounding import Sounding
 from doublespec.errors import ConfigError
 from doublespec.models.base import LanguageModel
 from doublespec.sampling import Request
-from doublespec.scheduling import Scheduler
+from doublespec.scheduling.scheduler import Scheduler
 from doublespec.stopping import StopRule
 from doublespec.tokens import Tokens
 
@@ -43,6 +44,7 @@ class Parts(Protocol):
     lookup_costs: LookupCosts
     scheduler: Scheduler
     hindsight: Hindsight
+    sounding: Sounding | None  # None: no draft in this process
 
     def lookup(self, behind: DraftKind | None = None) -> Completer:
         """Retrieval in the text so far: alone, or behind a draft of one kind or the other. Each
@@ -135,8 +137,8 @@ def auto(parts: Parts, prompt: Tokens, request: Request, stop: StopRule) -> Step
         first = parts.forward_seconds(shown, beside=name in BESIDE)
         return (first + (forwards - 1) * parts.plain_seconds) / forwards
 
-    learnt = parts.scheduler, parts.hindsight
-    return decode_in_turns(begin, can_run, *learnt, prompt, request, expected, parts.clock)
+    learnt, clock, sounding = (parts.scheduler, parts.hindsight), parts.clock, parts.sounding
+    return decode_in_turns(begin, can_run, *learnt, prompt, request, expected, clock, sounding)
 
 
 METHODS: dict[str, Method] = {

@@ -33,7 +33,9 @@ from doublespec.drafting.lookup import Helper
 from doublespec.drafting.model import ModelDrafter
 from doublespec.drafting.odds import Odds
 from doublespec.drafting.pauses import Pauses
+from doublespec.drafting.recipe import LONGEST_LIKELY, likely_settled
 from doublespec.drafting.retrieved import Retrieval
+from doublespec.drafting.sounding import Sounding
 from doublespec.drafting.worker import Draft, Worker
 from doublespec.errors import ConfigError
 from doublespec.methods import (
@@ -47,7 +49,7 @@ from doublespec.methods import (
 )
 from doublespec.models.base import LanguageModel
 from doublespec.sampling import Request, SamplingParams
-from doublespec.scheduling import Scheduler
+from doublespec.scheduling.scheduler import Scheduler
 from doublespec.stats import summarise
 from doublespec.stopping import StopRule
 from doublespec.tokens import Tokens
@@ -178,7 +180,12 @@ def _answers(plan: Plan, machine: Machine, traces: Sequence[Replay]) -> list["_P
         draft.lookup(),
         target.choice(gamma, gamma / machine.ratio),
         Odds(),
-        Scheduler(_candidates(machine), {"ar": 1.0 / machine.target(1)}, HINDSIGHT),
+        Scheduler(
+            _candidates(machine),
+            {"ar": 1.0 / machine.target(1)},
+            HINDSIGHT,
+            sounded=machine.devices == 1,
+        ),
         Hindsight(HINDSIGHT, target.lookup(), plan.guess_tokens, seconds, _no_pauses(), _AT_ONCE),
     )
     return [_Parts(plan, machine, trace, kept) for trace in traces]
@@ -212,10 +219,12 @@ class _Parts:
         self._now = VirtualClock()
         self._link: VirtualLink | None = None
         self._remote: RemoteDrafter | None = None
+        self._before: TimedModel | None = None  # the draft before the target
         self._is_in_turns = False  # a draft works before the target
         self.clock: Clock = self._now
         self.scheduler = kept.scheduler
         self.hindsight = kept.hindsight
+        self.sounding = None if machine.devices > 1 else Sounding(self._serial_draft, self._speeds)
         self.guess_tokens = plan.guess_tokens
         self.at_once, self.plain_seconds = _AT_ONCE, machine.target(1)
         self.pauses = _no_pauses()
@@ -225,6 +234,18 @@ class _Parts:
         )
         self.drafts: list[TimedModel] = []
         self.drafted = 0
+
+    def _serial_draft(self) -> LanguageModel:
+        if self._before is None:
+            self._before = self._draft(self._machine.draft, self._now)
+        return self._before
+
+    def _speeds(self, kept: float) -> dict[str, float]:
+        """Of a draft before the target, as `Engine` expects it."""
+        target, draft = self._machine.target, self._machine.draft(1)
+        lengths = range(1, LONGEST_LIKELY + 1)
+        rates = (likely_settled(n, kept) / (target(n + 1) + n * draft) for n in lengths)
+        return {"double-serial": target(1) * max(rates)}
 
     def answer(self) -> Iterator[Step]:
         """The Steps of the answer, in virtual time."""
@@ -251,7 +272,7 @@ class _Parts:
     def draft(self, *, retrieval: bool) -> Drafter:
         machine, choice = self._machine, self._kept.choice
         self._is_in_turns = True
-        model, helper = self._draft(machine.draft, self._now), self._helper(retrieval, self._now)
+        model, helper = self._serial_draft(), self._helper(retrieval, self._now)
         made = (
             ConfidentDrafter(model, helper, 1.0 / machine.ratio, self._kept.odds)
             if self._plan.gamma is None

@@ -28,7 +28,7 @@ from doublespec.retrieval.history import open_history
 from doublespec.retrieval.linking import linking
 
 _MOST_STEPS = 16
-_LIKELY_KEPT = 0.85  # of drafted tokens, each where those before it were
+LIKELY_KEPT = 0.85  # of drafted tokens, before anything is known of the text
 LONGEST_LIKELY = 16  # draft
 _SHORT_FORWARD = 2e-3  # of a draft, seconds, of which what is between two takes a good part
 
@@ -132,10 +132,10 @@ class DraftRecipe:
         return self.gamma or max(1, min(round(self.target_seconds / seconds), _MOST_STEPS))
 
 
-def likely_settled(drafted: float) -> float:
-    """How many tokens a step settles that is shown so many drafted ones (arXiv 2211.17192, eq. 1),
-    before anything is known of the text."""
-    return (1.0 - math.pow(_LIKELY_KEPT, drafted + 1.0)) / (1.0 - _LIKELY_KEPT)
+def likely_settled(drafted: float, kept: float = LIKELY_KEPT) -> float:
+    """How many tokens a step settles that is shown so many drafted ones, each of which holds with
+    such a chance (below 1) where those before it do (arXiv 2211.17192, eq. 1)."""
+    return (1.0 - math.pow(kept, drafted + 1.0)) / (1.0 - kept)
 
 
 def _best_length(seconds: float, row_cost: float) -> int:

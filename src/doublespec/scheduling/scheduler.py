@@ -6,17 +6,22 @@ below a small share of the time. How much a few steps settle depends on the text
 the method, so a trial is compared with what the leading method settled just before it, and another
 one leads only when its trials agree. One method needs no trials: its steps can be judged by the
 text that another one has settled (`drafting/hindsight.py`), which compares both on the same text.
-Knows methods as names, and no clock.
+And a draft in this process can be asked what it would have chosen there (`drafting/sounding.py`):
+where that promises too little, it is left after a few steps and not tried again; where it promises
+enough, one trial will do. Knows methods as names, and no clock.
 """
 
 import math
-from collections import deque
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from statistics import median
 
+from doublespec.scheduling.promises import Promises
+from doublespec.scheduling.records import Record
+from doublespec.scheduling.slowness import Slowness
+
 TURN_STEPS = 16  # of the leading method, before it is asked again
-_LONG_LED = 256  # by plain decoding: then its turns are longer, so many times,
+_LONG_LED = 128  # by plain decoding: then its turns are longer, so many times,
 _LONG_TURN, _LONGEST_TURN = 2, 4  # or so many where retrieval finds next to nothing: less than
 _NEXT_TO_NOTHING = 0.15  # tokens a step
 TRIAL_STEPS = 6  # of another one, if it is compared with other text
@@ -24,27 +29,24 @@ SETTLING_STEPS = 2  # after a change: not measured, since the draft has to take 
 _APART = 64  # steps between two trials of a method, unless it has gained
 _BUDGET = 0.01  # share of the time that trials may cost
 _GRANT = 32  # steps that they may cost besides while plain decoding leads, as it may do early
+_GRANT_SOUNDED = 8  # or where soundings say which trials are worth their time
+FIRST_STEPS = 8  # before the first sounding
 _UNTRIED = 1.7  # times as fast as by the forwards of others: so fast plain decoding may be
 _UNKNOWN_LOSS = 0.25  # share of its time that the first trial of a method is likely to cost
 _LONGEST_STEP = 16  # times as long as the mean of all, and no longer counts a step
 _MEMORY_STEPS = 512  # after which what was measured counts half
-_NEAR_STEPS = 32  # the latest of a method; of the leading one, a trial is compared with them
-_FEW_STEPS = 48  # of a method, which is new so far
-_BESIDE_STEPS = 16  # of plain decoding, by which it is known what they take beside their forwards
-_SLOWNESS_STEPS = 128  # whose forwards say how long one takes
-_LONGEST_FORWARD = 8  # times as long as their mean, and no longer counts one of them
-_COMPARED, _COMPARED_STEPS = 32, 4  # forwards before a change to or from plain decoding, and after
 _LEAST_STEPS = 64  # of the leading method, after which plain decoding need not be surely faster
 _SPREAD = 0.6  # of what a step with a draft settles, as a share of the mean
 _SURELY_STEPS = 128  # of the one in hindsight, which loses less on any text than texts differ
 _ALIKE = 0.99  # of plain decoding: worth it, for a method that is fast as soon as text repeats
 _DOUBTS = 4  # steps of a method that no trial compares, which say no more than not to know it
-_LONG_STEPS = 32  # of the leading method, compared with what one in hindsight would have settled
 _JUDGED_EVERY = 4  # turns, of which one is compared where the other method has lost so far
 _CLEARLY = 1.25  # times as fast as plain decoding: not in doubt, though new
-_SURE = 1.6  # standard errors by which a method must have gained: three trials alike are enough,
-_LIKELY = 1.0  # are enough for the method in hindsight, instead of plain decoding
-_SURELY_SLOWER = 3.0  # or by which its latest steps must lose to plain decoding: nine alike
+_SURE = 1.6  # standard errors by which a method must have gained: three trials alike are enough
+_JUDGED_TOKENS, _WORTH = 60, 0.03  # in hindsight, of which one must save so much of plain decoding
+_PAYS = 1.05  # times as fast as the leading method by soundings: worth a trial, and then to lead
+_HOPELESS = 0.9  # or less: not even worth a trial
+_DISAPPOINTS = 0.95  # of plain decoding, after a few steps: left
 
 
 @dataclass(slots=True)
@@ -85,179 +87,28 @@ class Measured:
     share: float
 
 
-@dataclass(slots=True)
-class _Record:
-    """Tokens and seconds of a method, the later ones counting more. Of its trials: how much they
-    `gained` over the leading method, the sum of their squares, and what it is to be compared with.
-    That is tokens, and what the leading method would have settled in the same time; or, where both
-    are known for the same text, seconds that were saved, and what it took. `part` is of a trial
-    that is not long enough yet."""
-
-    tokens: float = 0.0
-    seconds: float = 0.0
-    gained: float = 0.0
-    squares: float = 0.0
-    base: float = 0.0
-    part: tuple[float, float, int] = (0.0, 0.0, 0)  # amount, base and steps
-    steps: int = 0
-    tried_at: int = -1  # step of the scheduler at its last turn
-    near: deque[tuple[int, float]] = field(default_factory=deque)
-    near_tokens: int = 0
-    near_seconds: float = 0.0
-    changing: float = 0.0  # seconds that were lost by turning to it, all `changes` together
-    changes: float = 0.0
-    # Since it leads, or did: tokens, what plain decoding would have settled meanwhile, and steps.
-    led: tuple[int, float, int] = (0, 0.0, 0)
-    # How many times as long its latest steps took as their forwards alone let expect.
-    beside: deque[float] = field(default_factory=lambda: deque(maxlen=_BESIDE_STEPS))
-
-    @property
-    def rate(self) -> float:
-        return self.tokens / self.seconds if self.seconds else 0.0
-
-    @property
-    def near_rate(self) -> float:
-        """Tokens per second lately (0.0: it has not run)."""
-        return self.near_tokens / self.near_seconds if self.near else 0.0
-
-    def add_near(self, tokens: int, seconds: float, steps: int) -> None:
-        """So many steps settled so many tokens in all, each the same."""
-        self.near.extend([(tokens // steps, seconds / steps)] * steps)
-        self.near_tokens += tokens
-        self.near_seconds += seconds
-        while len(self.near) > _NEAR_STEPS:
-            tokens, seconds = self.near.popleft()
-            self.near_tokens -= tokens
-            self.near_seconds -= seconds
-
-    def forget_near(self) -> None:
-        self.near.clear()
-        self.near_tokens, self.near_seconds = 0, 0.0
-
-    def lags_behind(self, rate: float) -> bool:
-        """Whether its latest steps were surely slower, each for what it settled. (To leave one by
-        mistake costs more than a few steps: trials, which may cost little, bring it back late.)"""
-        gained = [tokens - rate * seconds for tokens, seconds in self.near]
-        return -sum(gained) >= _SURELY_SLOWER * math.sqrt(sum(gain**2 for gain in gained)) > 0.0
-
-    @property
-    def is_new(self) -> bool:
-        return self.steps < _FEW_STEPS
-
-    def gains(self, errors: float) -> bool:
-        """Whether its trials agree, by so many standard errors, that it is faster than the leading
-        method."""
-        return self.gained > errors * math.sqrt(self.squares)
-
-    def add_trial(self, amount: float, base: float) -> None:
-        """Tokens that it settled and that the leading method would have settled, or seconds that
-        the leading method took and that it took itself."""
-        self.gained += amount - base
-        self.squares += (amount - base) ** 2
-        self.base += base
-
-    def add_part(self, amount: float, base: float, steps: int) -> None:
-        """Adds a part of a trial, which counts when it is long enough."""
-        before = self.part
-        self.part = before[0] + amount, before[1] + base, before[2] + steps
-        if self.part[2] >= _LONG_STEPS:
-            self.add_trial(*self.part[:2])
-            self.part = 0.0, 0.0, 0
-
-    def forget_trials(self) -> None:
-        self.gained = self.squares = self.base = 0.0
-        self.part = 0.0, 0.0, 0
-
-    def fade(self) -> None:
-        """What was measured counts half from now on."""
-        self.tokens, self.seconds = self.tokens / 2, self.seconds / 2
-        self.gained, self.squares = self.gained / 2, self.squares / 2
-        self.base /= 2
-        self.changing, self.changes = self.changing / 2, self.changes / 2
-
-
-class _Slowness:
-    """How many times as long forwards take here and now as was to be expected beforehand.
-
-    What was expected need not be wrong alike for all methods: one may make several forwards at
-    once, and another one's follow those of a draft. The machine is the same just before and just
-    after a change of methods, so that each change tells; in the end all is told as it would be of
-    the methods whose rate is known.
-    """
-
-    def __init__(self, known: Collection[str]) -> None:
-        self._known = known
-        self._latest: deque[tuple[str, float]] = deque([("", 1.0)])  # steps, as they were told,
-        self._sums = {"": 1.0}  # and their sums by name
-        self._sum = 1.0  # and in all
-        self._told: dict[str, deque[float]] = {}  # since a method began last
-        self._name = self._before = ""  # the one at work, and the one before it
-        # Of what is told of a method, what it is for those known.
-        self._share: dict[str, float] = {}
-
-    def add(self, name: str, slowness: float, steps: int) -> None:
-        """Forwards of so many steps in a row. None counts as longer than `_LONGEST_FORWARD` times
-        what they take on average."""
-        if name != self._name:
-            self._before, self._name = self._name, name
-            self._told[name] = deque(maxlen=_COMPARED)
-            self._sums.setdefault(name, 0.0)
-        told, latest = self._told[name], self._latest
-        before = len(told)
-        told.extend([slowness] * steps)
-        if before < _COMPARED_STEPS <= len(told):
-            self._compare(name, self._before)
-        slowness = min(slowness, _LONGEST_FORWARD * self._sum / len(latest))
-        latest.extend([(name, slowness)] * steps)
-        self._sums[name] += steps * slowness
-        self._sum += steps * slowness
-        while len(latest) > _SLOWNESS_STEPS:
-            left, slowness = latest.popleft()
-            self._sums[left] -= slowness
-            self._sum -= slowness
-
-    @property
-    def of_known(self) -> float:
-        """Of the latest steps, as if the methods whose rate is known had made them."""
-        total = sum(self._of(name) * told for name, told in self._sums.items())
-        return total / len(self._latest)
-
-    def _of(self, name: str) -> float:
-        return 1.0 if name in self._known else self._share.get(name, 1.0)
-
-    def _compare(self, name: str, before: str) -> None:
-        """A method with the one before it. Of two whose rate is not known the last one may tell of
-        the next."""
-        if len(self._told.get(before, ())) < _COMPARED_STEPS:
-            return
-        told, other = median(self._told[name]), median(self._told[before])
-        if not told or not other:  # no time passes, by this clock
-            return
-        share = other / told
-        if name in self._known:
-            name, share = before, 1.0 / share
-        elif before not in self._known:
-            if before in self._share:
-                self._share.setdefault(name, share * self._share[before])
-            return
-        known = self._share.get(name)
-        self._share[name] = share if known is None else math.sqrt(known * share)
-
-
 class Scheduler:
     """Chooses among methods by what they have settled per second.
 
     `names` begin with the likely best, which leads at first; `expected` are rates known beforehand,
     which do not depend on the text (of plain decoding: from the time of a forward). What the method
-    `in_hindsight` would have settled, `compare` is told.
+    `in_hindsight` would have settled, `compare` is told; if the draft can be `sounded`, what that
+    says of the others is told to `sound`.
     """
 
     def __init__(
-        self, names: Sequence[str], expected: Mapping[str, float], in_hindsight: str = ""
+        self,
+        names: Sequence[str],
+        expected: Mapping[str, float],
+        in_hindsight: str = "",
+        *,
+        sounded: bool = False,
     ) -> None:
         assert names
-        self._records = {name: _Record() for name in names}
+        self._records = {name: Record() for name in names}
         self._expected = dict(expected)
+        with_draft = {*names} - {in_hindsight, *expected}
+        self._soundings = Promises(with_draft if sounded else ())
         self._leader = names[0]
         self._in_hindsight = in_hindsight
         self._led = 0  # turns of the leading method, other than that one
@@ -265,7 +116,7 @@ class Scheduler:
         self._seconds = 0.0  # in all
         self._lost = 0.0  # of them, by trials
         self._latest: Turn | None = None
-        self._slowness = _Slowness(self._expected)
+        self._slowness = Slowness(self._expected)
         self._known: dict[str, float] = {}  # what `_rate` has made of them
 
     def choose(self, can_run: Callable[[str], bool] = lambda name: True) -> Turn:
@@ -280,6 +131,8 @@ class Scheduler:
             return self._turn(last.name, left, 0, telling, judged=last.judged)
         names = [name for name in self._records if can_run(name)]
         trial = last if last and last.on_trial else None
+        if last:
+            self._learn_promise(last)
         if trial and trial.instead and not self._tells_in_hindsight(trial):
             self._records[trial.name].add_trial(trial.tokens, trial.instead)
         best = self._best(names)
@@ -288,6 +141,8 @@ class Scheduler:
         steps = self._trial_steps(other) if other else self._turn_steps
         settling = SETTLING_STEPS if last and self._has_to_settle(last.name, name) else 0
         judged = self._is_judged(name, is_trial=other is not None)
+        if not other and self._soundings.are_open:
+            steps = FIRST_STEPS
         turn = self._turn(name, steps, settling, settling + TURN_STEPS, judged=judged)
         turn.on_trial = other is not None
         return turn
@@ -314,7 +169,8 @@ class Scheduler:
     def affords(self, name: str, seconds: float) -> bool:
         """Whether it may take so many seconds, once, to get ready what a method needs: as trials,
         no more than a small share of the time; if that method is to lead, at once."""
-        return name == self._leader or seconds <= _BUDGET * self._seconds
+        is_likely = name == self._leader or self._soundings.speed(name) > _PAYS
+        return is_likely or seconds <= _BUDGET * self._seconds
 
     def learn(
         self,
@@ -389,6 +245,28 @@ class Scheduler:
         else:
             self._records[self._in_hindsight].add_part(turn.seconds, seconds, turn.measured)
 
+    @property
+    def wants_sounding(self) -> bool:
+        """Whether to `sound`: at first, and while no draft leads, as far as that has cost
+        little."""
+        if self._leader in self._soundings and not self._soundings.are_open:
+            return False
+        plain = 1.0 / max(map(self._rate, self._expected))
+        return self._soundings.is_due(self._steps, self._seconds, plain)
+
+    def sound(self, speeds: Mapping[str, float], seconds: float) -> None:
+        """Methods with a draft would be so many times as fast as plain decoding on the latest text,
+        if that depended on nothing but forwards and how often the draft is right. To find out took
+        so many seconds."""
+        self._seconds += seconds
+        self._soundings.add(speeds, seconds, self._steps)
+
+    def _learn_promise(self, turn: Turn) -> None:
+        """What became of a promise, by a turn of that method."""
+        if turn.measured and turn.seconds > 0 and turn.plain_rate > 0:
+            speed = turn.tokens / (turn.seconds * turn.plain_rate)
+            self._soundings.learn(turn.name, speed, turn.measured, self._steps)
+
     def explain(self) -> list[Measured]:
         """What has been measured, the fastest first."""
         found = [
@@ -449,24 +327,19 @@ class Scheduler:
     def _best(self, names: Sequence[str]) -> str:
         """The leading method, which may be another one from now on; while it cannot run, the
         likely best of those that do not lag behind plain decoding."""
-        if self._leader not in names:
-            return next((name for name in names if not self._lags(name)), names[0])
+        if self._leader not in names and not self._disappoints(self._leader):
+            likely = (n for n in names if not self._lags(n) and not self._disappoints(n))
+            return next(likely, names[0])
         faster = [name for name in names if name != self._leader and self._is_faster(name)]
         if faster:
-            self._leader = self._or_in_hindsight(max(faster, key=self._speed), names)
+            self._leader = max(faster, key=self._speed)
+            if self._leader in self._soundings:
+                self._soundings.have_led()
             self._records[self._leader].forget_near()
             self._records[self._leader].led = (0, 0.0, 0)
             for record in self._records.values():  # they were compared with the last one
                 record.forget_trials()
         return self._leader
-
-    def _or_in_hindsight(self, name: str, names: Sequence[str]) -> str:
-        """Instead of plain decoding the method that can be judged in hindsight, unless it was
-        slower: where retrieval does not pay, it leaves itself out."""
-        other = self._in_hindsight
-        if name not in self._expected or other not in names or other == self._leader:
-            return name
-        return name if self._was_slower(other, self._rate(name)) else other
 
     def _was_slower(self, name: str, rate: float) -> bool:
         record = self._records[name]
@@ -480,17 +353,40 @@ class Scheduler:
         record, leader = self._records[name], self._records[self._leader]
         if name in self._expected:
             rate = self._rate(name)
-            if self._was_slower(self._leader, rate):
+            if self._was_slower(self._leader, rate) or self._disappoints(self._leader):
                 return True
             return self._leader != self._in_hindsight and leader.lags_behind(rate)
+        if self._is_promising(name) and not self._soundings.were_made_since(record.tried_at):
+            return True
         if self._leader not in self._expected:
             return record.gains(_SURE)
+        if name == self._in_hindsight:  # judged by the same text: no luck
+            judged = record.base * self._rate(self._leader)
+            return judged >= _JUDGED_TOKENS and record.gained > _WORTH * record.base
         known = max(self._rate(self._leader), leader.rate)
         was_faster = record.steps >= _LEAST_STEPS and record.rate > known
-        if name != self._in_hindsight:
-            return was_faster or record.gains(_SURE)
-        was_slower = self._was_slower(name, self._rate(self._leader))
-        return was_faster or record.gains(_LIKELY) or not was_slower
+        return was_faster or record.gains(_SURE)
+
+    def _is_promising(self, name: str) -> bool:
+        """Whether a method with a draft is likely faster than the leading one, which has none, by
+        soundings. It leads as soon as a trial leaves it promising."""
+        return self._leader not in self._soundings and self._promised_speed(name) > _PAYS
+
+    def _disappoints(self, name: str) -> bool:
+        """Whether a method is likely slower than plain decoding, by what a sounding said just now
+        and by its steps since then."""
+        if name not in self._soundings or not self._soundings.is_fresh(self._steps):
+            return False
+        return self._soundings.speed(name) < _DISAPPOINTS
+
+    def _promised_speed(self, name: str) -> float:
+        """How many times as fast as the leading method, which has no draft, one with a draft is by
+        soundings (0.0: unknown)."""
+        speed = self._soundings.speed(name)
+        if not speed:
+            return 0.0
+        plain = max(map(self._rate, self._expected))
+        return speed * plain / max(plain, self._records[self._leader].rate)
 
     def _lags(self, name: str) -> bool:
         """Whether a method is surely slower than one whose rate is known."""
@@ -516,6 +412,8 @@ class Scheduler:
         leading = self._records[self._leader].rate
         if name in self._expected:
             return self._rate(name) / leading if leading else 1.0
+        if self._is_promising(name):
+            return self._promised_speed(name)
         if record.base:
             return 1.0 + record.gained / record.base
         if not record.rate or not leading:
@@ -529,6 +427,9 @@ class Scheduler:
         that a trial teaches to judge in hindsight."""
         if best != self._leader or not self._records[best].near:
             return None
+        promising = [name for name in names if self._is_promising(name)]
+        if promising:
+            return max(promising, key=self._promised_speed)
         others = [name for name in names if name != best and not self._rests(name)]
         if self._lost <= self._allowance:
             likely = max(others, key=self._promises, default=None)
@@ -560,15 +461,23 @@ class Scheduler:
         """Whether trials would say nothing new of a method: it was tried just now, and did not
         gain; or its rate is known, not for long, and far lower than the leading method's."""
         record, apart = self._records[name], max(_APART, 2 * self._turn_steps)
+        is_sounded = name in self._soundings and self._leader not in self._soundings
+        if is_sounded and self._promised_speed(name) < _HOPELESS:
+            return True
         if record.tried_at >= 0 and self._steps - record.tried_at < apart and record.gained <= 0:
             return True
+        if name == self._in_hindsight and self._leader in self._expected and record.gained < 0:
+            return self._steps - record.tried_at < _MEMORY_STEPS
         is_fresh = record.steps > 0 and self._steps - record.tried_at < _MEMORY_STEPS
         return name in self._expected and is_fresh and not self._is_near(name)
 
     @property
     def _allowance(self) -> float:
         """Seconds that trials may cost."""
-        grant = _GRANT / self._rate(self._leader) if self._leader in self._expected else 0.0
+        grant = 0.0
+        if self._leader in self._expected:
+            steps = _GRANT_SOUNDED if self._soundings else _GRANT
+            grant = steps / self._rate(self._leader)
         return self._share * self._seconds + grant
 
     @property

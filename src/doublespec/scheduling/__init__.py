@@ -1,0 +1,1 @@
+"""Which method to decode with next, by what was measured."""

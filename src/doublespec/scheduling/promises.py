@@ -1,0 +1,79 @@
+"""What soundings promise of methods with a draft, and how much of it has held so far.
+
+A sounding (`drafting/sounding.py`) says how fast they would be by forwards alone and by how often
+the draft would have been right on the latest text. Steps take longer than that, for each pair of
+models and on each machine otherwise, and what begins a text is easier or harder than the rest: how
+much holds is learnt from the steps that are made soon after.
+"""
+
+from collections.abc import Collection, Mapping
+
+from doublespec.ratio import Ratio
+
+_APART = 16  # steps between two soundings, at first: each time twice as many
+_BUDGET = 0.0025  # share of the time that they may cost,
+_GRANT = 4  # and steps of plain decoding besides
+_HOLDS, _HOLDS_STEPS = 0.7, 8.0  # of what one says, before any step was made, which counts for some
+_MEMORY = 0.8  # of what was said before, with each one: a single one says little
+_FRESH_STEPS = 128  # after one, in which steps tell how much of it holds
+
+
+class Promises:
+    def __init__(self, names: Collection[str]) -> None:
+        """Of the methods with such `names`, if there are any."""
+        self._said = {name: Ratio(0.0, 0.0, _MEMORY) for name in names}
+        self._holds = {name: Ratio(_HOLDS, _HOLDS_STEPS) for name in names}
+        self._said_at = -1  # step
+        self._apart = _APART
+        self._spent = 0.0
+
+    def __bool__(self) -> bool:
+        return bool(self._said)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._said
+
+    @property
+    def are_open(self) -> bool:
+        """Whether there are methods of which nothing has been said yet."""
+        return bool(self._said) and self._said_at < 0
+
+    def is_due(self, steps: int, seconds: float, plain: float) -> bool:
+        """Whether it is time for the next sounding, after so many steps and seconds in all; one of
+        plain decoding takes so many seconds."""
+        if not self._said or (self._said_at >= 0 and steps - self._said_at < self._apart):
+            return False
+        return self._spent <= _BUDGET * seconds + _GRANT * plain
+
+    def add(self, speeds: Mapping[str, float], seconds: float, steps: int) -> None:
+        """A sounding took so many seconds, after so many steps. It says how many times as fast as
+        plain decoding methods are (nothing: not at all)."""
+        self._apart = _APART if self.are_open else 2 * self._apart
+        self._said_at = steps
+        self._spent += seconds
+        for name, said in self._said.items():
+            said.learn(speeds.get(name, 0.0), 1.0)
+
+    def learn(self, name: str, speed: float, measured: int, steps: int) -> None:
+        """So many steps of a method were so many times as fast as plain decoding; all together have
+        made so many steps by now."""
+        if self.is_fresh(steps) and name in self and self._said[name].value:
+            self._holds[name].learn(speed / self._said[name].value * measured, measured)
+
+    def have_led(self) -> None:
+        """A method leads by what was said, or did: soundings are soon of use again."""
+        self._apart = _APART
+
+    def is_fresh(self, steps: int) -> bool:
+        """Whether something was said just now."""
+        return not self.are_open and steps - self._said_at <= _FRESH_STEPS
+
+    def speed(self, name: str) -> float:
+        """How many times as fast as plain decoding a method is likely to be (0.0: unknown)."""
+        if name not in self or self.are_open:
+            return 0.0
+        return self._said[name].value * self._holds[name].value
+
+    def were_made_since(self, step: int) -> bool:
+        """Whether something was said at that step, or after it."""
+        return self._said_at >= step

@@ -1,0 +1,102 @@
+"""What has been measured of a method."""
+
+import math
+from collections import deque
+from dataclasses import dataclass, field
+
+_NEAR_STEPS = 32  # the latest of a method; of the leading one, a trial is compared with them
+_FEW_STEPS = 48  # of a method, which is new so far
+_BESIDE_STEPS = 16  # of plain decoding, by which it is known what they take beside their forwards
+_LONG_STEPS = 32  # of the leading method, compared with what one in hindsight would have settled
+_SURELY_SLOWER = 3.0  # standard errors by which its latest steps must lose: nine alike
+
+
+@dataclass(slots=True)
+class Record:
+    """Tokens and seconds of a method, the later ones counting more. Of its trials: how much they
+    `gained` over the leading method, the sum of their squares, and what it is to be compared with.
+    That is tokens, and what the leading method would have settled in the same time; or, where both
+    are known for the same text, seconds that were saved, and what it took. `part` is of a trial
+    that is not long enough yet."""
+
+    tokens: float = 0.0
+    seconds: float = 0.0
+    gained: float = 0.0
+    squares: float = 0.0
+    base: float = 0.0
+    part: tuple[float, float, int] = (0.0, 0.0, 0)  # amount, base and steps
+    steps: int = 0
+    tried_at: int = -1  # step of the scheduler at its last turn
+    near: deque[tuple[int, float]] = field(default_factory=deque)
+    near_tokens: int = 0
+    near_seconds: float = 0.0
+    changing: float = 0.0  # seconds that were lost by turning to it, all `changes` together
+    changes: float = 0.0
+    # Since it leads, or did: tokens, what plain decoding would have settled meanwhile, and steps.
+    led: tuple[int, float, int] = (0, 0.0, 0)
+    # How many times as long its latest steps took as their forwards alone let expect.
+    beside: deque[float] = field(default_factory=lambda: deque(maxlen=_BESIDE_STEPS))
+
+    @property
+    def rate(self) -> float:
+        return self.tokens / self.seconds if self.seconds else 0.0
+
+    @property
+    def near_rate(self) -> float:
+        """Tokens per second lately (0.0: it has not run)."""
+        return self.near_tokens / self.near_seconds if self.near else 0.0
+
+    def add_near(self, tokens: int, seconds: float, steps: int) -> None:
+        """So many steps settled so many tokens in all, each the same."""
+        self.near.extend([(tokens // steps, seconds / steps)] * steps)
+        self.near_tokens += tokens
+        self.near_seconds += seconds
+        while len(self.near) > _NEAR_STEPS:
+            tokens, seconds = self.near.popleft()
+            self.near_tokens -= tokens
+            self.near_seconds -= seconds
+
+    def forget_near(self) -> None:
+        self.near.clear()
+        self.near_tokens, self.near_seconds = 0, 0.0
+
+    def lags_behind(self, rate: float) -> bool:
+        """Whether its latest steps were surely slower, each for what it settled. (To leave one by
+        mistake costs more than a few steps: trials, which may cost little, bring it back late.)"""
+        gained = [tokens - rate * seconds for tokens, seconds in self.near]
+        return -sum(gained) >= _SURELY_SLOWER * math.sqrt(sum(gain**2 for gain in gained)) > 0.0
+
+    @property
+    def is_new(self) -> bool:
+        return self.steps < _FEW_STEPS
+
+    def gains(self, errors: float) -> bool:
+        """Whether its trials agree, by so many standard errors, that it is faster than the leading
+        method."""
+        return self.gained > errors * math.sqrt(self.squares)
+
+    def add_trial(self, amount: float, base: float) -> None:
+        """Tokens that it settled and that the leading method would have settled, or seconds that
+        the leading method took and that it took itself."""
+        self.gained += amount - base
+        self.squares += (amount - base) ** 2
+        self.base += base
+
+    def add_part(self, amount: float, base: float, steps: int) -> None:
+        """Adds a part of a trial, which counts when it is long enough."""
+        before = self.part
+        self.part = before[0] + amount, before[1] + base, before[2] + steps
+        if self.part[2] >= _LONG_STEPS:
+            self.add_trial(*self.part[:2])
+            self.part = 0.0, 0.0, 0
+
+    def forget_trials(self) -> None:
+        self.gained = self.squares = self.base = 0.0
+        self.part = 0.0, 0.0, 0
+
+    def fade(self) -> None:
+        """What was measured counts half from now on."""
+        self.tokens, self.seconds = self.tokens / 2, self.seconds / 2
+        self.gained, self.squares = self.gained / 2, self.squares / 2
+        self.base /= 2
+        self.changing, self.changes = self.changing / 2, self.changes / 2
