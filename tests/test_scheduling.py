@@ -435,11 +435,9 @@ def test_retrieval_leads_instead_of_plain_decoding_where_it_pays_on_the_whole() 
         scheduler = Scheduler(("double", "lookup", "ar"), {"ar": 100.0}, "lookup")
         made = _run_texts(scheduler, 1.15, 4000, seed)
         mostly += made["lookup"] > made["ar"]
-        scheduler = Scheduler(("double", "lookup", "ar"), {"ar": 100.0}, "lookup")
-        made = _run_texts(scheduler, 1.4, 4000, seed)
         often += made["lookup"] > 4 * made["ar"]
-    assert mostly >= 16
-    assert often >= 18
+    assert mostly >= 18
+    assert often >= 16
 
 
 def test_plain_decoding_leads_where_retrieval_does_not_pay() -> None:
@@ -530,7 +528,7 @@ def test_retrieval_that_gains_in_a_few_places_only_leads_soon() -> None:
             if turn.judged:
                 scheduler.compare(turn, turn.tokens / (100.0 / 0.6 if saves else 88.0))
         led += turn.leader == "lookup"
-    assert led >= 16
+    assert led >= 18
 
 
 def test_the_next_answer_goes_on_with_a_turn_that_the_last_one_has_ended() -> None:

@@ -13,11 +13,10 @@ _SURELY_SLOWER = 3.0  # standard errors by which its latest steps must lose: nin
 
 @dataclass(slots=True)
 class Record:
-    """Tokens and seconds of a method, the later ones counting more. Of its trials: how much they
-    `gained` over the leading method, the sum of their squares, and what it is to be compared with.
-    That is tokens, and what the leading method would have settled in the same time; or, where both
-    are known for the same text, seconds that were saved, and what it took. `part` is of a trial
-    that is not long enough yet."""
+    """Tokens and seconds of a method, the later ones counting more. Of its trials: how many seconds
+    were `gained` over the leading method, for the same text or by what that settled just before,
+    the sum of their squares, and the seconds that they took. `part` is of a trial that is not long
+    enough yet."""
 
     tokens: float = 0.0
     seconds: float = 0.0
@@ -76,8 +75,7 @@ class Record:
         return self.gained > errors * math.sqrt(self.squares)
 
     def add_trial(self, amount: float, base: float) -> None:
-        """Tokens that it settled and that the leading method would have settled, or seconds that
-        the leading method took and that it took itself."""
+        """Seconds that the leading method takes for what was settled, and that it takes itself."""
         self.gained += amount - base
         self.squares += (amount - base) ** 2
         self.base += base

@@ -134,7 +134,8 @@ class Scheduler:
         if last:
             self._learn_promise(last)
         if trial and trial.instead and not self._tells_in_hindsight(trial):
-            self._records[trial.name].add_trial(trial.tokens, trial.instead)
+            instead = trial.seconds * trial.tokens / trial.instead
+            self._records[trial.name].add_trial(instead, trial.seconds)
         best = self._best(names)
         other = None if trial else self._worth_a_trial(names, best)
         name = other or best
