@@ -14,7 +14,7 @@ from doublespec.decoding import Step, Steps, decode_in_turns
 from doublespec.drafting.base import Drafter, NoDrafter
 from doublespec.drafting.hindsight import Hindsight
 from doublespec.drafting.pauses import Pauses
-from doublespec.drafting.sounding import Sounding
+from doublespec.drafting.sounding import LEAST_SOUNDED, Sounding
 from doublespec.sampling import Request, SamplingParams
 from doublespec.scheduling.promises import Promises
 from doublespec.scheduling.scheduler import (
@@ -821,8 +821,8 @@ def _run_sounded(speed: float, real: float, turns: int, *, sounded: bool = True)
             made[turn.name] += 1
         if turn.judged:
             scheduler.compare(turn, turn.tokens / 95.0)
-        if scheduler.wants_sounding:
-            scheduler.sound({"double-serial": speed}, 0.002)
+        if scheduler.wants_sounding(lambda: 100):
+            scheduler.sound({"double-serial": speed}, 100, 0.002)
     return made
 
 
@@ -849,8 +849,8 @@ def test_a_draft_leads_again_when_soundings_promise_enough() -> None:
                 scheduler.learn(turn, place, 1, 1 / rate)
             if number == 20:
                 speed, made = 2.4, real
-            if scheduler.wants_sounding:
-                scheduler.sound({"double-serial": speed}, 0.002)
+            if scheduler.wants_sounding(lambda: 100):
+                scheduler.sound({"double-serial": speed}, 100, 0.002)
         return found
 
     assert leaders(1.5)[1:20] == ["ar"] * 19
@@ -866,10 +866,10 @@ def test_a_stand_in_that_disappoints_gives_way_to_plain_decoding() -> None:
     assert (turn.name, turn.steps) == ("double-serial", FIRST_STEPS)
     for place in _places(turn):
         scheduler.learn(turn, place, 1, 0.01)
-    scheduler.sound({"double": 1.0, "double-serial": 1.2}, 0.001)
+    scheduler.sound({"double": 1.0, "double-serial": 1.2}, 100, 0.001)
     assert scheduler.choose(can_run).name == "ar"
     assert not scheduler.affords("double", 1.0)
-    scheduler.sound({"double": 6.0, "double-serial": 1.2}, 0.001)
+    scheduler.sound({"double": 6.0, "double-serial": 1.2}, 100, 0.001)
     assert scheduler.affords("double", 1.0)
 
 
@@ -878,23 +878,27 @@ def test_soundings_are_due_seldom_and_cost_little() -> None:
     assert not Promises([])
     assert promises.are_open
     assert promises.speed("double") == 0.0
-    assert promises.is_due(0, 0.0, 0.01)
-    promises.add({"double": 2.0}, 0.001, 10)
-    assert not promises.is_due(25, 1.0, 0.01)
-    assert promises.is_due(26, 1.0, 0.01)
-    promises.add({}, 0.001, 26)  # the text was too long
-    assert not promises.is_due(57, 1.0, 0.01)
-    assert promises.is_due(58, 1.0, 0.01)
+    assert promises.are_due(0)
+    assert promises.are_affordable(9999, 0.0, 0.01), "at first"
+    promises.add({"double": 2.0}, 100, 0.001, 10)
+    assert not promises.are_due(25)
+    assert promises.are_due(26)
+    assert promises.are_affordable(100, 0.0, 0.01)
+    assert not promises.are_affordable(9999, 0.0, 0.01), "a long prompt, which the draft must read"
+    assert promises.are_affordable(9999, 100.0, 0.01)
+    promises.add({}, 100, 0.001, 26)  # the text was too long
+    assert not promises.are_due(57)
+    assert promises.are_due(58)
     promises.have_led()
-    assert promises.is_due(42, 1.0, 0.01)
-    promises.add({"double": 2.0}, 10.0, 42)
-    assert not promises.is_due(5000, 50.0, 0.01)
-    assert promises.is_due(5000, 5000.0, 0.01)
+    assert promises.are_due(42)
+    promises.add({"double": 2.0}, 100, 10.0, 42)
+    assert not promises.are_affordable(1, 50.0, 0.01)
+    assert promises.are_affordable(1, 5000.0, 0.01)
 
 
 def test_how_much_of_a_promise_holds_is_learnt_soon_after_it() -> None:
     promises = Promises(["double"])
-    promises.add({"double": 2.0}, 0.001, 10)
+    promises.add({"double": 2.0}, 100, 0.001, 10)
     assert promises.speed("double") == pytest.approx(1.4)
     promises.learn("double", 1.0, 8, 20)
     assert promises.speed("double") == pytest.approx(1.2, abs=0.01)
@@ -918,7 +922,10 @@ class _Chooser:
 def test_a_sounding_tells_how_often_a_draft_would_have_been_right() -> None:
     sounding = Sounding(lambda: _Chooser(2), lambda kept: {"double": kept})
     answer = [2, 2, 1, 2, 2, 2, 0, 2]
+    assert sounding.unread([3, *answer]) == 9
     assert sounding.speeds([3, *answer], _REQUEST) == {"double": pytest.approx((6 + 1) / (8 + 2))}
+    assert sounding.unread([3, *answer, *answer, *answer]) == 16
+    assert sounding.unread([3, *answer]) == LEAST_SOUNDED, "again"
     late = [0] * 20 + [2] * 32  # the latest ones count
     assert sounding.speeds([3, *late], _REQUEST) == {"double": pytest.approx((32 + 1) / (32 + 2))}
     assert sounding.speeds([3] * 65, _REQUEST) == {}, "longer than the draft can read"

@@ -7,7 +7,7 @@ lets the draft rest.
 
 from collections import deque
 from collections.abc import Callable, Generator
-from functools import cache
+from functools import cache, partial
 from time import perf_counter
 from typing import NamedTuple
 
@@ -284,13 +284,14 @@ def decode_in_turns(
         learnt = len(made)
 
     def sound(sounding: Sounding) -> float:
-        """If the answer is long enough; seconds that it took."""
-        if len(tokens) - len(prompt) < LEAST_SOUNDED:
+        """If it is time to, and the answer is long enough; seconds that it took."""
+        unread = partial(sounding.unread, tokens)
+        if len(tokens) - len(prompt) < LEAST_SOUNDED or not scheduler.wants_sounding(unread):
             return 0.0
-        begun = clock()
+        read, begun = unread(), clock()
         speeds = sounding.speeds(tokens, request)
         took = clock() - begun
-        scheduler.sound(speeds, took)
+        scheduler.sound(speeds, read, took)
         return took
 
     try:
@@ -322,7 +323,7 @@ def decode_in_turns(
                 scheduler.compare(past, hindsight.seconds(tokens, start, stop, request))
             judging = clock() - asked
             hindsight.spend(judging)
-            if sounding is not None and finish is None and scheduler.wants_sounding:
+            if sounding is not None and finish is None:
                 judging += sound(sounding)
             yield made[-1]._replace(seconds=made[-1].seconds + judging)
     finally:

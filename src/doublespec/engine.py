@@ -31,6 +31,7 @@ from doublespec.drafting.recipe import (
     LONGEST_LIKELY,
     DraftRecipe,
     goes_on_by_itself,
+    likely_rate,
     likely_settled,
 )
 from doublespec.drafting.retrieved import ASKING_SECONDS, Retrieval
@@ -234,7 +235,7 @@ class Engine:
             self._draft_seconds = _measure_draft(self.draft_model())
         cost, (single, chained) = self.cost, self._draft_seconds
         lengths = range(1, LONGEST_LIKELY + 1)
-        before = (likely_settled(n, kept) / (cost.of_alone(n + 1) + n * chained) for n in lengths)
+        before = likely_rate(lambda n: cost.of_alone(n + 1) + n * chained, kept)
         steps = [cost.of(n + 1) + _FOLLOW_SECONDS for n in lengths]
         forward = _SHARED * single + _BETWEEN_SECONDS
         beside = (
@@ -242,7 +243,7 @@ class Engine:
             for n, step in zip(lengths, steps, strict=True)
         )
         plain = cost.of_plain
-        return {"double-serial": plain * max(before), "double": plain * max(beside)}
+        return {"double-serial": plain * before, "double": plain * max(beside)}
 
     def close(self) -> None:
         """Ends background drafters; what is asked for later starts them again."""

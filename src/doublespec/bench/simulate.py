@@ -33,7 +33,7 @@ from doublespec.drafting.lookup import Helper
 from doublespec.drafting.model import ModelDrafter
 from doublespec.drafting.odds import Odds
 from doublespec.drafting.pauses import Pauses
-from doublespec.drafting.recipe import LONGEST_LIKELY, likely_settled
+from doublespec.drafting.recipe import likely_rate
 from doublespec.drafting.retrieved import Retrieval
 from doublespec.drafting.sounding import Sounding
 from doublespec.drafting.worker import Draft, Worker
@@ -241,11 +241,10 @@ class _Parts:
         return self._before
 
     def _speeds(self, kept: float) -> dict[str, float]:
-        """Of a draft before the target, as `Engine` expects it."""
+        """Of a draft before the target, by the times of forwards, as `Engine` has it."""
         target, draft = self._machine.target, self._machine.draft(1)
-        lengths = range(1, LONGEST_LIKELY + 1)
-        rates = (likely_settled(n, kept) / (target(n + 1) + n * draft) for n in lengths)
-        return {"double-serial": target(1) * max(rates)}
+        rate = likely_rate(lambda n: target(n + 1) + n * draft, kept)
+        return {"double-serial": target(1) * rate}
 
     def answer(self) -> Iterator[Step]:
         """The Steps of the answer, in virtual time."""

@@ -138,6 +138,12 @@ def likely_settled(drafted: float, kept: float = LIKELY_KEPT) -> float:
     return (1.0 - math.pow(kept, drafted + 1.0)) / (1.0 - kept)
 
 
+def likely_rate(seconds: Callable[[int], float], kept: float) -> float:
+    """Tokens per second at the best length of draft, of which each token holds with such a chance;
+    a step with so many drafted tokens takes so many `seconds`."""
+    return max(likely_settled(n, kept) / seconds(n) for n in range(1, LONGEST_LIKELY + 1))
+
+
 def _best_length(seconds: float, row_cost: float) -> int:
     """Of a draft of which a token takes so many forwards of the target, and a row in that one."""
     lengths = range(1, LONGEST_LIKELY + 1)

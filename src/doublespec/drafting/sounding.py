@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 
 from doublespec.models.base import LanguageModel
 from doublespec.sampling import Request, choose
-from doublespec.tokens import Tokens
+from doublespec.tokens import Tokens, common_prefix
 
 LEAST_SOUNDED = 8  # tokens
 _MOST_SOUNDED = 32
@@ -28,6 +28,12 @@ class Sounding:
     ) -> None:
         self._model = model
         self._speeds = speeds
+        self._read: Tokens = []  # at the last sounding
+
+    def unread(self, tokens: Tokens) -> int:
+        """How many tokens of a text the draft has to read, if nobody asked it since the last
+        sounding; those that it judges it reads again."""
+        return max(LEAST_SOUNDED, len(tokens) - common_prefix(self._read, tokens))
 
     def speeds(self, tokens: Tokens, request: Request) -> Mapping[str, float]:
         """By the latest tokens of an answer, of which there are `LEAST_SOUNDED` at least; {} where
@@ -36,6 +42,7 @@ class Sounding:
         assert count >= LEAST_SOUNDED
         if len(tokens) > model.max_length:
             return {}
+        self._read = list(tokens)
         start = len(tokens) - count
         before = tokens[:-1]
         chosen = choose(model.logits(before, count, request.prompt_length), before, start, request)

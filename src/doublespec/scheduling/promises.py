@@ -26,6 +26,7 @@ class Promises:
         self._said_at = -1  # step
         self._apart = _APART
         self._spent = 0.0
+        self._per_token = 0.0  # seconds, of those that a draft had to read
 
     def __bool__(self) -> bool:
         return bool(self._said)
@@ -38,19 +39,24 @@ class Promises:
         """Whether there are methods of which nothing has been said yet."""
         return bool(self._said) and self._said_at < 0
 
-    def is_due(self, steps: int, seconds: float, plain: float) -> bool:
-        """Whether it is time for the next sounding, after so many steps and seconds in all; one of
-        plain decoding takes so many seconds."""
-        if not self._said or (self._said_at >= 0 and steps - self._said_at < self._apart):
-            return False
-        return self._spent <= _BUDGET * seconds + _GRANT * plain
+    def are_due(self, steps: int) -> bool:
+        """Whether it is time for the next sounding, after so many steps in all."""
+        return bool(self._said) and (self.are_open or steps - self._said_at >= self._apart)
 
-    def add(self, speeds: Mapping[str, float], seconds: float, steps: int) -> None:
-        """A sounding took so many seconds, after so many steps. It says how many times as fast as
-        plain decoding methods are (nothing: not at all)."""
+    def are_affordable(self, unread: int, seconds: float, plain: float) -> bool:
+        """Whether the next one costs no more than its share of so many seconds, where the draft has
+        to read so many tokens for it; a step of plain decoding takes so many seconds."""
+        likely = self._spent + self._per_token * unread
+        return self.are_open or likely <= _BUDGET * seconds + _GRANT * plain
+
+    def add(self, speeds: Mapping[str, float], read: int, seconds: float, steps: int) -> None:
+        """A sounding of a text of which so many tokens had to be read took so many seconds, after
+        so many steps. It says how many times as fast as plain decoding methods are (nothing: not at
+        all)."""
         self._apart = _APART if self.are_open else 2 * self._apart
         self._said_at = steps
         self._spent += seconds
+        self._per_token = max(self._per_token, seconds / read)
         for name, said in self._said.items():
             said.learn(speeds.get(name, 0.0), 1.0)
 

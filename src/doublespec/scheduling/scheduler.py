@@ -246,21 +246,23 @@ class Scheduler:
         else:
             self._records[self._in_hindsight].add_part(turn.seconds, seconds, turn.measured)
 
-    @property
-    def wants_sounding(self) -> bool:
-        """Whether to `sound`: at first, and while no draft leads, as far as that has cost
-        little."""
-        if self._leader in self._soundings and not self._soundings.are_open:
+    def wants_sounding(self, unread: Callable[[], int]) -> bool:
+        """Whether to `sound`: at first, and while no draft leads, as far as that costs little, by
+        how many tokens the draft would have to read."""
+        soundings = self._soundings
+        if (self._leader in soundings and not soundings.are_open) or not soundings.are_due(
+            self._steps
+        ):
             return False
         plain = 1.0 / max(map(self._rate, self._expected))
-        return self._soundings.is_due(self._steps, self._seconds, plain)
+        return soundings.are_affordable(unread(), self._seconds, plain)
 
-    def sound(self, speeds: Mapping[str, float], seconds: float) -> None:
+    def sound(self, speeds: Mapping[str, float], read: int, seconds: float) -> None:
         """Methods with a draft would be so many times as fast as plain decoding on the latest text,
         if that depended on nothing but forwards and how often the draft is right. To find out took
-        so many seconds."""
+        so many seconds, in which the draft had to read so many tokens."""
         self._seconds += seconds
-        self._soundings.add(speeds, seconds, self._steps)
+        self._soundings.add(speeds, read, seconds, self._steps)
 
     def _learn_promise(self, turn: Turn) -> None:
         """What became of a promise, by a turn of that method."""
