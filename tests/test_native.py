@@ -5,6 +5,7 @@ import itertools
 import mmap
 import re
 import sys
+import weakref
 from bisect import bisect_right
 from collections.abc import Iterator
 from math import prod
@@ -29,10 +30,10 @@ from doublespec.models.choice import choose_dtype, is_native
 from doublespec.models.decoder import Decoder
 from doublespec.models.load import choose_threads, load_model, load_target, measure_cost
 from doublespec.models.memory import FIRST_CAPACITY, Plan
-from doublespec.models.native import buffers, decoder, library, tiles
+from doublespec.models.native import buffers, decoder, library, pages, tiles
 from doublespec.models.native.decoder import NativeDecoder, Packed, pack, pack_int8
 from doublespec.models.native.library import Library
-from doublespec.models.native.model import Storage
+from doublespec.models.native.model import Storage, write_model
 from doublespec.models.native.pages import in_huge_pages
 from doublespec.models.native.products import Tiles
 from doublespec.models.native.tiles import scratch_size, tile_shapes
@@ -753,6 +754,16 @@ def test_the_memory_of_a_plan_holds_one_table_and_a_cache_in_float32(folder: Pat
 # -- memory ----------------------------------------------------------------------------------------
 
 
+def test_weights_that_serve_several_rows_are_asked_for_beforehand(folder: Path) -> None:
+    config = open_checkpoint(str(folder)).config
+    assert config is not None
+    source = str(write_model(config, Storage("bfloat16", "int8"), Tiles(8)))
+    found = re.findall(r'(define [^\n]*@"tile_(\w+)_(\d+)_\d+".*?\n})', source, re.DOTALL)
+    assert {storage for _, storage, _ in found} == {"bfloat16", "float32", "int8"}
+    for code, _, rows in found:
+        assert ("llvm.prefetch" in code) == (int(rows) > 1)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8])
 @pytest.mark.parametrize("shape", [(3, 5, 16), (1 << 9, 257, 16)])
 def test_weights_in_huge_pages_are_the_same(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
@@ -767,14 +778,51 @@ def test_large_weights_are_meant_for_huge_pages() -> None:
     found = in_huge_pages(torch.ones(5 << 20, dtype=torch.int8).view(-1, 16))
     first, last = found.data_ptr(), found.data_ptr() + (4 << 20) - 1
     assert first % (2 << 20) == 0
+    assert are_meant_for_huge_pages(first, last)
+
+
+def are_meant_for_huge_pages(*places: int) -> bool:
     flags = {}
     for line in Path("/proc/self/smaps").read_text().splitlines():
         if match := re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line):
             start, stop = (int(number, 16) for number in match.groups())
         elif line.startswith("VmFlags:"):
-            flags |= {place: line.split() for place in (first, last) if start <= place < stop}
-    assert "hg" in flags[first]
-    assert "hg" in flags[last]
+            flags |= {place: line.split() for place in places if start <= place < stop}
+    return all("hg" in flags[place] for place in places)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there it can be seen")
+def test_small_weights_share_huge_pages_and_overwrite_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pages, "_shared", pages._Shared())
+    sizes = [1, 63, 64, 65, 1000, *[700_000] * 40]  # more than are mapped at a time
+    found = [
+        in_huge_pages(torch.full((size,), i, dtype=torch.int8)) for i, size in enumerate(sizes)
+    ]
+    places = [tensor.data_ptr() for tensor in found]
+    assert are_meant_for_huge_pages(*places)
+    assert all(place % 64 == 0 for place in places)
+    assert places[4] - places[0] == 64 + 64 + 64 + 128
+    assert all(torch.equal(t, torch.full_like(t, i)) for i, t in enumerate(found))
+
+
+def test_shared_pages_are_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pages, "_shared", pages._Shared())
+    mapped, usual = [], mmap.mmap
+
+    def make(*args: Any, **options: Any) -> mmap.mmap:
+        memory = usual(*args, **options)
+        mapped.append(weakref.ref(memory))
+        return memory
+
+    monkeypatch.setattr(mmap, "mmap", make)
+    found = [in_huge_pages(torch.ones(700_000, dtype=torch.int8)) for _ in range(40)]
+    assert [memory() is None for memory in mapped] == [False, False]
+    found = found[1:]
+    assert mapped[0]() is not None
+    found = found[-1:]
+    assert [memory() is None for memory in mapped] == [True, False]
 
 
 def test_a_system_without_huge_pages_is_as_good(monkeypatch: pytest.MonkeyPatch) -> None:

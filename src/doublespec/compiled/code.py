@@ -25,6 +25,10 @@ _BYTES = ir.VectorType(BYTE, LANES)
 # but for single ones.)
 _UNITS = {"float32": (FLOAT, FLOATS), "bfloat16": (HALF, _PAIRS), "int8": (BYTE, _BYTES)}
 
+# What LLVM is told of memory that will be used soon.
+_PREFETCH = "llvm.prefetch.p0"
+_TO_READ, _NEAREST_CACHE, _DATA = 0, 3, 1
+
 
 class Number:
     """A number of a kernel, or LANES of them."""
@@ -278,6 +282,18 @@ class Code:
         if unit is HALF:
             return self.number(self._widened_pairs(value))
         return self.number(value)
+
+    def prefetch(self, address: Number, index: Operand, storage: str, ahead: int) -> None:
+        """Asks for what lies so many bytes behind the number with that index, to be read soon.
+        Where nothing is, nothing happens."""
+        function = self.module.globals.get(_PREFETCH)
+        if function is None:
+            signature = ir.FunctionType(ir.VoidType(), [ADDRESS, WORD, WORD, WORD])
+            function = ir.Function(self.module, signature, _PREFETCH)
+        unit, _ = _UNITS[storage]
+        place = self.offset(self.offset(address, index, unit), ahead, BYTE)
+        told = (ir.Constant(WORD, number) for number in (_TO_READ, _NEAREST_CACHE, _DATA))
+        self.builder.call(function, [place.value, *told])
 
     def load_words(self, address: Number, index: Operand) -> Number:
         """LANES whole numbers of 32 bits from that index on."""

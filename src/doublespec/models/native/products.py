@@ -33,6 +33,7 @@ PRODUCT = {
 }
 TILED = {**PRODUCT, "scratch": ADDRESS, "shapes": ADDRESS}  # for weights in tiles (`tiles.py`)
 _MOST_ROWS = 12
+_AHEAD = 6 << 10  # bytes before they are used, weights are fetched: a panel or less (docs/log.md)
 _TILE = {name: kind for name, kind in PRODUCT.items() if name not in ("rows", "last")}
 
 
@@ -96,7 +97,9 @@ def multiply(code: Code, storage: str, arguments: dict[str, Operand]) -> None:
 def _write_tile(module: ir.Module, storage: str, rows: int, width: int) -> None:
     """The product of so many rows with so many panels, the first of which is `first`. Each sum is a
     chain in the order of the inputs, and begins with the bias; one of weights in int8 begins with
-    0, and scale and bias come at its end."""
+    0, and scale and bias come at its end. Where weights serve several rows they are asked for
+    beforehand, so that they come from memory while others are used; for a single row there is
+    nothing else to do but to wait for them."""
     with Code(module, _tile_name(storage, rows, width), _TILE) as code:
         panels = [code["first"] + p for p in range(width)]
         starts = [panel * code["panel"] for panel in panels]
@@ -106,7 +109,11 @@ def _write_tile(module: ir.Module, storage: str, rows: int, width: int) -> None:
         sums = [[Variable(code, begin) for begin in begins] for _ in range(rows)]
         with code.loop(0, code["depth"]) as i:
             place = i * code["step"]
-            weights = [code.load_lanes(code["weights"], start + place, storage) for start in starts]
+            places = [start + place for start in starts]
+            weights = [code.load_lanes(code["weights"], at, storage) for at in places]
+            if rows > 1:
+                for at in places:
+                    code.prefetch(code["weights"], at, storage, _AHEAD)
             for r in range(rows):
                 value = code.wide(code.load(inputs[r], i))
                 for total, weight in zip(sums[r], weights, strict=True):
