@@ -17,11 +17,13 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from llvmlite import ir
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from doublespec import LLM
-from doublespec.compiled.build import has_tiles
+from doublespec.compiled.build import Compiled, has_tiles
+from doublespec.compiled.code import ADDRESS, INTEGER, Code
 from doublespec.errors import ConfigError, ModelError
 from doublespec.models import choice, memory
 from doublespec.models.base import Branch, Chain, Worth
@@ -32,8 +34,9 @@ from doublespec.models.load import choose_threads, load_model, load_target, meas
 from doublespec.models.memory import FIRST_CAPACITY, Plan
 from doublespec.models.native import buffers, decoder, library, pages, tiles
 from doublespec.models.native.decoder import NativeDecoder, Packed, pack, pack_int8
+from doublespec.models.native.layout import CLAIMED, CLAIMS_APART, PASS, in_order
 from doublespec.models.native.library import Library
-from doublespec.models.native.model import Storage, write_model
+from doublespec.models.native.model import Storage, _claims, _open, write_model
 from doublespec.models.native.pages import in_huge_pages
 from doublespec.models.native.products import Tiles
 from doublespec.models.native.tiles import scratch_size, tile_shapes
@@ -749,6 +752,52 @@ def test_the_memory_of_a_plan_holds_one_table_and_a_cache_in_float32(folder: Pat
     plan = Plan(config, CPU, torch.bfloat16, None, None, native=True)
     assert plan.cache == plan.cache_tokens * config.cache_bytes_per_token(torch.float32)
     assert plan.weights == config.num_parameters() * 2
+
+
+# -- cores -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 5])
+@pytest.mark.parametrize("count", [0, 1, 7, 64, 100])
+def test_a_core_does_its_own_share_and_then_what_others_have_not_begun(
+    threads: int, count: int
+) -> None:
+    module, told = ir.Module(), {"pass": ADDRESS, "thread": INTEGER, "threads": INTEGER}
+    with Code(module, "open", told, inner=False) as code:
+        _open(code, "mlp", "down")
+    more = {"all": INTEGER, "done": ADDRESS}
+    with (
+        Code(module, "work", told | more, inner=False) as code,
+        _claims(code, "down", code["all"], 4) as piece,
+        code.loop(*piece) as i,
+    ):
+        number = code.load(code["done"], 0, INTEGER) + 1
+        code.store(number, code["done"], 0)
+        code.store(i, code["done"], number)
+    compiled = Compiled(module)
+    begin = compiled.function("open", list(told.values()))
+    work = compiled.function("work", [*told.values(), *more.values()])
+    claims = torch.full((len(CLAIMED), threads, CLAIMS_APART), 9, dtype=torch.int64)
+    of_pass = in_order(PASS, {**dict.fromkeys(PASS, 0), "claims": claims.data_ptr()})
+    place = of_pass.buffer_info()[0]
+    done = torch.zeros(count + 1, dtype=torch.int64)
+
+    def made(thread: int) -> list[int]:
+        done.zero_()
+        work(place, thread, threads, count, done.data_ptr())
+        return [int(number) for number in done[1 : done[0] + 1]]
+
+    for thread in range(threads):
+        begin(place, thread, threads)
+    last = count * (threads - 1) // threads
+    parts = [count * thread // threads for thread in range(threads + 1)]
+    assert made(threads - 1) == [*range(last, count), *range(last)]  # while the others are away
+    assert not any(made(thread) for thread in range(threads))
+    for thread in range(threads):
+        begin(place, thread, threads)
+        claims[CLAIMED.index("down"), thread, 0] = 4  # are begun already
+    shares = [range(start + 4, stop) for start, stop in itertools.pairwise(parts)]
+    assert made(0) == list(itertools.chain.from_iterable(shares))
 
 
 # -- memory ----------------------------------------------------------------------------------------

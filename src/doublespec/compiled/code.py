@@ -320,6 +320,16 @@ class Code:
         halves = self.builder.trunc(self.shifted_right(words, 16).value, ir.VectorType(HALF, LANES))
         self.builder.store(halves, self.offset(address, index, HALF).value, align=2)
 
+    def claim(self, address: Number, index: Operand, count: Number) -> Number:
+        """Adds to a whole number to which other threads add, too; what it was before."""
+        place = self.offset(address, index, INTEGER).value
+        return self.number(self.builder.atomic_rmw("add", place, count.value, "monotonic"))
+
+    def claimed(self, address: Number, index: Operand) -> Number:
+        """What such a number is just now."""
+        place = self.offset(address, index, INTEGER).value
+        return self.number(self.builder.load_atomic(place, "monotonic", 8, typ=INTEGER))
+
     def room(self, count: int) -> Number:
         """Room for so many whole numbers or addresses, until the function ends."""
         with self.builder.goto_entry_block():

@@ -13,7 +13,7 @@ from doublespec.models.base import Branch, Worth
 from doublespec.models.devices import usable_cores
 from doublespec.models.layers import rotary_table
 from doublespec.models.native.attention import queries_at_a_time
-from doublespec.models.native.layout import CHAIN
+from doublespec.models.native.layout import CHAIN, CLAIMED, CLAIMS_APART
 from doublespec.models.native.tiles import scratch_size
 from doublespec.models.sizes import DecoderConfig
 from doublespec.noise import COLDEST, Heat, hashed_ids, seed_key
@@ -48,6 +48,7 @@ class Cache:
         self.scores = torch.empty(self.threads, queries, capacity)
         self.states = torch.empty(self.threads, queries, c.head_dim)
         self.scratch = torch.empty(self.threads, scratch_size(config))
+        self.claims = torch.zeros(len(CLAIMED), self.threads, CLAIMS_APART, dtype=torch.int64)
 
     def grown(self, config: DecoderConfig, capacity: int) -> "Cache":
         """A larger one with the same tokens."""

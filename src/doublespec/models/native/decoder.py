@@ -391,7 +391,7 @@ def _lay_out(weights: NativeWeights, cache: Cache, rows: Rows) -> _Room:
     first = of_layers.ctypes.data
     layers = tuple(range(first, first + of_layers.nbytes, of_layers.strides[0]))
     tensors = {name: getattr(rows, name) for name in ("hidden", "normed", "qkv", "mixed", "gated")}
-    names = ("scores", "states", "scratch", "zeros", "cos", "sin")
+    names = ("scores", "states", "scratch", "claims", "zeros", "cos", "sin")
     tensors |= {name: getattr(cache, name) for name in names}
     tensors |= {"vocabulary": weights.vocabulary.panels, "norm": weights.norm}
     tensors |= {"vocabulary_bias": weights.vocabulary.bias}

@@ -50,6 +50,7 @@ PASS = (
     "states",  # (threads, queries, head_dim)
     "scratch",  # (threads, `scratch_size`), for products on the matrix unit
     "shapes",  # and of its tiles (`tiles.py`)
+    "claims",  # (CLAIMED, threads, CLAIMS_APART), of work that threads have begun
     "logits",  # (num_chosen, V in whole panels)
     "norm",  # (D), behind all layers
     "vocabulary",
@@ -65,6 +66,8 @@ PASS = (
     "start",  # (rows): and at [start, stop)
     "stop",
 )
+CLAIMED = ("qkv", "attention", "output", "mlp", "down", "head")  # in which they help each other
+CLAIMS_APART = 8  # so that those of two threads do not share a line of the cache
 CHAIN = (
     "token",  # the latest
     "position",  # of the first one

@@ -22,7 +22,15 @@ from doublespec.models.native.attention import (
     write_softmax,
 )
 from doublespec.models.native.chain import goes_on, write_pick, write_place
-from doublespec.models.native.layout import LAYER, number_of_pass, of_layer, of_pass, set_of_pass
+from doublespec.models.native.layout import (
+    CLAIMED,
+    CLAIMS_APART,
+    LAYER,
+    number_of_pass,
+    of_layer,
+    of_pass,
+    set_of_pass,
+)
 from doublespec.models.native.products import Tiles, multiply, parameters_of, write_product
 from doublespec.models.native.rows import write_embed, write_norm, write_swiglu, write_turn
 from doublespec.models.native.tiles import (
@@ -35,6 +43,8 @@ from doublespec.models.sizes import DecoderConfig
 from doublespec.noise import write_perturb_row
 
 _SHARED = {"thread": INTEGER, "threads": INTEGER}  # which one this is, and of how many
+_PIECES = 8  # of a thread's share: when it is done with them, it does those of others
+_LEAST_PANELS = 4  # of a piece: as many as are computed beside each other
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,30 +103,31 @@ def _write_layer(module: ir.Module, config: DecoderConfig, storage: str) -> None
         mixed = _Buffer(of_pass(code, "mixed"), c.query_size)
         gated = _Buffer(of_pass(code, "gated"), 2 * middle)
 
+        _open(code, "qkv", "attention", "output")
         _norm_rows(code, hidden, of_layer(code, "attention_norm"), normed)
-        _multiply_rows(
-            code, config, storage, "qkv", size, normed, qkv, _share(code, qkv.width // LANES)
-        )
+        with _panels(code, storage, "qkv", qkv.width) as panels:
+            _multiply_rows(code, config, storage, "qkv", size, normed, qkv, panels)
         _meet(code)
         _turn_rows(code, config)
         _attend_rows(code, config)
-        panels = _share(code, size // LANES)
-        _multiply_rows(
-            code, config, storage, "output", mixed.width, mixed, hidden, panels, is_added=1
-        )
+        with _panels(code, storage, "output", size) as panels:
+            _multiply_rows(
+                code, config, storage, "output", mixed.width, mixed, hidden, panels, is_added=1
+            )
         _meet(code)
 
+        _open(code, "mlp", "down")
         _norm_rows(code, hidden, of_layer(code, "mlp_norm"), normed)
-        first, last = _share(code, middle // LANES)
-        for half in (0, middle // LANES):  # the gate's columns, and the same of up
-            panels = first + half, last + half
-            _multiply_rows(code, config, storage, "gate_up", size, normed, gated, panels)
-        with code.loop(0, number_of_pass(code, "rows")) as row:
-            own = code.offset(gated.start, row * gated.width)
-            code.call("swiglu", own, first * LANES, last * LANES)
+        with _panels(code, storage, "mlp", middle) as (first, last):
+            for half in (0, middle // LANES):  # the gate's columns, and the same of up
+                panels = first + half, last + half
+                _multiply_rows(code, config, storage, "gate_up", size, normed, gated, panels)
+            with code.loop(0, number_of_pass(code, "rows")) as row:
+                own = code.offset(gated.start, row * gated.width)
+                code.call("swiglu", own, first * LANES, last * LANES)
         _meet(code)
-        panels = _share(code, size // LANES)
-        _multiply_rows(code, config, storage, "down", middle, gated, hidden, panels, is_added=1)
+        with _panels(code, storage, "down", size) as panels:
+            _multiply_rows(code, config, storage, "down", middle, gated, hidden, panels, is_added=1)
         with code.when(code["thread"].equals(0)):
             code.call("watch", code["pass"])
         _meet(code)  # and all know whether to stop before it can be told anew
@@ -187,7 +198,7 @@ def _attend_rows(code: Code, config: DecoderConfig) -> None:
     scores = code.offset(of_pass(code, "scores"), room * thread)
     states = code.offset(of_pass(code, "states"), thread * (queries * config.head_dim))
     parts = (rows + (rows_at_a_time(config) - 1)) // rows_at_a_time(config)
-    with code.loop(*_share(code, parts * heads)) as i:
+    with _claims(code, "attention", parts * heads, 1) as piece, code.loop(*piece) as i:
         part = i // heads
         bounds = rows * part // parts, rows * (part + 1) // parts
         code.call("attend", i % heads, *bounds, scores, states, code["layer"], code["pass"])
@@ -267,12 +278,12 @@ def _write_head(module: ir.Module, config: DecoderConfig, storage: str) -> None:
     size, panels = config.hidden_size, -(-config.vocab_size // LANES)
     with Code(module, "head", {"pass": ADDRESS, **_SHARED}) as code:
         count, normed = number_of_pass(code, "num_chosen"), of_pass(code, "normed")
+        _open(code, "head")
         with code.loop(*_share(code, count)) as i:
             row = code.load(of_pass(code, "chosen"), i, INTEGER)
             inputs = code.offset(of_pass(code, "hidden"), row * size)
             code.call("norm", inputs, of_pass(code, "norm"), code.offset(normed, i * size))
         _meet(code)
-        first, last = _share(code, panels)
         arguments: dict[str, Operand] = {
             "inputs": normed,
             "stride": size,
@@ -282,14 +293,13 @@ def _write_head(module: ir.Module, config: DecoderConfig, storage: str) -> None:
             "panel": LANES * size,
             "depth": size,
             "bias": of_pass(code, "vocabulary_bias"),
-            "first": first,
-            "last": last,
             "outputs": of_pass(code, "logits"),
             "apart": panels * LANES,
             "is_added": 0,
             **_of_tiles(code, config),
         }
-        multiply(code, storage, arguments)
+        with _panels(code, storage, "head", panels * LANES) as (first, last):
+            multiply(code, storage, {**arguments, "first": first, "last": last})
 
 
 def _write_multiply(module: ir.Module, storage: str) -> None:
@@ -310,6 +320,51 @@ def _share(code: Code, count: Operand) -> tuple[Number, Number]:
     """This thread's part [first, last) of what is divided among all."""
     total, thread = code.integer(0).like(count), code["thread"]
     return total * thread // code["threads"], total * (thread + 1) // code["threads"]
+
+
+def _open(code: Code, *names: str) -> None:
+    """Work that follows behind the next meeting, and that all have done before: nothing of it is
+    begun yet."""
+    for name in names:
+        code.store(code.integer(0), of_pass(code, "claims"), _own_claim(code, name, code["thread"]))
+
+
+def _own_claim(code: Code, name: str, thread: Number) -> Number:
+    return (code["threads"] * CLAIMED.index(name) + thread) * CLAIMS_APART
+
+
+@contextmanager
+def _claims(code: Code, name: str, count: Operand, least: int) -> Iterator[tuple[Number, Number]]:
+    """Pieces [first, last) of what is divided among all, of `least` or more: this thread's own
+    share, and then what others have not come to yet. Cores are not equally fast, and what else runs
+    takes them away: so none has to wait for long."""
+    total, threads = code.integer(0).like(count), code["threads"]
+    claims, helped = of_pass(code, "claims"), Variable(code, code.integer(0))
+    with code.while_(lambda: helped.get() < threads):
+        owner = (code["thread"] + helped.get()) % threads
+        start, stop = total * owner // threads, total * (owner + 1) // threads
+        size = (stop - start + (_PIECES * least - 1)) // (_PIECES * least) * least
+        size = threads.equals(1).then(stop - start + 1, size)
+        claim = _own_claim(code, name, owner)
+        first = Variable(code, code.claimed(claims, claim))
+        with code.when(start + first.get() < stop):
+            first.set(code.claim(claims, claim, size))
+        with code.while_(lambda: start + first.get() < stop):
+            end = start + first.get() + size
+            yield start + first.get(), (end < stop).then(end, stop)
+            first.set(code.claim(claims, claim, size))
+        helped.set(helped.get() + 1)
+
+
+@contextmanager
+def _panels(code: Code, storage: str, name: str, width: int) -> Iterator[tuple[Number, Number]]:
+    """Pieces of a product with so many columns. On a matrix unit each thread has one: it lays out
+    the inputs first."""
+    if storage == "tiled":
+        yield _share(code, width // LANES)
+    else:
+        with _claims(code, name, width // LANES, _LEAST_PANELS) as piece:
+            yield piece
 
 
 def _meet(code: Code) -> None:
