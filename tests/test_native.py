@@ -3,8 +3,11 @@ it is split, cached, divided among threads, and whatever is computed beside it."
 
 import itertools
 import mmap
+import os
 import re
+import signal
 import sys
+import threading
 import weakref
 from bisect import bisect_right
 from collections.abc import Iterator
@@ -854,6 +857,28 @@ def test_small_weights_share_huge_pages_and_overwrite_nothing(
     assert all(place % 64 == 0 for place in places)
     assert places[4] - places[0] == 64 + 64 + 64 + 128
     assert all(torch.equal(t, torch.full_like(t, i)) for i, t in enumerate(found))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs processes that are forked")
+def test_a_process_that_is_forked_while_others_read_weights_reads_its_own() -> None:
+    held, may_end = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with pages._shared._mutex.lock:
+            held.set()
+            may_end.wait(30)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait(30)
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(5)  # who waits for a thread that it lacks is ended
+        os._exit(0 if in_huge_pages(torch.ones(16))[-1] == 1 else 1)
+    code = os.waitpid(pid, 0)[1]
+    may_end.set()
+    thread.join()
+    assert code == 0
 
 
 def test_shared_pages_are_given_back(monkeypatch: pytest.MonkeyPatch) -> None:

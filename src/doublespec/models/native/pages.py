@@ -7,10 +7,11 @@ would not fill a page share one with others.
 
 import mmap
 from contextlib import suppress
-from threading import Lock
 
 import torch
 from torch import Tensor
+
+from doublespec.mutex import Mutex
 
 _HUGE = 2 << 20  # bytes of a huge page
 _SHARED = 16 << 20  # bytes that are asked for at a time where several share them
@@ -40,13 +41,13 @@ class _Shared:
     """Pages that several tensors share. They are given back when none of these is left."""
 
     def __init__(self) -> None:
-        self._lock = Lock()
+        self._mutex = Mutex()  # which a process that is forked meanwhile finds free
         self._free = torch.empty(0, dtype=torch.uint8)
 
     def room_for(self, size: int) -> Tensor:
         """So many bytes (size)."""
         taken = -(-size // _APART) * _APART
-        with self._lock:
+        with self._mutex.lock:
             if len(self._free) < taken:
                 self._free = _map(_SHARED)
             room, self._free = self._free[:size], self._free[taken:]
