@@ -4,6 +4,7 @@ import os
 import threading
 
 from doublespec.mutex import Mutex
+from tests.locks import held_by_another_thread
 
 
 def test_what_comes_while_the_lock_is_free_is_done_at_once() -> None:
@@ -62,20 +63,9 @@ def test_an_action_that_raises_keeps_no_lock() -> None:
 
 
 def test_a_forked_process_does_not_wait_for_a_thread_that_it_lacks() -> None:
-    mutex, held, may_end = Mutex(), threading.Event(), threading.Event()
-
-    def hold() -> None:
-        with mutex.lock:
-            held.set()
-            may_end.wait(10)
-
-    thread = threading.Thread(target=hold)
-    thread.start()
-    held.wait(10)
-    pid = os.fork()
-    if pid == 0:
-        os._exit(0 if mutex.lock.acquire(timeout=1) else 1)
-    code = os.waitpid(pid, 0)[1]
-    may_end.set()
-    thread.join()
-    assert code == 0
+    mutex = Mutex()
+    with held_by_another_thread(mutex.lock):
+        pid = os.fork()
+        if pid == 0:
+            os._exit(0 if mutex.lock.acquire(timeout=1) else 1)
+        assert os.waitpid(pid, 0)[1] == 0

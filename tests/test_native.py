@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import sys
-import threading
 import weakref
 from bisect import bisect_right
 from collections.abc import Iterator
@@ -51,6 +50,7 @@ from doublespec.oracle import advance
 from doublespec.sampling import Request, SamplingParams, choose, rank
 from doublespec.tokens import common_prefix
 from tests.checkpoints import FAMILIES, write_family
+from tests.locks import held_by_another_thread
 
 CPU = torch.device("cpu")
 SIZES = {"hidden_size": 64, "intermediate_size": 96}  # heads of 16
@@ -861,24 +861,12 @@ def test_small_weights_share_huge_pages_and_overwrite_nothing(
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs processes that are forked")
 def test_a_process_that_is_forked_while_others_read_weights_reads_its_own() -> None:
-    held, may_end = threading.Event(), threading.Event()
-
-    def hold() -> None:
-        with pages._shared._mutex.lock:
-            held.set()
-            may_end.wait(30)
-
-    thread = threading.Thread(target=hold)
-    thread.start()
-    held.wait(30)
-    pid = os.fork()
-    if pid == 0:
-        signal.alarm(5)  # who waits for a thread that it lacks is ended
-        os._exit(0 if in_huge_pages(torch.ones(16))[-1] == 1 else 1)
-    code = os.waitpid(pid, 0)[1]
-    may_end.set()
-    thread.join()
-    assert code == 0
+    with held_by_another_thread(pages._shared._mutex.lock):
+        pid = os.fork()
+        if pid == 0:
+            signal.alarm(5)  # who waits for a thread that it lacks is ended
+            os._exit(0 if in_huge_pages(torch.ones(16))[-1] == 1 else 1)
+        assert os.waitpid(pid, 0)[1] == 0
 
 
 def test_shared_pages_are_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
