@@ -671,10 +671,16 @@ def test_what_was_computed_at_once_is_told_at_once() -> None:
     asked = lambda name: True, scheduler, _no_hindsight(), [0], _REQUEST, _expected
     assert len(list(decode_in_turns(begin, *asked))) == 99
     told = [(place, steps, tokens) for place, steps, tokens, _ in scheduler.told]
-    assert told[0] == (1, 1, 1), "in doubt, each by itself"
+    assert told[0] == (1, 4, 4)
     assert sum(steps for _, steps, _ in told) == 98
     assert told[-5:] == [(0, 4, 4), (4, 4, 4), (8, 4, 4), (12, 4, 4), (0, 2, 2)]
     assert sum(seconds for *_, seconds in scheduler.told) == pytest.approx(0.98)
+
+    scheduler = _Listening(("double", "ar"), {"ar": 100.0})
+    scheduler.told = []
+    assert len(list(decode_in_turns(begin, lambda name: True, scheduler, *asked[2:]))) == 99
+    told = [(place, steps, tokens) for place, steps, tokens, _ in scheduler.told]
+    assert told[0] == (1, 1, 1), "a draft is in doubt: each by itself"
 
 
 def test_forwards_behind_a_draft_and_behind_a_lookup_err_otherwise() -> None:
@@ -879,21 +885,23 @@ def test_soundings_are_due_seldom_and_cost_little() -> None:
     assert promises.are_open
     assert promises.speed("double") == 0.0
     assert promises.are_due(0)
-    assert promises.are_affordable(9999, 0.0, 0.01), "at first"
+    assert promises.are_affordable(lambda: 9999, 0.0, 0.01), "at first"
     promises.add({"double": 2.0}, 100, 0.001, 10)
     assert not promises.are_due(25)
     assert promises.are_due(26)
-    assert promises.are_affordable(100, 0.0, 0.01)
-    assert not promises.are_affordable(9999, 0.0, 0.01), "a long prompt, which the draft must read"
-    assert promises.are_affordable(9999, 100.0, 0.01)
+    assert promises.are_affordable(lambda: 100, 0.0, 0.01)
+    assert not promises.are_affordable(lambda: 9999, 0.0, 0.01), (
+        "a long prompt, which the draft must read"
+    )
+    assert promises.are_affordable(lambda: 9999, 100.0, 0.01)
     promises.add({}, 100, 0.001, 26)  # the text was too long
     assert not promises.are_due(57)
     assert promises.are_due(58)
     promises.have_led()
     assert promises.are_due(42)
     promises.add({"double": 2.0}, 100, 10.0, 42)
-    assert not promises.are_affordable(1, 50.0, 0.01)
-    assert promises.are_affordable(1, 5000.0, 0.01)
+    assert not promises.are_affordable(lambda: 1, 50.0, 0.01)
+    assert promises.are_affordable(lambda: 1, 5000.0, 0.01)
 
 
 def test_how_much_of_a_promise_holds_is_learnt_soon_after_it() -> None:

@@ -325,18 +325,21 @@ class Engine:
 
     def _locked(self, steps: Steps) -> Steps:
         threads: int | None = None
+        is_computed = False  # the next one, together with those before it
         try:
             while True:
                 with self._mutex.lock:
                     if threads is None:
                         threads = use_threads(self._settings.threads)
-                    keep_threads(threads)
-                    if self._background is not None:
-                        self._background.hear_if_loading()
+                    if not is_computed:
+                        keep_threads(threads)
+                        if self._background is not None:
+                            self._background.hear_if_loading()
                     step = next(steps, None)
                 self._mutex.catch_up()
                 if step is None:
                     return
+                is_computed = step.ready > 0
                 yield step
         finally:
             self._mutex.tidy(steps.close)

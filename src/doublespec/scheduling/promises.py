@@ -6,13 +6,13 @@ models and on each machine otherwise, and what begins a text is easier or harder
 much holds is learnt from the steps that are made soon after.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from doublespec.ratio import Ratio
 
 _APART = 16  # steps between two soundings, at first: each time twice as many
 _BUDGET = 0.0025  # share of the time that they may cost,
-_GRANT = 4  # and steps of plain decoding besides
+_GRANT = 4  # and steps besides
 _HOLDS, _HOLDS_STEPS = (
     0.85,
     8.0,
@@ -46,11 +46,14 @@ class Promises:
         """Whether it is time for the next sounding, after so many steps in all."""
         return bool(self._said) and (self.are_open or steps - self._said_at >= self._apart)
 
-    def are_affordable(self, unread: int, seconds: float, plain: float) -> bool:
+    def are_affordable(self, unread: Callable[[], int], seconds: float, step: float) -> bool:
         """Whether the next one costs no more than its share of so many seconds, where the draft has
-        to read so many tokens for it; a step of plain decoding takes so many seconds."""
-        likely = self._spent + self._per_token * unread
-        return self.are_open or likely <= _BUDGET * seconds + _GRANT * plain
+        to read so many tokens for it (not asked where that says nothing); a `step` takes so many
+        seconds."""
+        if self.are_open:
+            return True
+        left = _BUDGET * seconds + _GRANT * step - self._spent
+        return left > 0.0 and self._per_token * unread() <= left
 
     def add(self, speeds: Mapping[str, float], read: int, seconds: float, steps: int) -> None:
         """A sounding of a text of which so many tokens had to be read took so many seconds, after

@@ -56,8 +56,9 @@ class Turn:
 
     It is on trial if the method that leads could run as well. `judged`: whether to `compare` it,
     when it is over, with the method that can be judged in hindsight. `plain_rate`: tokens per
-    second of plain decoding, as far as is known. Then what its `measured` steps have settled, and
-    what the leading method would have settled `instead`, going by what it did before.
+    second of plain decoding, as far as is known, if it is another one. Then what its `measured`
+    steps have settled, and what the leading method would have settled `instead`, going by what it
+    did before.
     """
 
     name: str
@@ -161,10 +162,12 @@ class Scheduler:
         return turn.made < turn.steps and turn.name == self._leader and not turn.on_trial
 
     def _turn(self, name: str, steps: int, settling: int, telling: int, *, judged: bool) -> Turn:
-        plain_rate = max((self._rate(known) for known in self._expected), default=0.0)
-        record = self._records[name]
-        in_doubt = record.is_new and record.near_rate < _CLEARLY * plain_rate
-        in_doubt = in_doubt and name != self._in_hindsight
+        plain_rate, in_doubt = 0.0, False
+        if name not in self._expected:
+            plain_rate = max(map(self._rate, self._expected), default=0.0)
+            record = self._records[name]
+            in_doubt = record.is_new and record.near_rate < _CLEARLY * plain_rate
+            in_doubt = in_doubt and name != self._in_hindsight
         return Turn(name, steps, settling, telling, self._leader, judged, in_doubt, plain_rate)
 
     def affords(self, name: str, seconds: float) -> bool:
@@ -250,12 +253,12 @@ class Scheduler:
         """Whether to `sound`: at first, and while no draft leads, as far as that costs little, by
         how many tokens the draft would have to read."""
         soundings = self._soundings
-        if (self._leader in soundings and not soundings.are_open) or not soundings.are_due(
-            self._steps
-        ):
+        if not soundings.are_due(self._steps):
             return False
-        plain = 1.0 / max(map(self._rate, self._expected))
-        return soundings.are_affordable(unread(), self._seconds, plain)
+        if self._leader in soundings and not soundings.are_open:
+            return False
+        step = self._seconds / max(self._steps, 1)
+        return soundings.are_affordable(unread, self._seconds, step)
 
     def sound(self, speeds: Mapping[str, float], read: int, seconds: float) -> None:
         """Methods with a draft would be so many times as fast as plain decoding on the latest text,
@@ -364,16 +367,24 @@ class Scheduler:
         if self._leader not in self._expected:
             return record.gains(_SURE)
         if name == self._in_hindsight:  # judged by the same text: no luck
-            judged = record.base * self._rate(self._leader)
-            return judged >= _JUDGED_TOKENS and record.gained > _WORTH * record.base
-        known = max(self._rate(self._leader), leader.rate)
-        was_faster = record.steps >= _LEAST_STEPS and record.rate > known
-        return was_faster or record.gains(_SURE)
+            is_worth_it = record.gained > _WORTH * record.base
+            return is_worth_it and record.base * self._rate(self._leader) >= _JUDGED_TOKENS
+        if record.gains(_SURE):
+            return True
+        is_known = record.steps >= _LEAST_STEPS
+        return is_known and record.rate > max(self._rate(self._leader), leader.rate)
 
     def _is_promising(self, name: str) -> bool:
         """Whether a method with a draft is likely faster than the leading one, which has none, by
         soundings. It leads as soon as a trial leaves it promising."""
-        return self._leader not in self._soundings and self._promised_speed(name) > _PAYS
+        if self._leader in self._soundings or self._soundings.speed(name) <= _PAYS:
+            return False
+        return self._promised_speed(name) > _PAYS
+
+    def _is_hopeless(self, name: str) -> bool:
+        """The same, the other way round: surely slower. (None is faster than one is here than it is
+        beside plain decoding, which spares most of the times to look that up.)"""
+        return self._soundings.speed(name) < _HOPELESS or self._promised_speed(name) < _HOPELESS
 
     def _disappoints(self, name: str) -> bool:
         """Whether a method is likely slower than plain decoding, by what a sounding said just now
@@ -434,6 +445,8 @@ class Scheduler:
         if promising:
             return max(promising, key=self._promised_speed)
         others = [name for name in names if name != best and not self._rests(name)]
+        if not others:
+            return None
         if self._lost <= self._allowance:
             likely = max(others, key=self._promises, default=None)
             if likely and self._lost + self._likely_loss(likely) <= self._allowance:
@@ -465,7 +478,7 @@ class Scheduler:
         gain; or its rate is known, not for long, and far lower than the leading method's."""
         record, apart = self._records[name], max(_APART, 2 * self._turn_steps)
         is_sounded = name in self._soundings and self._leader not in self._soundings
-        if is_sounded and self._promised_speed(name) < _HOPELESS:
+        if is_sounded and self._is_hopeless(name):
             return True
         if record.tried_at >= 0 and self._steps - record.tried_at < apart and record.gained <= 0:
             return True

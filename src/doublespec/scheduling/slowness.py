@@ -21,9 +21,11 @@ class Slowness:
 
     def __init__(self, known: Collection[str]) -> None:
         self._known = known
-        self._latest: deque[tuple[str, float]] = deque([("", 1.0)])  # steps, as they were told,
-        self._sums = {"": 1.0}  # and their sums by name
-        self._sum = 1.0  # and in all
+        # Steps in a row, as they were told, and how many; then the sums of all by name, and in all.
+        self._latest: deque[tuple[str, float, int]] = deque([("", 1.0, 1)])
+        self._sums = {"": 1.0}
+        self._sum = 1.0
+        self._steps = 1
         self._told: dict[str, deque[float]] = {}  # since a method began last
         self._name = self._before = ""  # the one at work, and the one before it
         # Of what is told of a method, what it is for those known.
@@ -41,20 +43,25 @@ class Slowness:
         told.extend([slowness] * steps)
         if before < _COMPARED_STEPS <= len(told):
             self._compare(name, self._before)
-        slowness = min(slowness, _LONGEST_FORWARD * self._sum / len(latest))
-        latest.extend([(name, slowness)] * steps)
+        slowness = min(slowness, _LONGEST_FORWARD * self._sum / self._steps)
+        latest.append((name, slowness, steps))
         self._sums[name] += steps * slowness
         self._sum += steps * slowness
-        while len(latest) > _SLOWNESS_STEPS:
-            left, slowness = latest.popleft()
-            self._sums[left] -= slowness
-            self._sum -= slowness
+        self._steps += steps
+        while self._steps > _SLOWNESS_STEPS:
+            left, slowness, steps = latest.popleft()
+            leave = min(steps, self._steps - _SLOWNESS_STEPS)
+            if leave < steps:
+                latest.appendleft((left, slowness, steps - leave))
+            self._sums[left] -= leave * slowness
+            self._sum -= leave * slowness
+            self._steps -= leave
 
     @property
     def of_known(self) -> float:
         """Of the latest steps, as if the methods whose rate is known had made them."""
         total = sum(self._of(name) * told for name, told in self._sums.items())
-        return total / len(self._latest)
+        return total / self._steps
 
     def _of(self, name: str) -> float:
         return 1.0 if name in self._known else self._share.get(name, 1.0)
