@@ -26,6 +26,8 @@ class Promises:
         """Of the methods with such `names`, if there are any."""
         self._said = {name: Ratio(0.0, 0.0, _MEMORY) for name in names}
         self._holds = {name: Ratio(_HOLDS, _HOLDS_STEPS) for name in names}
+        self._speeds: dict[str, float] = {}  # what both make of it, once something was said
+        self.are_open = bool(names)  # are there any of which nothing has been said yet?
         self._said_at = -1  # step
         self._apart = _APART
         self._spent = 0.0
@@ -36,11 +38,6 @@ class Promises:
 
     def __contains__(self, name: str) -> bool:
         return name in self._said
-
-    @property
-    def are_open(self) -> bool:
-        """Whether there are methods of which nothing has been said yet."""
-        return bool(self._said) and self._said_at < 0
 
     def are_due(self, steps: int) -> bool:
         """Whether it is time for the next sounding, after so many steps in all."""
@@ -60,17 +57,20 @@ class Promises:
         so many steps. It says how many times as fast as plain decoding methods are (nothing: not at
         all)."""
         self._apart = _APART if self.are_open else 2 * self._apart
-        self._said_at = steps
+        self._said_at, self.are_open = steps, False
         self._spent += seconds
         self._per_token = max(self._per_token, seconds / read)
         for name, said in self._said.items():
             said.learn(speeds.get(name, 0.0), 1.0)
+            self._speeds[name] = said.value * self._holds[name].value
 
     def learn(self, name: str, speed: float, measured: int, steps: int) -> None:
         """So many steps of a method were so many times as fast as plain decoding; all together have
         made so many steps by now."""
-        if self.is_fresh(steps) and name in self and self._said[name].value:
-            self._holds[name].learn(speed / self._said[name].value * measured, measured)
+        if name in self._speeds and self.is_fresh(steps) and self._said[name].value:
+            said, holds = self._said[name].value, self._holds[name]
+            holds.learn(speed / said * measured, measured)
+            self._speeds[name] = said * holds.value
 
     def have_led(self) -> None:
         """A method leads by what was said, or did: soundings are soon of use again."""
@@ -82,9 +82,7 @@ class Promises:
 
     def speed(self, name: str) -> float:
         """How many times as fast as plain decoding a method is likely to be (0.0: unknown)."""
-        if name not in self or self.are_open:
-            return 0.0
-        return self._said[name].value * self._holds[name].value
+        return self._speeds.get(name, 0.0)
 
     def were_made_since(self, step: int) -> bool:
         """Whether something was said at that step, or after it."""
