@@ -507,18 +507,6 @@ def test_where_nothing_repeats_plain_decoding_is_asked_seldom() -> None:
     assert len(seldom) < 0.7 * len(often)
 
 
-def test_the_sooner_steps_are_over_the_longer_are_turns_of_plain_decoding() -> None:
-    longest = {}
-    for seconds in (0.02, 1e-3, 1e-5):
-        scheduler, turns = Scheduler(("lookup", "ar"), {"ar": 1 / seconds}, "lookup"), list[Turn]()
-        while sum(turn.steps for turn in turns) < 4000:
-            turns.append(scheduler.choose())
-            for place in _places(turns[-1]):
-                scheduler.learn(turns[-1], place, 1, (1 + (turns[-1].name != "ar")) * seconds)
-        longest[seconds] = max(turn.steps for turn in turns if turn.name == "ar")
-    assert longest == {0.02: 4 * TURN_STEPS, 1e-3: 4 * TURN_STEPS, 1e-5: 8 * TURN_STEPS}
-
-
 def test_retrieval_that_gains_in_a_few_places_only_leads_soon() -> None:
     """Nothing repeats for long; then two fifths of the time are saved in two passages of five, a
     seventh is lost in the others. Turns that became longer are short again as soon as some gain."""

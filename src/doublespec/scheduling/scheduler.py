@@ -23,8 +23,7 @@ from doublespec.scheduling.slowness import Slowness
 TURN_STEPS = 16  # of the leading method, before it is asked again
 _LONG_LED = 128  # by plain decoding: then its turns are longer, so many times,
 _LONG_TURN, _LONGEST_TURN = 2, 4  # or so many where retrieval finds next to nothing: less than
-_NEXT_TO_NOTHING = 0.15  # tokens a step; where steps are soon over,
-_TURN_SECONDS, _MOST_TURN_STEPS = 0.07, 128  # as many as take so long, but no more
+_NEXT_TO_NOTHING = 0.15  # tokens a step
 TRIAL_STEPS = 6  # of another one, if it is compared with other text
 SETTLING_STEPS = 2  # after a change: not measured, since the draft has to take in the text
 _APART = 64  # steps between two trials of a method, unless it has gained
@@ -41,7 +40,7 @@ _SPREAD = 0.6  # of what a step with a draft settles, as a share of the mean
 _SURELY_STEPS = 128  # of the one in hindsight, which loses less on any text than texts differ
 _ALIKE = 0.99  # of plain decoding: worth it, for a method that is fast as soon as text repeats
 _DOUBTS = 4  # steps of a method that no trial compares, which say no more than not to know it
-_JUDGED_EVERY = 64  # steps, of which one turn is compared where the other method has lost so far
+_JUDGED_EVERY = 4  # turns, of which one is compared where the other method has lost so far
 _CLEARLY = 1.25  # times as fast as plain decoding: not in doubt, though new
 _SURE = 1.6  # standard errors by which a method must have gained: three trials alike are enough
 _JUDGED_TOKENS, _WORTH = 60, 0.03  # in hindsight, of which one must save so much of plain decoding
@@ -113,7 +112,7 @@ class Scheduler:
         self._soundings = Promises(with_draft if sounded else ())
         self._leader = names[0]
         self._in_hindsight = in_hindsight
-        self._judged_at = -_JUDGED_EVERY  # step of the latest turn that was to be judged
+        self._led = 0  # turns of the leading method, other than that one
         self._steps = 0
         self._seconds = 0.0  # in all
         self._lost = 0.0  # of them, by trials
@@ -287,12 +286,8 @@ class Scheduler:
     @property
     def _turn_steps(self) -> int:
         """Where plain decoding has led for long, little is to be learnt of it, and choosing costs
-        time: a share of it that counts where steps are soon over."""
-        times = self._times_as_rare
-        if times == 1:
-            return TURN_STEPS
-        brisk = min(_TURN_SECONDS * self._steps / self._seconds, _MOST_TURN_STEPS)
-        return TURN_STEPS * max(times, int(brisk / TURN_STEPS))
+        time."""
+        return TURN_STEPS * self._times_as_rare
 
     @property
     def _times_as_rare(self) -> int:
@@ -326,11 +321,8 @@ class Scheduler:
             return is_trial and self._leader == self._in_hindsight
         if name != self._leader or self._in_hindsight not in self._records:
             return False
-        is_time = self._steps - self._judged_at >= _JUDGED_EVERY
-        if not is_time and self._records[self._in_hindsight].gained < 0:
-            return False
-        self._judged_at = self._steps
-        return True
+        self._led += 1
+        return self._records[self._in_hindsight].gained >= 0 or self._led % _JUDGED_EVERY == 0
 
     def _tells_in_hindsight(self, trial: Turn) -> bool:
         """Whether `compare` says how it did. Beside plain decoding, which is always as fast, the
