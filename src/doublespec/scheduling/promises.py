@@ -13,10 +13,7 @@ from doublespec.ratio import Ratio
 _APART = 16  # steps between two soundings, at first: each time twice as many
 _BUDGET = 0.0025  # share of the time that they may cost,
 _GRANT = 4  # and steps besides
-_HOLDS, _HOLDS_STEPS = (
-    0.85,
-    8.0,
-)  # of what one says, before any step was made, which counts for some
+_HOLDS, _HOLDS_STEPS = 0.85, 8.0  # of what one says, before any step; it counts for some
 _MEMORY = 0.8  # of what was said before, with each one: a single one says little
 _FRESH_STEPS = 128  # after one, in which steps tell how much of it holds
 

@@ -382,8 +382,8 @@ class Scheduler:
         return self._promised_speed(name) > _PAYS
 
     def _is_hopeless(self, name: str) -> bool:
-        """The same, the other way round: surely slower. (None is faster than one is here than it is
-        beside plain decoding, which spares most of the times to look that up.)"""
+        """Whether it is surely slower. (The leading method is as fast as plain decoding, or faster:
+        where a method is too slow beside that, no rate need be looked up.)"""
         return self._soundings.speed(name) < _HOPELESS or self._promised_speed(name) < _HOPELESS
 
     def _disappoints(self, name: str) -> bool:
