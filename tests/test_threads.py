@@ -75,23 +75,10 @@ class Machine:
 def test_all_cores_are_used_where_they_are_faster() -> None:
     machine = Machine()
     threads = machine.governed()
-    used = [machine.forward(threads) for _ in range(600)]
-    assert used.count({EVERY}) > 590  # two blocks of a trial are enough where it is clear
+    used = [machine.forward(threads) for _ in range(500)]
+    assert used.count({EVERY}) > 490  # two blocks of a trial are enough where it is clear
     assert {USUAL} in used[250:]  # it goes on comparing
     assert threads.explain() == "1 of 2 threads beside a draft; 2 are 33% faster for 1 rows"
-
-
-def test_where_they_are_faster_by_far_they_are_compared_more_seldom() -> None:
-    seldom = {}
-    for one in (1.2e-3, 2e-3):
-        machine = Machine(one=one, two=1e-3)
-        threads = machine.governed()
-        used = [machine.forward(threads) for _ in range(2000)]
-        seldom[one] = used.count({USUAL})
-        machine.seconds = {USUAL: 1e-3, EVERY: 1.5e-3}  # the machine has changed
-        again = [machine.forward(threads) for _ in range(10_000)]
-        assert again.count({USUAL}) > 4_000  # after four seconds
-    assert 0 < seldom[2e-3] < seldom[1.2e-3]
 
 
 def test_all_cores_are_not_used_where_they_are_slower() -> None:

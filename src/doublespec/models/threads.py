@@ -26,8 +26,7 @@ _FEWEST_SAMPLES = 2  # are enough where one number is clearly faster, as of real
 _CLEARLY = 1.1
 _SAMPLES_OF_MANY = 2  # where they have many rows: a prompt's, which take long and are few
 _HOLDS = 20  # times as many blocks later it is tried again; twice as many each time that trials
-_FAR, _FAR_TIMES = 1.25, 4  # agree, so many where they agree on that much,
-_HOLDS_LONGEST, _HOLDS_SECONDS = 320, 4.0  # up to so many times, or for so long
+_HOLDS_LONGEST = 320  # agree, up to so many times
 # So many times as long as what was lost is the pause after it, twice as long each time, up to so
 # many times: to try again costs a hundredth then. All cores may be much faster.
 _PAUSE_TIMES, _MOST_PAUSE_TIMES = 3, 100
@@ -77,14 +76,10 @@ class _Blocks:
         before, found = self.gain, median_low(self.usual) / median_low(self.every)
         self.gain = found if before is None else math.sqrt(before * found)
         agrees = before is not None and (before > 1.0) == (self.gain > 1.0)
-        times = _FAR_TIMES if max(self.gain, 1.0 / self.gain) > _FAR else 2
-        longest = max(_HOLDS_LONGEST * self.samples, self._blocks_in(_HOLDS_SECONDS))
-        self.held = min(times * self.held, longest) if agrees else _HOLDS * self.samples
+        longest = _HOLDS_LONGEST * self.samples
+        self.held = min(2 * self.held, longest) if agrees else _HOLDS * self.samples
         self.holds = self.held
         self.forget_trial()
-
-    def _blocks_in(self, seconds: float) -> int:
-        return int(seconds / max(self.rows * self.usual_seconds, 1e-6))
 
     def believe(self, gain: float) -> None:
         """Until a trial, which comes as late as if one had found that."""
