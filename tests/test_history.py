@@ -46,8 +46,15 @@ def test_an_answer_given_before_is_given_in_a_few_steps(llm: LLM, method: str) -
     assert again.stats.steps < other.stats.steps, "what Ann was answered is not Bob's"
 
 
-def test_published_methods_search_no_history(llm: LLM) -> None:
-    assert steps_of(llm, "lookup@paper", "") == steps_of(llm, "lookup@paper", "")
+@pytest.mark.parametrize("method", ["double@paper", "double-serial@paper"])
+def test_published_methods_search_no_history(llm: LLM, method: str) -> None:
+    assert steps_of(llm, method, "") == steps_of(llm, method, "")
+
+
+def test_published_lookup_searches_no_history(llm: LLM) -> None:
+    """What searches cost is measured, and decides how many are made: steps differ by a few."""
+    steps_of(llm, "lookup@paper", "")
+    assert steps_of(llm, "lookup@paper", "") > 2 * steps_of(llm, "lookup", "")
 
 
 def test_a_cancelled_answer_is_kept_as_far_as_it_went(llm: LLM) -> None:
