@@ -204,6 +204,20 @@ def test_a_run_of_which_nothing_held_was_no_run() -> None:
     assert useless.tokens(0) > 4 > useful.tokens(0) == 1
 
 
+def test_the_less_runs_save_the_longer_the_pause() -> None:
+    """Two tokens in the time of nearly two forwards had better been made without."""
+    showing = lambda shown: 0.45 * shown  # noqa: E731  # of a forward
+    free, dear = Pauses(lambda: 0.2), Pauses(lambda: 0.2, showing)
+    for pauses in (free, dear):
+        searches = Searches(pauses)
+        for _ in range(100):
+            searches.learn(0, 3)
+            searches.learn(2, 2)
+    assert dear.tokens(0) > 2 * free.tokens(0)
+    costs = LookupCosts(0.4, 0.5, 0.03, 0.1, at_once=16)
+    assert costs.of_showing(2) == pytest.approx(0.5 * 0.06 / ((0.5 + 15 * 0.4) / 16))
+
+
 def test_the_dearer_a_search_the_longer_the_pause() -> None:
     costs = (0.0, 0.2, 0.5, 2.0, 8.0)
     assert [Pauses(partial(float, cost)).tokens(0) for cost in costs] == [1, 1, 2, 4, 8]

@@ -132,6 +132,11 @@ class LookupCosts:
         apart = self._calls.seconds(1, 0) - self._plain
         return (self._search.value + max(0.0, apart)) / self._plain
 
+    def of_showing(self, shown: int) -> float:
+        """What so many shown tokens add to a forward by itself, in steps of plain decoding."""
+        calls = self._calls
+        return (calls.seconds(1, shown) - calls.seconds(1, 0)) / self._plain
+
     @property
     def _plain(self) -> float:
         return self._calls.seconds(self._at_once, 0) / self._at_once

@@ -9,6 +9,8 @@ from doublespec.ratio import Ratio
 # that is; what was seen counts half after seventy searches (docs/log.md).
 _LIKELY, _CASES, _MEMORY = 0.25, 4.0, 0.99
 _LEAST = 1e-4  # chance
+_LIKELY_SAVED, _SAVED_TOKENS = 1.0, 32.0  # of a forward by each token of a run, before any is known
+_LEAST_SAVED = 0.05
 _CLASSES = 6  # by how long nothing was found: 0 tokens, 1, 2 or 3, 4 to 7, 8 to 15, more
 
 
@@ -18,25 +20,38 @@ class Pauses:
     A model that goes on by itself settles tokens in less time each than one that is asked after
     every token, so a search costs more than its own time: `cost` in all, in forwards. What begins
     in a pause is found at its end, (n - 1) / 2 tokens late on average in a pause of n, and each
-    late token costs about a forward. If a run begins at each token with a chance of p, a token
-    costs cost / n + p n / 2 of a forward, least at n = sqrt(2 cost / p): F. W. Harris, "How Many
-    Parts to Make at Once", 1913. The chance is the lower the longer nothing was found.
+    late token costs what one of a run saves, s of a forward. If a run begins at each token with a
+    chance of p, a token costs cost / n + p s n / 2 of a forward, least at n = sqrt(2 cost / (p s)):
+    F. W. Harris, "How Many Parts to Make at Once", 1913. The chance is the lower the longer nothing
+    was found.
     """
 
-    def __init__(self, cost: Callable[[], float]) -> None:
+    def __init__(
+        self, cost: Callable[[], float], of_showing: Callable[[int], float] = lambda shown: 0.0
+    ) -> None:
+        """`of_showing` is what so many tokens, when they are shown, add to a forward, as a share of
+        one."""
         self._cost = cost
+        self._of_showing = of_showing
+        self._saved = Ratio(_LIKELY_SAVED, _SAVED_TOKENS)
         self._chances = [Ratio(_LIKELY, _CASES, _MEMORY) for _ in range(_CLASSES)]
 
     def tokens(self, fruitless: int) -> int:
         """How many tokens to settle before the next search, where so many were settled since one
         found something: 1 or more."""
         chance = max(_LEAST, self._chances[_class(fruitless)].value)
-        return max(1, int(math.sqrt(2.0 * self._cost() / chance)))
+        saved = max(_LEAST_SAVED, self._saved.value)
+        return max(1, int(math.sqrt(2.0 * self._cost() / (chance * saved))))
 
     def learn(self, fruitless: int, passed: int, *, found: bool) -> None:
         """Where so many tokens were settled since something was found, a search was followed by
         `passed` more; whether what the next one `found` was of use."""
         self._chances[_class(fruitless)].learn(float(found), passed)
+
+    def learn_run(self, shown: int, settled: int) -> None:
+        """A run of which so many tokens were shown settled so many, the target's own choice with
+        them."""
+        self._saved.learn(settled - 1.0 - self._of_showing(shown), settled)
 
 
 def _class(fruitless: int) -> int:
@@ -61,5 +76,7 @@ class Searches:
         if self._passed:
             before = self._fruitless - self._passed
             self._pauses.learn(before, self._passed, found=shown > 0 and settled > 1)
+        if shown:
+            self._pauses.learn_run(shown, settled)
         self._passed = 0 if shown else settled
         self._fruitless = 0 if shown else self._fruitless + settled
