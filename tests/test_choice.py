@@ -350,3 +350,8 @@ def test_a_draft_before_the_target_takes_all_cores_but_beside_another_one() -> N
         assert (llm.threads._drafting, threads._drafting) == (0, 0)
     with LLM("bundled", "bundled", threads=1) as llm:  # set by the user
         assert llm.engine.draft_model().threads is None
+
+
+def test_as_many_forwards_come_at_once_as_no_reader_waits_for() -> None:
+    made = {seconds: ForwardCost(seconds, 0.1).at_once for seconds in (1e-4, 1e-3, 0.02, 0.5)}
+    assert made == {1e-4: 64, 1e-3: 33, 0.02: 1, 0.5: 1}

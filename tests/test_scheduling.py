@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable, Iterator
-from itertools import count
+from itertools import count, pairwise
 from statistics import median
 
 import pytest
@@ -505,6 +505,26 @@ def test_where_nothing_repeats_plain_decoding_is_asked_seldom() -> None:
     assert max(turn.steps for turn in often) == 2 * TURN_STEPS
     assert sum(turn.name == "lookup" for turn in seldom[-40:]) < 16
     assert len(seldom) < 0.7 * len(often)
+    for turns in (seldom, often):
+        begun = sum(turn.steps > TURN_STEPS for turn in turns[:8])
+        assert begun == 0 and {turn.at_once for turn in turns[:8]} == {TURN_STEPS}
+        assert all((turn.steps > TURN_STEPS) <= (turn.at_once > 64) for turn in turns)
+
+
+def test_retrieval_is_left_the_sooner_the_more_it_loses() -> None:
+    def steps_led(speed: float) -> int:
+        scheduler, made = Scheduler(("lookup", "ar"), {"ar": 100.0}, "lookup"), 0
+        while True:
+            turn = scheduler.choose()
+            if turn.leader != "lookup":
+                return made
+            for place in _places(turn):
+                rate = 100.0 if turn.name == "ar" else 100.0 * speed
+                scheduler.learn(turn, place, 1, 1.0 / rate)
+                made += turn.name == "lookup"
+
+    assert steps_led(0.7) == 48
+    assert steps_led(0.95) == 128
 
 
 def test_retrieval_that_gains_in_a_few_places_only_leads_soon() -> None:
@@ -862,6 +882,22 @@ def test_a_draft_leads_again_when_soundings_promise_enough() -> None:
     assert leaders(1.5)[1:20] == ["ar"] * 19
     assert leaders(1.5)[-10:] == ["double-serial"] * 10
     assert leaders(0.7)[-10:] == ["ar"] * 10
+
+
+def test_a_promise_made_long_ago_makes_no_method_lead() -> None:
+    """Steps do not tell of it any more, so that the method would be turned to again and again."""
+    names = ("double-serial", "lookup", "ar")
+    scheduler, leaders = Scheduler(names, {"ar": 100.0}, "lookup", sounded=True), []
+    for number in range(300):
+        turn = scheduler.choose()
+        leaders.append(turn.leader)
+        speed = {"ar": 1.0, "lookup": 0.95}.get(turn.name, 1.3 if number < 15 else 0.7)
+        for place in _places(turn):
+            scheduler.learn(turn, place, 1, 0.01 / speed)
+        if scheduler.wants_sounding(lambda: 100):
+            scheduler.sound({"double-serial": 1.3}, 100, 1.0)  # too dear to be made again
+    assert leaders[:15] == ["double-serial"] * 15
+    assert [before for before, after in pairwise(leaders) if before != after] == ["double-serial"]
 
 
 def test_a_stand_in_that_disappoints_gives_way_to_plain_decoding() -> None:

@@ -33,7 +33,6 @@ from doublespec.tokens import Tokens, common_prefix
 Clock = Callable[[], float]  # seconds; virtual ones in simulations
 Steps = Generator["Step"]  # to stop early, close it
 
-_NO_END = 1 << 30  # steps
 _RETRIEVED_FOR_DRAFTED = (
     8  # so many retrieved tokens spare the wait for a drafted one (docs/log.md)
 )
@@ -255,7 +254,7 @@ def decode_in_turns(
             return 1
         if len(made) < turn.settling:
             return turn.settling - len(made)
-        return max(1, turn.steps - len(made)) if turn.on_trial else _NO_END
+        return max(1, turn.steps - len(made)) if turn.on_trial else turn.at_once
 
     def learn() -> None:
         nonlocal learnt, told

@@ -59,6 +59,11 @@ class Record:
         self.near.clear()
         self.near_tokens, self.near_seconds = 0, 0.0
 
+    def count_latest(self) -> None:
+        """From now on its rate is that of its latest steps, if they were slower than all."""
+        if self.near and self.near_rate < self.rate:
+            self.tokens, self.seconds = float(self.near_tokens), self.near_seconds
+
     def lags_behind(self, rate: float) -> bool:
         """Whether its latest steps were surely slower, each for what it settled. (To leave one by
         mistake costs more than a few steps: trials, which may cost little, bring it back late.)"""

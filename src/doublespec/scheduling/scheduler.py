@@ -25,6 +25,7 @@ _LONG_LED = 128  # by plain decoding: then its turns are longer, so many times,
 _LONG_TURN, _LONGEST_TURN = 2, 4  # or so many where retrieval finds next to nothing: less than
 _NEXT_TO_NOTHING = 0.15  # tokens a step
 TRIAL_STEPS = 6  # of another one, if it is compared with other text
+MANY_STEPS = 1 << 30  # as many as one likes
 SETTLING_STEPS = 2  # after a change: not measured, since the draft has to take in the text
 _APART = 64  # steps between two trials of a method, unless it has gained
 _BUDGET = 0.01  # share of the time that trials may cost
@@ -38,6 +39,7 @@ _MEMORY_STEPS = 512  # after which what was measured counts half
 _LEAST_STEPS = 64  # of the leading method, after which plain decoding need not be surely faster
 _SPREAD = 0.6  # of what a step with a draft settles, as a share of the mean
 _SURELY_STEPS = 128  # of the one in hindsight, which loses less on any text than texts differ
+_BADLY, _BADLY_STEPS = 0.85, 48  # of plain decoding, which are enough to leave it
 _ALIKE = 0.99  # of plain decoding: worth it, for a method that is fast as soon as text repeats
 _DOUBTS = 4  # steps of a method that no trial compares, which say no more than not to know it
 _JUDGED_EVERY = 4  # turns, of which one is compared where the other method has lost so far
@@ -54,9 +56,10 @@ class Turn:
     """A method, for how many steps, how many of these, the first ones, are not measured, and up to
     which one they tell something. Where it is in doubt, what is learnt of a step may end it early.
 
-    It is on trial if the method that leads could run as well. `judged`: whether to `compare` it,
-    when it is over, with the method that can be judged in hindsight. `plain_rate`: tokens per
-    second of plain decoding, as far as is known, if it is another one. Then what its `measured`
+    `at_once`: how many steps may come in one call, though the turn has fewer left. It is on trial
+    if the method that leads could run as well. `judged`: whether to `compare` it, when it is over,
+    with the method that can be judged in hindsight. `plain_rate`: tokens per second of plain
+    decoding, as far as is known, if it is another one. Then what its `measured`
     steps have settled, and what the leading method would have settled `instead`, going by what it
     did before.
     """
@@ -69,6 +72,7 @@ class Turn:
     judged: bool
     in_doubt: bool
     plain_rate: float
+    at_once: int
     on_trial: bool = False
     made: int = 0  # steps so far
     tokens: int = 0
@@ -129,7 +133,7 @@ class Scheduler:
         last = self._latest
         if last and self._goes_on(last) and can_run(last.name):
             left, telling = last.steps - last.made, max(0, last.telling - last.made)
-            return self._turn(last.name, left, 0, telling, judged=last.judged)
+            return self._turn(last.name, left, 0, telling, last.at_once, judged=last.judged)
         names = [name for name in self._records if can_run(name)]
         trial = last if last and last.on_trial else None
         if last:
@@ -145,7 +149,8 @@ class Scheduler:
         judged = self._is_judged(name, is_trial=other is not None)
         if not other and self._soundings.are_open:
             steps = FIRST_STEPS
-        turn = self._turn(name, steps, settling, settling + TURN_STEPS, judged=judged)
+        at_once = MANY_STEPS if steps > TURN_STEPS else TURN_STEPS
+        turn = self._turn(name, steps, settling, settling + TURN_STEPS, at_once, judged=judged)
         turn.on_trial = other is not None
         return turn
 
@@ -161,14 +166,18 @@ class Scheduler:
         ended first. Answers may be short, and what is done before the first token delays it."""
         return turn.made < turn.steps and turn.name == self._leader and not turn.on_trial
 
-    def _turn(self, name: str, steps: int, settling: int, telling: int, *, judged: bool) -> Turn:
+    def _turn(
+        self, name: str, steps: int, settling: int, telling: int, at_once: int, *, judged: bool
+    ) -> Turn:
         plain_rate, in_doubt = 0.0, False
         if name not in self._expected:
             plain_rate = max(map(self._rate, self._expected), default=0.0)
             record = self._records[name]
             in_doubt = record.is_new and record.near_rate < _CLEARLY * plain_rate
             in_doubt = in_doubt and name != self._in_hindsight
-        return Turn(name, steps, settling, telling, self._leader, judged, in_doubt, plain_rate)
+        return Turn(
+            name, steps, settling, telling, self._leader, judged, in_doubt, plain_rate, at_once
+        )
 
     def affords(self, name: str, seconds: float) -> bool:
         """Whether it may take so many seconds, once, to get ready what a method needs: as trials,
@@ -338,7 +347,9 @@ class Scheduler:
             return next(likely, names[0])
         faster = [name for name in names if name != self._leader and self._is_faster(name)]
         if faster:
-            self._leader = max(faster, key=self._speed)
+            last, self._leader = self._leader, max(faster, key=self._speed)
+            if self._leader in self._expected and last != self._in_hindsight:
+                self._records[last].count_latest()  # else it would lead again at once
             if self._leader in self._soundings:
                 self._soundings.have_led()
             self._records[self._leader].forget_near()
@@ -353,7 +364,9 @@ class Scheduler:
             error = _SPREAD / math.sqrt(max(1, min(record.steps, _MEMORY_STEPS)))
             return record.steps >= _LEAST_STEPS and (1.0 + error) * record.rate < rate
         tokens, plain, steps = record.led
-        return steps >= _SURELY_STEPS and tokens < _ALIKE * plain
+        if steps < _SURELY_STEPS:
+            return steps >= _BADLY_STEPS and tokens < _BADLY * plain
+        return tokens < _ALIKE * plain
 
     def _is_faster(self, name: str) -> bool:
         record, leader = self._records[name], self._records[self._leader]
@@ -376,8 +389,11 @@ class Scheduler:
 
     def _is_promising(self, name: str) -> bool:
         """Whether a method with a draft is likely faster than the leading one, which has none, by
-        soundings. It leads as soon as a trial leaves it promising."""
+        soundings. It leads as soon as a trial leaves it promising, which a promise made long ago
+        cannot: steps do not tell of it any more."""
         if self._leader in self._soundings or self._soundings.speed(name) <= _PAYS:
+            return False
+        if not self._soundings.is_fresh(self._steps):
             return False
         return self._promised_speed(name) > _PAYS
 
