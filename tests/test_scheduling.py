@@ -630,11 +630,13 @@ class _Listening(Scheduler):
 def test_a_trial_ends_in_time_and_a_turn_with_what_was_computed_at_once() -> None:
     """Ten steps at once, if so many may be made; those that are ready are not thrown away."""
     made: list[tuple[str, int]] = []
+    asked_for: list[int] = []
 
     def begin(name: str, tokens: Tokens, left: Left) -> Steps:
         place = len(tokens)
         while True:
-            forwards = min(10, left(), 2000 - place) if place > 1 else 1
+            asked_for.append(left())
+            forwards = min(10, asked_for[-1], 2000 - place) if place > 1 else 1
             made.append((name, forwards))
             for number in range(forwards):
                 place += 1
@@ -653,6 +655,7 @@ def test_a_trial_ends_in_time_and_a_turn_with_what_was_computed_at_once() -> Non
     assert trials
     assert all(turn.made <= turn.steps for turn in trials)
     assert any(turn.made == turn.steps + 4 for turn in turns)
+    assert max(asked_for) == TURN_STEPS, "no call is longer while each turn tells something"
 
 
 def test_only_where_a_draft_takes_part_a_change_has_to_settle() -> None:

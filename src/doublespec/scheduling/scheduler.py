@@ -59,9 +59,8 @@ class Turn:
     `at_once`: how many steps may come in one call, though the turn has fewer left. It is on trial
     if the method that leads could run as well. `judged`: whether to `compare` it, when it is over,
     with the method that can be judged in hindsight. `plain_rate`: tokens per second of plain
-    decoding, as far as is known, if it is another one. Then what its `measured`
-    steps have settled, and what the leading method would have settled `instead`, going by what it
-    did before.
+    decoding, as far as is known, if it is another one. Then what its `measured` steps have settled,
+    and what the leading method would have settled `instead`, going by what it did before.
     """
 
     name: str
