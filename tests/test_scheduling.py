@@ -4,14 +4,18 @@ import random
 from collections.abc import Callable, Iterator
 from itertools import count, pairwise
 from statistics import median
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from doublespec import methods
 from doublespec.decoding import Step, Steps, decode_in_turns
 from doublespec.drafting.base import Drafter, NoDrafter
+from doublespec.drafting.costs import LookupCosts
 from doublespec.drafting.hindsight import Hindsight
 from doublespec.drafting.pauses import Pauses
 from doublespec.drafting.sounding import LEAST_SOUNDED, Sounding
@@ -25,6 +29,8 @@ from doublespec.scheduling.scheduler import (
     Scheduler,
     Turn,
 )
+from doublespec.scheduling.slowness import Slowness
+from doublespec.stopping import StopRule
 from doublespec.tokens import Tokens
 
 Left = Callable[[], int]
@@ -343,12 +349,66 @@ def test_what_was_expected_of_plain_decoding_may_be_wrong_otherwise_than_of_othe
             turn = scheduler.choose()
             for place in _places(turn):
                 if turn.name == "ar":
-                    scheduler.learn(turn, place, 1, 0.0085 * times, slowness=0.8 * times)
+                    scheduler.learn(turn, place, 1, 0.0085 * times, 0.8 * times, beside=0.85 / 0.8)
                 else:
                     scheduler.learn(turn, place, 2, 0.0125 * times, slowness=1.2 * times)
         assert turn.leader == "lookup"
         rates = {row.name: row.tokens_per_second for row in scheduler.explain()}
         assert rates["ar"] == pytest.approx(1 / (0.0085 * times), rel=0.01)
+
+
+def test_forwards_of_several_kinds_tell_of_plain_decoding_by_their_mean() -> None:
+    """Of prompt lookup three of four steps come in long calls, and one takes four times as long."""
+    slowness = Slowness({"ar"})
+    slowness.add("ar", 1.0, 32)
+    for step in range(400):
+        slowness.add("lookup", 4.0 if step % 4 == 3 else 1.0, 1)
+    assert slowness.of_known == pytest.approx(1.0)
+    for step in range(400):  # the machine becomes half as fast
+        slowness.add("lookup", 8.0 if step % 4 == 3 else 2.0, 1)
+    assert slowness.of_known == pytest.approx(2.0)
+
+
+def test_a_few_steps_of_plain_decoding_itself_say_more_than_many_of_others() -> None:
+    slowness = Slowness({"ar"})
+    slowness.add("ar", 1.0, 32)
+    slowness.add("lookup", 1.0, 300)
+    slowness.add("ar", 1.5, 15)
+    slowness.add("lookup", 1.0, 50)
+    assert slowness.of_known == pytest.approx(
+        1.36, abs=0.01
+    )  # what changes said before counts, too
+    slowness.add("ar", 1.5, 1)
+    assert slowness.of_known == pytest.approx(1.5)
+    slowness.add("lookup", 1.0, 256)  # so long ago that others are asked
+    assert slowness.of_known == pytest.approx(1.35, abs=0.01)
+
+
+def test_no_forward_counts_for_longer_than_some_others() -> None:
+    slowness = Slowness({"ar"})
+    slowness.add("ar", 1.0, 99)
+    slowness.add("ar", 1000.0, 1)  # the machine was stopped
+    assert slowness.of_known == pytest.approx(1.07)
+
+
+def test_a_short_call_of_plain_decoding_is_expected_to_take_longer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A trial makes few forwards at once, which tell of plain decoding that makes many."""
+    asked: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(methods, "decode_in_turns", lambda *parts: asked.append(parts))
+    parts: Any = SimpleNamespace(
+        plain_seconds=0.4,
+        lookup_costs=LookupCosts(0.4, 0.6, 0.03, 0.1, at_once=64),
+        forward_seconds=lambda shown, *, beside: 0.6,
+        **dict.fromkeys(("scheduler", "hindsight", "clock", "sounding")),
+    )
+    methods.auto(parts, [0], _REQUEST, StopRule(8))
+    expected = asked[0][6]
+    assert expected("ar", 0, 64) == pytest.approx(0.4)
+    in_a_call = [number * expected("ar", 0, number) for number in (1, 16, 64)]
+    assert in_a_call[1] - in_a_call[0] == pytest.approx(15 / 63 * (in_a_call[2] - in_a_call[0]))
+    assert expected("ar", 0, 1) / expected("ar", 0, 64) == pytest.approx(0.6 * 64 / 25.8)
 
 
 def test_a_method_that_cannot_run_now_is_left_out() -> None:
@@ -618,8 +678,9 @@ class _Listening(Scheduler):
         seconds: float,
         slowness: float = 1.0,
         steps: int = 1,
+        beside: float | None = None,
     ) -> None:
-        super().learn(turn, place, tokens, seconds, slowness, steps)
+        super().learn(turn, place, tokens, seconds, slowness, steps, beside)
         self.told.append((place, steps, tokens, seconds))
 
     def count(self, turn: Turn, steps: int, seconds: float) -> None:
@@ -641,7 +702,8 @@ def test_a_trial_ends_in_time_and_a_turn_with_what_was_computed_at_once() -> Non
             for number in range(forwards):
                 place += 1
                 finish = "length" if place == 2000 else None
-                step = Step((0,), (), 0, finish, 0, 0.01, 0, 0.01, earlier_seconds=0.01 * number)
+                took = 0.011 if name == "ar" else 0.01
+                step = Step((0,), (), 0, finish, 0, took, 0, took, earlier_seconds=took * number)
                 yield step._replace(ready=forwards - number - 1)
 
     scheduler = Scheduler(("double", "lookup", "ar"), {"ar": 100.0}, "lookup")

@@ -273,8 +273,10 @@ def decode_in_turns(
                 settled += len(step.new)
             shown = len(first.guess)
             steps = learnt - place
-            slowness = first.target_seconds / expected(turn.name, shown, steps)
-            scheduler.learn(turn, place, settled, seconds, slowness, steps)
+            forward = first.target_seconds
+            slowness = forward / expected(turn.name, shown, steps)
+            beside = seconds / (steps * forward) if forward else None
+            scheduler.learn(turn, place, settled, seconds, slowness, steps, beside)
             hindsight.learn(turn.name, shown, seconds, steps)
         others = [step.seconds for step in made[learnt:]]
         if others:

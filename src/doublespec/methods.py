@@ -133,7 +133,7 @@ def auto(parts: Parts, prompt: Tokens, request: Request, stop: StopRule) -> Step
 
     def expected(name: str, shown: int, forwards: int) -> float:
         if name == "ar":
-            return parts.plain_seconds
+            return parts.plain_seconds * parts.lookup_costs.of_call(forwards)
         first = parts.forward_seconds(shown, beside=name in BESIDE)
         return (first + (forwards - 1) * parts.plain_seconds) / forwards
 

@@ -126,6 +126,11 @@ class LookupCosts:
         """Of a search and so many forwards, the first of which shows so many tokens."""
         return self._search.value + self._calls.seconds(forwards, shown)
 
+    def of_call(self, forwards: int) -> float:
+        """How many times as long a step of plain decoding takes in a call of so many forwards as in
+        one of the most that come at once."""
+        return self._calls.seconds(forwards, 0) / forwards / self._plain
+
     def of_search(self) -> float:
         """What a search that finds nothing costs in all, in steps of plain decoding, which would be
         made in one call but for it."""

@@ -33,7 +33,7 @@ class Record:
     changes: float = 0.0
     # Since it leads, or did: tokens, what plain decoding would have settled meanwhile, and steps.
     led: tuple[int, float, int] = (0, 0.0, 0)
-    # How many times as long its latest steps took as their forwards alone let expect.
+    # How many times as long as their forwards alone its latest steps took.
     beside: deque[float] = field(default_factory=lambda: deque(maxlen=_BESIDE_STEPS))
 
     @property

@@ -192,10 +192,13 @@ class Scheduler:
         seconds: float,
         slowness: float = 1.0,
         steps: int = 1,
+        beside: float | None = None,
     ) -> None:
         """Step number `place` of a turn has settled so many tokens in so many seconds; or so many
         `steps` from that one on together, each the same, as those that were computed at once.
-        `slowness` is how many times as long a forward took as was to be expected beforehand."""
+        `slowness` is how many times as long a forward took as was to be expected beforehand, and
+        `beside` how many times as long as that the step took in all (None: of plain decoding, what
+        it took longer than by the rate that is known and by that slowness)."""
         self._known.clear()
         record, near = self._records[turn.name], self._records[self._leader].near_rate
         before = self._steps
@@ -223,7 +226,7 @@ class Scheduler:
             record.add_near(tokens, seconds, steps)
             if turn.name in self._expected and tokens:
                 took = seconds * self._expected[turn.name] / tokens / slowness
-                record.beside.extend([took] * steps)
+                record.beside.extend([beside or took] * steps)
             if turn.name == self._leader:
                 led, plain, led_steps = record.led
                 record.led = led + tokens, plain + turn.plain_rate * seconds, led_steps + steps
