@@ -1,9 +1,11 @@
 """The loops: where answers end, what a Step says, and what a cancelled answer leaves behind."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from doublespec import methods
 from doublespec.decoding import (
     Step,
     decode_by_lookup,
@@ -233,6 +235,31 @@ def test_lookup_in_a_turn_goes_on_no_longer_than_the_turn() -> None:
     given = helper, *learnt, PROMPT, REQUEST, StopRule(20), 24, lambda: 3, clock
     assert len(list(decode_by_lookup(Settling(clock), *given))) == 20
     assert helper.places == [0, 1, 4, 7, 10, 13, 16, 19]
+
+
+def test_calls_of_plain_decoding_say_what_those_of_lookup_will_take(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By `auto`, so that hindsight need not wait for a trial."""
+    asked: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(methods, "decode_in_turns", lambda *parts: asked.append(parts))
+    clock = Ticking()
+    costs = LookupCosts(0.5, 0.5, 0.0, 0.1, at_once=4)
+    parts: Any = SimpleNamespace(
+        target=Settling(clock),
+        plain_seconds=0.5,
+        lookup_costs=costs,
+        at_once=4,
+        clock=clock,
+        **dict.fromkeys(("scheduler", "hindsight", "sounding")),
+    )
+    methods.auto(parts, PROMPT, REQUEST, StopRule(8))
+    begin = asked[0][0]
+    for _ in range(8):  # of three calls each, the first of which reads the prompt
+        assert not costs.are_seen
+        assert len(list(begin("ar", PROMPT, lambda: 4))) == 8
+    assert costs.are_seen
+    assert costs.seconds(0, 4) == pytest.approx(0.1 + 4 * 1.0, rel=0.05)
 
 
 def test_an_answer_ends_in_the_midst_of_steps_that_were_computed_at_once() -> None:

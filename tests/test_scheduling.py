@@ -23,6 +23,7 @@ from doublespec.sampling import Request, SamplingParams
 from doublespec.scheduling.promises import Promises
 from doublespec.scheduling.scheduler import (
     FIRST_STEPS,
+    MANY_STEPS,
     SETTLING_STEPS,
     TRIAL_STEPS,
     TURN_STEPS,
@@ -587,6 +588,37 @@ def test_retrieval_is_left_the_sooner_the_more_it_loses() -> None:
     assert steps_led(0.95) == 128
 
 
+def test_what_retrieval_gained_once_keeps_it_at_work_for_a_while_only() -> None:
+    """Ahead by 60 tokens, it loses a twentieth from then on."""
+    scheduler, made = Scheduler(("lookup", "ar"), {"ar": 100.0}, "lookup"), 0
+    while True:
+        turn = scheduler.choose()
+        if turn.leader != "lookup":
+            break
+        for place in _places(turn):
+            rate = 100.0 if turn.name == "ar" else 200.0 if made < 120 else 95.0
+            scheduler.learn(turn, place, 1, 1.0 / rate)
+            made += turn.name == "lookup"
+    assert 512 <= made < 1000
+
+
+def test_retrieval_that_has_led_for_long_may_pause_for_longer_than_a_turn() -> None:
+    """Not in its first turns, nor may trials beside it."""
+    scheduler = Scheduler(("lookup", "ar"), {"ar": 100.0}, "lookup")
+    turns: list[Turn] = []
+    for _ in range(60):
+        turn = scheduler.choose()
+        turns.append(turn)
+        for place in _places(turn):
+            scheduler.learn(turn, place, 1, 1.0 / (130.0 if turn.name == "lookup" else 100.0))
+    trials = [turn for turn in turns if turn.on_trial]
+    assert trials and {turn.name for turn in trials} == {"ar"}
+    at_once = [turn.at_once for turn in turns if turn.name == "lookup"]
+    assert at_once[:8] == [TURN_STEPS] * 8
+    assert set(at_once[9:]) == {MANY_STEPS}
+    assert {turn.at_once for turn in trials} == {TURN_STEPS}
+
+
 def test_retrieval_that_gains_in_a_few_places_only_leads_soon() -> None:
     """Nothing repeats for long; then two fifths of the time are saved in two passages of five, a
     seventh is lost in the others. Turns that became longer are short again as soon as some gain."""
@@ -857,6 +889,28 @@ def test_seconds_in_hindsight_follow_what_was_measured() -> None:
     hindsight.learn("other", 0, 2 * hindsight._worked)
     assert hindsight.is_ready
     assert hindsight.seconds(text, 4, 6, _REQUEST) == pytest.approx(2 * 1.0)
+
+
+def test_what_forwards_take_may_be_known_before_the_method_has_run() -> None:
+    """Then no trial is needed, and a few steps of it say less than they would alone."""
+    is_known = False
+    hindsight = Hindsight(
+        "lookup",
+        NoDrafter(),
+        8,
+        lambda shown, forwards: 1.0 * forwards,
+        Pauses(lambda: 2.0),
+        16,
+        lambda: is_known,
+    )
+    hindsight.learn("ar", 0, 1.0)
+    assert not hindsight.is_ready
+    is_known = True
+    assert hindsight.is_ready
+    assert hindsight.seconds([*range(20)], 1, 9, _REQUEST) == pytest.approx(8.0)
+    for _ in range(8):
+        hindsight.learn("lookup", 0, 1.5)
+    assert hindsight.seconds([*range(20)], 1, 9, _REQUEST) == pytest.approx(8.0 * 1.25)
 
 
 @pytest.mark.parametrize("length", [3, 200])

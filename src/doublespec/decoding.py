@@ -85,15 +85,20 @@ def decode_plain(
     stop: StopRule,
     at_once: Callable[[], int],
     clock: Clock = perf_counter,
+    costs: LookupCosts | None = None,
 ) -> Steps:
     """Nothing is guessed. `at_once` says how many steps may be computed before the first of them is
-    yielded."""
+    yielded; `costs` learn what they take, but for the first ones (see `decode_by_lookup`)."""
     tokens = list(prompt)
+    is_first = True
     finish: Finish | None = None
     while finish is None:
         begun = clock()
         most = _most_at_once(tokens, request, stop, at_once)
         settled = advance(target, tokens, [], request, most)
+        if costs is not None and not is_first:
+            costs.learn_plain(len(settled.tokens), clock() - begun)
+        is_first = False
         finish = yield from _one_by_one(settled, tokens, request, stop, begun, clock)
 
 

@@ -452,6 +452,7 @@ class _Parts:
             self.lookup_costs.seconds,
             self.pauses,
             self.at_once,
+            lambda: self.lookup_costs.are_seen,
         )
         self._lookups: dict[DraftKind | None, Helper] = {}
         self._drafts: dict[bool, Drafter] = {}

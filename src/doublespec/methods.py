@@ -124,7 +124,7 @@ def auto(parts: Parts, prompt: Tokens, request: Request, stop: StopRule) -> Step
 
     def begin(name: str, tokens: Tokens, left: Callable[[], int]) -> Steps:
         if name in ("ar", "lookup"):
-            begun = _plain if name == "ar" else _lookup
+            begun = partial(_plain, costs=parts.lookup_costs) if name == "ar" else _lookup
             return begun(parts, tokens, request, stop, lambda: min(parts.at_once, left()))
         return METHODS[name](parts, tokens, request, stop)
 
@@ -190,9 +190,14 @@ def check_method(name: str, *, has_draft: bool) -> str:
 
 
 def _plain(
-    parts: Parts, prompt: Tokens, request: Request, stop: StopRule, at_once: Callable[[], int]
+    parts: Parts,
+    prompt: Tokens,
+    request: Request,
+    stop: StopRule,
+    at_once: Callable[[], int],
+    costs: LookupCosts | None = None,
 ) -> Steps:
-    return decode_plain(parts.target, prompt, request, stop, at_once, parts.clock)
+    return decode_plain(parts.target, prompt, request, stop, at_once, parts.clock, costs)
 
 
 def _lookup(

@@ -186,7 +186,15 @@ def _answers(plan: Plan, machine: Machine, traces: Sequence[Replay]) -> list["_P
             HINDSIGHT,
             sounded=machine.devices == 1,
         ),
-        Hindsight(HINDSIGHT, target.lookup(), plan.guess_tokens, seconds, _no_pauses(), _AT_ONCE),
+        Hindsight(
+            HINDSIGHT,
+            target.lookup(),
+            plan.guess_tokens,
+            seconds,
+            _no_pauses(),
+            _AT_ONCE,
+            is_known=lambda: True,
+        ),
     )
     return [_Parts(plan, machine, trace, kept) for trace in traces]
 

@@ -106,6 +106,7 @@ class LookupCosts:
         by itself, the share of that which each shown token adds, and seconds of a search. At most
         `at_once` forwards come in one call, and one shows at most so many tokens."""
         self._at_once = at_once
+        self.are_seen = False  # in the midst of answers, not only expected
         self._calls = CallTimes(
             Case(1, 0, single),
             Case(at_once, 0, single + (at_once - 1) * plain),
@@ -119,7 +120,16 @@ class LookupCosts:
         """A search took so many seconds, and forwards after it, the first of which shows so many
         tokens."""
         self._search.learn(min(searching, _LONGEST * self._search.value), 1)
-        if self._calls.learn(Case(forwards, shown, computing)):
+        self._learn(Case(forwards, shown, computing))
+
+    def learn_plain(self, forwards: int, seconds: float) -> None:
+        """A call of plain decoding made so many forwards, which take as long as those that follow a
+        search in vain."""
+        self._learn(Case(forwards, 0, seconds))
+
+    def _learn(self, case: Case) -> None:
+        if self._calls.learn(case):
+            self.are_seen = True
             self._refresh()
 
     def seconds(self, shown: int, forwards: int) -> float:

@@ -15,6 +15,7 @@ from doublespec.tokens import Tokens, common_prefix
 
 _REMEMBERED = 64  # steps of the method, by which its time is known
 _ENOUGH = 6
+_PRIOR_STEPS = 8.0  # that take as long as expected, which count besides
 _SHARE = 0.005  # of the time of all steps, which judging may cost
 
 
@@ -36,13 +37,17 @@ class Hindsight:
         expected: Callable[[int, int], float],
         pauses: Pauses,
         at_once: int,
+        is_known: Callable[[], bool] = lambda: False,
     ) -> None:
+        """`is_known`: whether the expected times were seen in the midst of answers, so that not
+        even a few steps of the method itself are needed."""
         self._method = method
         self._drafter = drafter
         self._most = most
         self._expected = expected
         self._pauses = pauses
         self._at_once = at_once
+        self._is_known = is_known
         self._measured: deque[tuple[float, float]] = deque(maxlen=_REMEMBERED)  # and expected
         self._worked = self._spent = 0.0
 
@@ -65,7 +70,8 @@ class Hindsight:
     def is_ready(self) -> bool:
         """Whether enough steps were measured to say how long they take, and judging has not cost
         more than its share of the time."""
-        return len(self._measured) >= _ENOUGH and self._spent <= _SHARE * self._worked
+        is_measured = len(self._measured) >= _ENOUGH or self._is_known()
+        return is_measured and self._spent <= _SHARE * self._worked
 
     def seconds(self, tokens: Tokens, start: int, stop: int, request: Request) -> float:
         """In what time the method would have settled `tokens` from position `start` to `stop`. Of a
@@ -82,5 +88,14 @@ class Hindsight:
             inside = min(settled, stop - place)
             seconds += self._expected(len(run), forwards) * inside / settled
             place += inside
-        measured, expected = map(sum, zip(*self._measured, strict=True))
-        return seconds * measured / expected
+        return seconds * self._slowness
+
+    @property
+    def _slowness(self) -> float:
+        """How many times as long as expected its steps take."""
+        measured = sum(seconds for seconds, _ in self._measured)
+        expected = sum(seconds for _, seconds in self._measured)
+        if self._is_known():
+            presumed = _PRIOR_STEPS * self._expected(0, 1)
+            measured, expected = measured + presumed, expected + presumed
+        return measured / expected

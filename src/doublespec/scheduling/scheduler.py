@@ -41,6 +41,7 @@ _SPREAD = 0.6  # of what a step with a draft settles, as a share of the mean
 _SURELY_STEPS = 128  # of the one in hindsight, which loses less on any text than texts differ
 _BADLY, _BADLY_STEPS = 0.85, 48  # of plain decoding, which are enough to leave it
 _ALIKE = 0.99  # of plain decoding: worth it, for a method that is fast as soon as text repeats
+_PAID, _LONG_STEPS = 1.02, 512  # of it, after so many steps: less does not even pay for searches
 _DOUBTS = 4  # steps of a method that no trial compares, which say no more than not to know it
 _JUDGED_EVERY = 4  # turns, of which one is compared where the other method has lost so far
 _CLEARLY = 1.25  # times as fast as plain decoding: not in doubt, though new
@@ -148,7 +149,8 @@ class Scheduler:
         judged = self._is_judged(name, is_trial=other is not None)
         if not other and self._soundings.are_open:
             steps = FIRST_STEPS
-        at_once = MANY_STEPS if steps > TURN_STEPS else TURN_STEPS
+        is_long = steps > TURN_STEPS or (name == self._in_hindsight == best and self._has_led_long)
+        at_once = MANY_STEPS if is_long else TURN_STEPS
         turn = self._turn(name, steps, settling, settling + TURN_STEPS, at_once, judged=judged)
         turn.on_trial = other is not None
         return turn
@@ -301,10 +303,14 @@ class Scheduler:
         return TURN_STEPS * self._times_as_rare
 
     @property
+    def _has_led_long(self) -> bool:
+        return self._records[self._leader].led[2] >= _LONG_LED
+
+    @property
     def _times_as_rare(self) -> int:
         """As usual are turns and trials while plain decoding leads, or retrieval that finds next to
         nothing."""
-        if self._records[self._leader].led[2] < _LONG_LED:
+        if not self._has_led_long:
             return 1
         other = self._records.get(self._in_hindsight)
         found = other.near_tokens / len(other.near) - 1.0 if other and other.near else None
@@ -368,7 +374,7 @@ class Scheduler:
         tokens, plain, steps = record.led
         if steps < _SURELY_STEPS:
             return steps >= _BADLY_STEPS and tokens < _BADLY * plain
-        return tokens < _ALIKE * plain
+        return tokens < (_ALIKE if steps < _LONG_STEPS else _PAID) * plain
 
     def _is_faster(self, name: str) -> bool:
         record, leader = self._records[name], self._records[self._leader]
