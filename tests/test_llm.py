@@ -291,6 +291,8 @@ def test_auto_loads_a_draft_beside_the_target_when_it_is_worth_that(
     since it takes a core for seconds. A draft before the target needs none."""
     monkeypatch.setattr(engine, "usable_cores", lambda: 2)
     monkeypatch.setattr(Engine, "_is_faster_in_turns", lambda self: in_turns)
+    speeds = {"double-serial": 2.0, "double": 1.0}  # whatever the machine is busy with
+    monkeypatch.setattr(Engine, "_draft_speeds", lambda self, kept: speeds)
     monkeypatch.setattr(Engine, "_lost_by_loading", 1e6)
     with LLM("bundled", "bundled", history_bytes=0) as llm:
         draft = llm.engine.background()
