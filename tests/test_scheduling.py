@@ -376,9 +376,8 @@ def test_a_few_steps_of_plain_decoding_itself_say_more_than_many_of_others() -> 
     slowness.add("lookup", 1.0, 300)
     slowness.add("ar", 1.5, 15)
     slowness.add("lookup", 1.0, 50)
-    assert slowness.of_known == pytest.approx(
-        1.36, abs=0.01
-    )  # what changes said before counts, too
+    # what changes said before counts, too
+    assert slowness.of_known == pytest.approx(1.36, abs=0.01)
     slowness.add("ar", 1.5, 1)
     assert slowness.of_known == pytest.approx(1.5)
     slowness.add("lookup", 1.0, 256)  # so long ago that others are asked
