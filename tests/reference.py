@@ -1,9 +1,17 @@
 """The definition of the answer: plain decoding in fifteen lines, with no cache and no parts."""
 
+from collections.abc import Collection
+from ctypes import CFUNCTYPE, c_int64, c_void_p
+
+from torch import Tensor
+
+from doublespec.compiled.listener import Listener
 from doublespec.decoding import Step
 from doublespec.models.base import LanguageModel
-from doublespec.sampling import Request, choose
+from doublespec.noise import Heat
+from doublespec.sampling import Request, SamplingParams, choose
 from doublespec.stopping import StopRule
+from doublespec.tokens import Tokens, common_prefix
 
 
 def naive(model: LanguageModel, prompt: list[int], request: Request, stop: StopRule) -> list[int]:
@@ -16,6 +24,51 @@ def naive(model: LanguageModel, prompt: list[int], request: Request, stop: StopR
         new, finish = stop.cut(tokens[len(prompt) :], chosen)
         tokens += new
     return tokens[len(prompt) :]
+
+
+class Counting:
+    """A model that goes on by itself, and counts its forwards."""
+
+    can_settle = True
+
+    def __init__(self, model: LanguageModel) -> None:
+        self._model = model
+        self.vocab_size, self.max_length = model.vocab_size, model.max_length
+        self.forwards = 0
+
+    def logits(self, tokens: Tokens, last: int, prompt_length: int) -> Tensor:
+        self.forwards += 1
+        return self._model.logits(tokens, last, prompt_length)
+
+    def settle(
+        self,
+        tokens: Tokens,
+        guess: Tokens,
+        passes: int,
+        ends: Collection[int],
+        heat: Heat | None,
+        listener: Listener | None = None,
+    ) -> list[int]:
+        """See `models/base.py`."""
+        new: list[int] = []
+        params = SamplingParams(heat.temperature, seed=heat.seed) if heat else SamplingParams()
+        for _ in range(passes):
+            text = [*tokens, *new]
+            ahead = [*text, *guess]
+            logits = self.logits(ahead, len(guess) + 1, 1)
+            chosen = choose(logits, ahead, len(text), Request(params, 1))
+            settled = chosen[: common_prefix(chosen, guess) + 1]
+            new, guess = [*new, *settled], []
+            heard = [hears(listener, token) for token in settled] if listener else []
+            if any(heard) or not {*ends}.isdisjoint(new):
+                break
+        return new
+
+
+def hears(listener: Listener, token: int) -> bool:
+    """Tells it a token, as compiled models do; whether that is to be the last one."""
+    CFUNCTYPE(None, c_void_p, c_int64)(listener.function)(listener.state, token)
+    return c_int64.from_address(listener.state).value != 0
 
 
 def answer(steps: list[Step]) -> list[int]:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from doublespec import methods
+from doublespec.compiled.listener import Listener
 from doublespec.decoding import (
     Step,
     decode_by_lookup,
@@ -21,12 +22,13 @@ from doublespec.drafting.model import ModelDrafter
 from doublespec.drafting.pauses import Pauses
 from doublespec.models.toy import ToyModel
 from doublespec.retrieval.context import ContextIndex, NgramIndex
+from doublespec.retrieval.recurrence import Recurrence
 from doublespec.sampling import Request, SamplingParams
 from doublespec.stats import summarise
 from doublespec.stopping import StopRule
 from doublespec.tokens import Tokens, common_prefix
 from tests.drafts import inline, worker
-from tests.reference import answer, naive
+from tests.reference import answer, hears, naive
 
 PROMPT = [1, 2, 3, 4]
 REQUEST = Request(SamplingParams(), len(PROMPT))
@@ -167,11 +169,21 @@ class Settling(ToyModel):
         self._clock = clock
 
     def settle(
-        self, tokens: Tokens, guess: Tokens, passes: int, ends: object, heat: object
+        self,
+        tokens: Tokens,
+        guess: Tokens,
+        passes: int,
+        ends: object,
+        heat: object,
+        listener: Listener | None = None,
     ) -> list[int]:
-        self._clock.now += passes
         new = naive(ToyModel(), list(tokens), REQUEST, StopRule(len(guess) + passes))
-        return new[: common_prefix(new, guess) + passes]
+        kept = common_prefix(new, guess)
+        new = new[: kept + passes]
+        heard = (n for n, token in enumerate(new, start=1) if listener and hears(listener, token))
+        new = new[: next(heard, len(new))]
+        self._clock.now += len(new) - kept
+        return new
 
 
 def test_steps_that_are_computed_at_once_share_their_time() -> None:
@@ -206,6 +218,12 @@ class Searched:
         self.places.append(place)
         found = self._answer[place : place + min(2, limit)] if place >= self._begins else []
         return Guess(found, 0)
+
+    def propose(self, tokens: Tokens, limit: int, request: Request) -> list[int]:
+        return self.complete(tokens, [], limit, request).tokens
+
+    def listen(self, tokens: Tokens, least: int, request: Request) -> Recurrence | None:
+        return None
 
 
 def test_lookup_goes_on_by_itself_where_nothing_is_found() -> None:

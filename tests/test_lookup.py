@@ -170,10 +170,10 @@ def test_pauses_are_short_where_runs_begin_often_and_long_where_none_do() -> Non
     often, never = Pauses(lambda: 0.2), Pauses(lambda: 0.2)
     assert often.tokens(0) == never.tokens(0) == 1
     for _ in range(200):
-        often.learn(0, often.tokens(0), found=True)
-        never.learn(0, never.tokens(0), found=False)
+        often.learn(0, often.tokens(0), 3.0)
+        never.learn(0, min(never.tokens(0), 64), 0.0)
     assert often.tokens(0) == 1
-    assert never.tokens(0) > 8
+    assert never.tokens(0) > 64
 
 
 def test_pauses_grow_the_longer_nothing_was_found_if_runs_come_close_together() -> None:
@@ -186,7 +186,7 @@ def test_pauses_grow_the_longer_nothing_was_found_if_runs_come_close_together() 
         searches.learn(5, 6)  # it is found after one token,
         settled = 0
         while settled < 100:  # and now it is not
-            pause = searches.pause()
+            pause = min(searches.pause(), 64)
             searches.learn(0, pause)
             settled += pause
     assert pauses.tokens(0) == 1
@@ -219,15 +219,47 @@ def test_the_less_runs_save_the_longer_the_pause() -> None:
 
 
 def test_the_dearer_a_search_the_longer_the_pause() -> None:
-    costs = (0.0, 0.2, 0.5, 2.0, 8.0)
-    assert [Pauses(partial(float, cost)).tokens(0) for cost in costs] == [1, 1, 2, 4, 8]
+    """Until it costs more than what it finds is likely to gain: four tokens, one time in four."""
+    costs = (0.0, 0.2, 0.5, 1.9, 2.1)
+    pauses = [Pauses(partial(float, cost)).tokens(0) for cost in costs]
+    assert pauses[:4] == [1, 1, 2, 3]
+    assert pauses[4] > 1000
+
+
+def test_what_is_not_worth_a_search_is_not_listened_for() -> None:
+    """Where rows are dear only long repetitions are; in a few pauses others are tried again."""
+    pauses = Pauses(lambda: 1.0)
+    assert pauses.least() == 3  # of pairs nothing is known
+    for _ in range(20):
+        for size, gained in ((8, 5.0), (4, 0.8), (3, 0.0)):
+            pauses.learn_heard(size, gained)
+    asked = [pauses.least() for _ in range(160)]
+    assert (asked.count(8), asked.count(4)) == (150, 10)
+    for _ in range(200):
+        pauses.learn_heard(8, 0.5)
+        pauses.learn_heard(4, 3.0)  # which alone does not help: eight tokens hold four
+    asked = [pauses.least() for _ in range(160)]
+    assert (asked.count(0), asked.count(8)) == (150, 10)
+
+
+def test_what_is_heard_is_no_matter_of_time() -> None:
+    """Searches in time find nothing more where all that is of use is heard."""
+    pauses = Pauses(lambda: 0.2)
+    searches = Searches(pauses)
+    for _ in range(100):
+        searches.learn(0, 5, heard=4)  # a pause of five tokens ends by what was heard,
+        searches.learn(6, 7)  # and the run behind it holds
+    assert searches.pause() > 1000
+    assert pauses.least() == 3
 
 
 def test_a_search_costs_what_it_takes_and_what_forwards_apart_take_longer() -> None:
     costs = LookupCosts(0.4, 0.5, 0.03, 0.1, at_once=16)
     plain = (0.5 + 15 * 0.4) / 16
     assert costs.of_search() == pytest.approx((0.1 + 0.5 - plain) / plain)
-    assert costs.prices.search == pytest.approx(0.1 / plain)
+    assert costs.prices.search == 0.0  # there are pauses between them, but not here:
+    at_each_token = LookupCosts(0.4, 0.5, 0.03, 0.1, at_once=1)
+    assert at_each_token.prices.search == pytest.approx(0.1 / 0.5)
     assert costs.prices.rows[:3] == pytest.approx([1.0, 0.515 / plain, 0.53 / plain])
     assert costs.seconds(2, 1) == pytest.approx(0.1 + 0.5 * 1.06)
     assert costs.seconds(0, 4) == pytest.approx(0.1 + 0.5 + 3 * 0.4)
@@ -251,7 +283,6 @@ def test_what_steps_of_lookup_take_is_learnt_from_them() -> None:
     assert costs.seconds(0, 16) == pytest.approx(0.2 + 16 * plain, rel=0.1)
     assert costs.prices.rows[6] == pytest.approx((1.2 + 1.2) / plain, rel=0.1)
     assert costs.prices.rows[1] == pytest.approx((1.2 + 0.2) / plain, rel=0.1)
-    assert costs.prices.search == pytest.approx(0.2 / plain, rel=0.1)
 
 
 def test_what_was_not_seen_takes_as_much_longer_as_what_was() -> None:

@@ -17,6 +17,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from doublespec.compiled.listener import Listener
 from doublespec.config import PRESETS, RetrievalSettings, Settings
 from doublespec.drafting.base import BackgroundDrafter, Drafter, NoDrafter
 from doublespec.drafting.choice import DraftUnlessRun
@@ -37,7 +38,7 @@ from doublespec.scheduling.scheduler import Scheduler
 from doublespec.stopping import StopRule
 from doublespec.tokens import Tokens, common_prefix
 from tests.drafts import FREE, inline, threaded, worker
-from tests.reference import answer, naive
+from tests.reference import answer, hears, naive
 
 TEMPERATURES = (0.0, 0.7, 1.2)
 
@@ -69,6 +70,7 @@ class Settling(ToyModel):
         passes: int,
         ends: Collection[int],
         heat: Heat | None,
+        listener: Listener | None = None,
     ) -> list[int]:
         new: list[int] = []
         params = SamplingParams(heat.temperature, seed=heat.seed) if heat else SamplingParams()
@@ -76,9 +78,11 @@ class Settling(ToyModel):
             text = [*tokens, *new]
             logits = self.logits([*text, *guess], len(guess) + 1, 1)
             chosen = choose(logits, [*text, *guess], len(text), Request(params, 1))
-            new += chosen[: common_prefix(chosen, guess) + 1]
+            settled = chosen[: common_prefix(chosen, guess) + 1]
+            new += settled
             guess = []
-            if not {*ends}.isdisjoint(new):
+            heard = [hears(listener, token) for token in settled] if listener else []
+            if any(heard) or not {*ends}.isdisjoint(new):
                 break
         return new
 

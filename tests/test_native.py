@@ -47,6 +47,8 @@ from doublespec.models.sizes import DecoderConfig, Rotary
 from doublespec.models.threads import Threads
 from doublespec.noise import Heat, _function
 from doublespec.oracle import advance
+from doublespec.retrieval.chains import Chains
+from doublespec.retrieval.recurrence import Recurrence
 from doublespec.sampling import Request, SamplingParams, choose, rank
 from doublespec.tokens import common_prefix
 from tests.checkpoints import FAMILIES, write_family
@@ -544,6 +546,23 @@ def test_nothing_is_settled_behind_an_end(folder: Path) -> None:
     assert model.settle(text, wanted, 3, frozenset({wanted[3]}), None) == wanted[:stop]
     assert model.settle(text, [], 8, frozenset({wanted[3]}), None) == wanted[:stop]
     assert model.settle(text, [], 8, frozenset(), None) == wanted  # none is remembered
+
+
+@pytest.mark.parametrize("heat", [None, Heat(0.4, 3)])
+def test_a_listener_is_told_each_token_and_ends_what_is_settled(
+    folder: Path, heat: Heat | None
+) -> None:
+    """Behind a guess, too; the tokens are the same."""
+    model, text = load(folder), random_text(40)
+    wanted = chosen(model, text, 12, heat)
+    chains = Chains()
+    chains.extend([*text, 0, *wanted[2:6], 0])  # in which four of them stand already
+    for guess, passes in (([], 12), (wanted[:3], 8), (wanted[:8], 1)):
+        model.logits(text[:-1], 1, 1)
+        recurrence = Recurrence().begin(chains, 4)
+        found = model.settle(text, guess, passes, (), heat, recurrence.listener)
+        assert (recurrence.heard, found) == (4, wanted[:6])
+        assert model.settle(text, [], 8, (), heat) == wanted[:8]  # it is told no more
 
 
 @pytest.mark.parametrize("odd", [float("nan"), float("inf")])

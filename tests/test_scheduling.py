@@ -14,9 +14,10 @@ from torch.nn.functional import one_hot
 
 from doublespec import methods
 from doublespec.decoding import Step, Steps, decode_in_turns
-from doublespec.drafting.base import Drafter, NoDrafter
+from doublespec.drafting.base import NoDrafter
 from doublespec.drafting.costs import LookupCosts
 from doublespec.drafting.hindsight import Hindsight
+from doublespec.drafting.lookup import Helper
 from doublespec.drafting.pauses import Pauses
 from doublespec.drafting.sounding import LEAST_SOUNDED, Sounding
 from doublespec.sampling import Request, SamplingParams
@@ -41,7 +42,7 @@ NAMES = ("double", "double-serial", "lookup", "ar")
 
 
 def _hindsight(
-    drafter: Drafter,
+    drafter: Helper,
     seconds: Callable[[int], float],
     at_once: int = 1,
     make: type[Hindsight] = Hindsight,
@@ -507,9 +508,9 @@ def test_plain_decoding_leads_where_retrieval_does_not_pay() -> None:
         assert made["ar"] > 4 * made["lookup"]
 
 
-def test_retrieval_leads_only_where_hindsight_says_that_it_saves_time() -> None:
-    """Being as fast as plain decoding is not enough: it would lose a little on every text."""
-    for slower, leads in ((1.06, True), (0.995, False), (0.96, False)):
+def test_retrieval_leads_instead_of_plain_decoding_unless_it_loses_more_than_a_little() -> None:
+    """It is as fast as soon as something repeats, and costs next to nothing else."""
+    for slower, leads in ((1.06, True), (0.995, True), (0.96, False), (0.9, False)):
         scheduler = Scheduler(("double", "lookup", "ar"), {"ar": 100.0}, "lookup")
         made = dict.fromkeys(NAMES, 0)
         while sum(made.values()) < 2000:
@@ -566,8 +567,8 @@ def test_where_nothing_repeats_plain_decoding_is_asked_seldom() -> None:
     assert sum(turn.name == "lookup" for turn in seldom[-40:]) < 16
     assert len(seldom) < 0.7 * len(often)
     for turns in (seldom, often):
-        begun = sum(turn.steps > TURN_STEPS for turn in turns[:8])
-        assert begun == 0 and {turn.at_once for turn in turns[:8]} == {TURN_STEPS}
+        plain = [turn for turn in turns if turn.name == "ar"]
+        assert all(turn.steps == turn.at_once == TURN_STEPS for turn in plain[:8])
         assert all((turn.steps > TURN_STEPS) <= (turn.at_once > 64) for turn in turns)
 
 
@@ -584,25 +585,39 @@ def test_retrieval_is_left_the_sooner_the_more_it_loses() -> None:
                 made += turn.name == "lookup"
 
     assert steps_led(0.7) == 48
-    assert steps_led(0.95) == 128
+    assert steps_led(0.94) == 128
+    assert steps_led(0.96) == 512
+
+
+def test_retrieval_that_was_left_just_now_does_not_lead_instead_of_plain_decoding() -> None:
+    rates = {"double": 50.0, "lookup": 70.0, "ar": 100.0}
+    scheduler = Scheduler(("double", "lookup", "ar"), {"ar": 100.0}, "lookup")
+    leaders = []
+    for _ in range(60):
+        turn = scheduler.choose()
+        leaders.append(turn.leader)
+        for place in _places(turn):
+            scheduler.learn(turn, place, 1, 1.0 / rates[turn.name])
+    changes = [after for before, after in pairwise(leaders) if before != after]
+    assert changes == ["lookup", "ar"]
 
 
 def test_what_retrieval_gained_once_keeps_it_at_work_for_a_while_only() -> None:
-    """Ahead by 60 tokens, it loses a twentieth from then on."""
+    """Ahead by 60 tokens, it loses a tenth from then on: left before all is lost again."""
     scheduler, made = Scheduler(("lookup", "ar"), {"ar": 100.0}, "lookup"), 0
     while True:
         turn = scheduler.choose()
         if turn.leader != "lookup":
             break
         for place in _places(turn):
-            rate = 100.0 if turn.name == "ar" else 200.0 if made < 120 else 95.0
+            rate = 100.0 if turn.name == "ar" else 200.0 if made < 120 else 90.0
             scheduler.learn(turn, place, 1, 1.0 / rate)
             made += turn.name == "lookup"
     assert 512 <= made < 1000
 
 
-def test_retrieval_that_has_led_for_long_may_pause_for_longer_than_a_turn() -> None:
-    """Not in its first turns, nor may trials beside it."""
+def test_retrieval_that_leads_may_pause_for_longer_than_a_turn() -> None:
+    """Trials beside it may not."""
     scheduler = Scheduler(("lookup", "ar"), {"ar": 100.0}, "lookup")
     turns: list[Turn] = []
     for _ in range(60):
@@ -612,9 +627,7 @@ def test_retrieval_that_has_led_for_long_may_pause_for_longer_than_a_turn() -> N
             scheduler.learn(turn, place, 1, 1.0 / (130.0 if turn.name == "lookup" else 100.0))
     trials = [turn for turn in turns if turn.on_trial]
     assert trials and {turn.name for turn in trials} == {"ar"}
-    at_once = [turn.at_once for turn in turns if turn.name == "lookup"]
-    assert at_once[:8] == [TURN_STEPS] * 8
-    assert set(at_once[9:]) == {MANY_STEPS}
+    assert {turn.at_once for turn in turns if turn.name == "lookup"} == {MANY_STEPS}
     assert {turn.at_once for turn in trials} == {TURN_STEPS}
 
 
@@ -849,7 +862,7 @@ def _measured(hindsight: Hindsight) -> Hindsight:
     return hindsight
 
 
-class _Parrot:
+class _Parrot(NoDrafter):
     """Guesses that the last four tokens come again."""
 
     def propose(self, tokens: Tokens, limit: int, request: Request) -> list[int]:
@@ -997,9 +1010,9 @@ def test_a_draft_leads_again_when_soundings_promise_enough() -> None:
                 scheduler.sound({"double-serial": speed}, 100, 0.002)
         return found
 
-    assert leaders(1.5)[1:20] == ["ar"] * 19
+    assert "double-serial" not in leaders(1.5)[1:20]
     assert leaders(1.5)[-10:] == ["double-serial"] * 10
-    assert leaders(0.7)[-10:] == ["ar"] * 10
+    assert "double-serial" not in leaders(0.7)[-10:]
 
 
 def test_a_promise_made_long_ago_makes_no_method_lead() -> None:
@@ -1015,10 +1028,11 @@ def test_a_promise_made_long_ago_makes_no_method_lead() -> None:
         if scheduler.wants_sounding(lambda: 100):
             scheduler.sound({"double-serial": 1.3}, 100, 1.0)  # too dear to be made again
     assert leaders[:15] == ["double-serial"] * 15
-    assert [before for before, after in pairwise(leaders) if before != after] == ["double-serial"]
+    left = [before for before, after in pairwise(leaders) if before != after]
+    assert left.count("double-serial") == 1
 
 
-def test_a_stand_in_that_disappoints_gives_way_to_plain_decoding() -> None:
+def test_a_stand_in_that_disappoints_gives_way_to_one_without_a_draft() -> None:
     """While the draft that leads is not loaded yet."""
     scheduler = Scheduler(NAMES, {"ar": 100.0}, "lookup", sounded=True)
     can_run = lambda name: name != "double"  # noqa: E731
@@ -1027,7 +1041,7 @@ def test_a_stand_in_that_disappoints_gives_way_to_plain_decoding() -> None:
     for place in _places(turn):
         scheduler.learn(turn, place, 1, 0.01)
     scheduler.sound({"double": 1.0, "double-serial": 1.2}, 100, 0.001)
-    assert scheduler.choose(can_run).name == "ar"
+    assert scheduler.choose(can_run).name == "lookup"  # which goes on alike
     assert not scheduler.affords("double", 1.0)
     scheduler.sound({"double": 6.0, "double-serial": 1.2}, 100, 0.001)
     assert scheduler.affords("double", 1.0)

@@ -21,6 +21,7 @@ from doublespec.drafting.base import (
 )
 from doublespec.drafting.costs import LookupCosts
 from doublespec.drafting.hindsight import Hindsight
+from doublespec.drafting.lookup import Helper
 from doublespec.drafting.pauses import Pauses, Searches
 from doublespec.drafting.sounding import LEAST_SOUNDED, Sounding
 from doublespec.models.base import LanguageModel
@@ -104,7 +105,7 @@ def decode_plain(
 
 def decode_by_lookup(
     target: LanguageModel,
-    helper: Completer,
+    helper: Helper,
     pauses: Pauses,
     costs: LookupCosts,
     prompt: Tokens,
@@ -115,8 +116,9 @@ def decode_by_lookup(
     clock: Clock = perf_counter,
 ) -> Steps:
     """Retrieve, then judge; where nothing is found, as plain decoding, until it is time to search
-    again. `most` bounds the tokens shown to the target in one step, `at_once` is as there. The
-    first step is not learnt of: it reads the prompt, or enters a text that others have settled."""
+    again, or the text goes on as it did before. `most` bounds the tokens shown to the target in one
+    step, `at_once` is as there. The first step is not learnt of: it reads the prompt, or enters a
+    text that others have settled."""
     tokens = list(prompt)
     searches, is_first = Searches(pauses), True
     finish: Finish | None = None
@@ -124,15 +126,18 @@ def decode_by_lookup(
         begun = clock()
         guess = helper.complete(tokens, [], _room_to_show(tokens, request, stop, most), request)
         shown = clock()
-        forwards = 1
+        forwards, heard = 1, None
         if not guess.tokens:
             forwards = min(searches.pause(), _most_at_once(tokens, request, stop, at_once))
-        settled = advance(target, tokens, guess.tokens, request, forwards)
+            if forwards > 1:
+                heard = searches.listen(helper, tokens, request)
+        listener = None if heard is None else heard.listener
+        settled = advance(target, tokens, guess.tokens, request, forwards, listener)
         if not is_first:
             made = 1 if guess.tokens else len(settled.tokens)
             costs.learn(len(guess.tokens), made, shown - begun, clock() - shown)
         is_first = False
-        searches.learn(len(guess.tokens), len(settled.tokens))
+        searches.learn(len(guess.tokens), len(settled.tokens), heard.heard if heard else 0)
         if guess.tokens:
             step = _judged(settled, guess, tokens, request, stop, (begun, begun, shown), clock)
             finish = step.finish

@@ -18,7 +18,7 @@ from doublespec.config import (
 )
 from doublespec.decoding import Clock, Steps
 from doublespec.drafting.background import Link, Patience, RemoteDrafter, StyledDrafter
-from doublespec.drafting.base import BackgroundDrafter, Completer, Drafter, Pending
+from doublespec.drafting.base import BackgroundDrafter, Drafter, Pending
 from doublespec.drafting.choice import DraftUnlessRun
 from doublespec.drafting.costs import LookupCosts
 from doublespec.drafting.hindsight import Hindsight
@@ -457,7 +457,7 @@ class _Parts:
         self._lookups: dict[DraftKind | None, Helper] = {}
         self._drafts: dict[bool, Drafter] = {}
 
-    def lookup(self, behind: DraftKind | None = None) -> Completer:
+    def lookup(self, behind: DraftKind | None = None) -> Helper:
         if behind not in self._lookups:
             beside = behind == "beside"
             row_cost = self._engine.cost.row_share(beside=beside)

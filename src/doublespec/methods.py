@@ -20,6 +20,7 @@ from doublespec.decoding import (
 from doublespec.drafting.base import BackgroundDrafter, Completer, Drafter, NoDrafter
 from doublespec.drafting.costs import LookupCosts
 from doublespec.drafting.hindsight import Hindsight
+from doublespec.drafting.lookup import Helper
 from doublespec.drafting.pauses import Pauses
 from doublespec.drafting.sounding import Sounding
 from doublespec.errors import ConfigError
@@ -46,7 +47,7 @@ class Parts(Protocol):
     hindsight: Hindsight
     sounding: Sounding | None  # None: no draft in this process
 
-    def lookup(self, behind: DraftKind | None = None) -> Completer:
+    def lookup(self, behind: DraftKind | None = None) -> Helper:
         """Retrieval in the text so far: alone, or behind a draft of one kind or the other. Each
         learns for itself how far its runs hold, since behind a draft other places are left."""
         ...

@@ -24,7 +24,7 @@ from doublespec.config import (
 from doublespec.decoding import Clock, Step
 from doublespec.drafting.ahead import DraftAhead
 from doublespec.drafting.background import Patience, RemoteDrafter, StyledDrafter
-from doublespec.drafting.base import BackgroundDrafter, Completer, Drafter, NoDrafter
+from doublespec.drafting.base import BackgroundDrafter, Drafter, NoDrafter
 from doublespec.drafting.choice import Choice, DraftUnlessRun
 from doublespec.drafting.confident import ConfidentDrafter
 from doublespec.drafting.costs import LookupCosts
@@ -272,7 +272,7 @@ class _Parts:
     def is_draft_ready(self, may_take: Callable[[float], bool]) -> bool:
         return True
 
-    def lookup(self, behind: DraftKind | None = None) -> Completer:
+    def lookup(self, behind: DraftKind | None = None) -> Helper:
         helper = self._kept.lookups[behind]
         return TimedCompleter(helper, self._machine.lookup_seconds, self._now)
 

@@ -10,10 +10,12 @@ from typing import TypeVar
 from torch import Tensor
 
 from doublespec.bench.replay import ReplayedModel
-from doublespec.drafting.base import Completer, Drafter, Guess
+from doublespec.drafting.base import Drafter, Guess
+from doublespec.drafting.lookup import Helper
 from doublespec.drafting.messages import FromDraft, Ready, Rest, ToDraft
 from doublespec.drafting.worker import Worker
 from doublespec.models.base import Branch
+from doublespec.retrieval.recurrence import Recurrence
 from doublespec.sampling import Request
 from doublespec.tokens import Tokens
 
@@ -91,7 +93,7 @@ class TimedDrafter:
 class TimedCompleter:
     """The same for what completes a draft."""
 
-    def __init__(self, helper: Completer, seconds: float, clock: VirtualClock) -> None:
+    def __init__(self, helper: Helper, seconds: float, clock: VirtualClock) -> None:
         self._helper = helper
         self._seconds = seconds
         self._clock = clock
@@ -99,6 +101,12 @@ class TimedCompleter:
     def complete(self, tokens: Tokens, drafted: list[int], limit: int, request: Request) -> Guess:
         self._clock.now += self._seconds
         return self._helper.complete(tokens, drafted, limit, request)
+
+    def propose(self, tokens: Tokens, limit: int, request: Request) -> list[int]:
+        return self.complete(tokens, [], limit, request).tokens
+
+    def listen(self, tokens: Tokens, least: int, request: Request) -> Recurrence | None:
+        return self._helper.listen(tokens, least, request)
 
 
 class VirtualLink:

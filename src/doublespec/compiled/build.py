@@ -51,7 +51,11 @@ class Compiled:
         than what it does."""
         make = ctypes.PYFUNCTYPE if brief else ctypes.CFUNCTYPE
         kind = make(None, *(_KINDS[parameter] for parameter in parameters))
-        return kind(self._engine.get_function_address(name))
+        return kind(self.address(name))
+
+    def address(self, name: str) -> int:
+        """Where it is, for other compiled functions."""
+        return int(self._engine.get_function_address(name))
 
 
 @cache

@@ -110,6 +110,17 @@ class Number:
 Operand = Number | int | float
 
 
+class _Callee(ir.Value):  # type: ignore[misc]  # llvmlite has no types
+    """An address as llvmlite wants to see what is called."""
+
+    def __init__(self, address: Any, kind: Any) -> None:
+        self.type, self.function_type = address.type, kind
+        self._address = address
+
+    def get_reference(self) -> str:
+        return str(self._address.get_reference())
+
+
 class Variable:
     """A number that changes: a register, once LLVM has been through it."""
 
@@ -374,3 +385,9 @@ class Code:
     def call(self, name: str, *arguments: Operand) -> Number:
         values = [self.integer(0).like(argument).value for argument in arguments]
         return self.number(self.builder.call(self.module.globals[name], values))
+
+    def call_at(self, address: Number, *arguments: Number) -> None:
+        """Calls a function of another module, which is somewhere in this process."""
+        values = [argument.value for argument in arguments]
+        kind = ir.FunctionType(ir.VoidType(), [value.type for value in values])
+        self.builder.call(_Callee(address.value, kind), values)

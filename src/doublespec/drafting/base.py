@@ -83,10 +83,13 @@ class BackgroundDrafter(Protocol):
 
 
 class NoDrafter:
-    """Never guesses, and adds nothing to a draft."""
+    """Never guesses, adds nothing to a draft, and hears nothing."""
 
     def propose(self, tokens: Tokens, limit: int, request: Request) -> list[int]:
         return []
 
     def complete(self, tokens: Tokens, drafted: list[int], limit: int, request: Request) -> Guess:
         return Guess(drafted, len(drafted))
+
+    def listen(self, tokens: Tokens, least: int, request: Request) -> None:
+        return None

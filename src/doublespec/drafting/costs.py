@@ -158,6 +158,7 @@ class LookupCosts:
 
     def _refresh(self) -> None:
         plain, rows = self._plain, self.prices.rows
-        self.prices.search = self._search.value / plain
+        if self._at_once == 1:  # else there are pauses between searches
+            self.prices.search = self._search.value / plain
         shown = range(1, len(rows))
         rows[1:] = [max(1.0, self._calls.seconds(1, n) / plain) for n in shown]

@@ -8,7 +8,7 @@ same text, where a few trials mostly compare texts.
 from collections import deque
 from collections.abc import Callable
 
-from doublespec.drafting.base import Drafter
+from doublespec.drafting.lookup import Helper
 from doublespec.drafting.pauses import Pauses, Searches
 from doublespec.sampling import Request
 from doublespec.tokens import Tokens, common_prefix
@@ -32,7 +32,7 @@ class Hindsight:
     def __init__(
         self,
         method: str,
-        drafter: Drafter,
+        drafter: Helper,
         most: int,
         expected: Callable[[int, int], float],
         pauses: Pauses,
@@ -78,17 +78,32 @@ class Hindsight:
         step that goes on beyond `stop` the same share counts as of its tokens."""
         place, seconds, searches = start, 0.0, Searches(self._pauses)
         while place < stop:
+            heard = 0
             run = self._drafter.propose(tokens[:place], self._most, request)
             if run:
                 kept = common_prefix(run, tokens[place : place + len(run)])
                 forwards, settled = 1, min(kept + 1, len(tokens) - place)
             else:
-                settled = forwards = min(searches.pause(), self._at_once)
-            searches.learn(len(run), settled)
+                pause = min(searches.pause(), self._at_once)
+                heard, settled = self._heard(searches, tokens, place, pause, request)
+                forwards = settled
+            searches.learn(len(run), settled, heard)
             inside = min(settled, stop - place)
             seconds += self._expected(len(run), forwards) * inside / settled
             place += inside
         return seconds * self._slowness
+
+    def _heard(
+        self, searches: Searches, tokens: Tokens, place: int, pause: int, request: Request
+    ) -> tuple[int, int]:
+        """What would have been heard in a pause of so many tokens, and after how many."""
+        text = tokens[:place]
+        recurrence = searches.listen(self._drafter, text, request) if pause > 1 else None
+        if recurrence is not None:
+            for count, token in enumerate(tokens[place : place + pause], start=1):
+                if recurrence.hear(token):
+                    return recurrence.heard, count
+        return 0, pause
 
     @property
     def _slowness(self) -> float:

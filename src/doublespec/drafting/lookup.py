@@ -10,6 +10,7 @@ from doublespec.ratio import Ratio
 from doublespec.retrieval.base import Match, TokenIndex
 from doublespec.retrieval.expectation import Ahead, drafted_ahead, evidence_at
 from doublespec.retrieval.layered import LayeredIndex
+from doublespec.retrieval.recurrence import Recurrence
 from doublespec.sampling import Request
 from doublespec.tokens import Tokens, common_prefix
 
@@ -35,6 +36,10 @@ class LookupDrafter:
         """The draft with the run behind it."""
         run = self.propose([*tokens, *drafted], limit - len(drafted), request)
         return Guess([*drafted, *run], len(drafted))
+
+    def listen(self, tokens: Tokens, least: int, request: Request) -> Recurrence | None:
+        """See `Helper`: a published search is made after every token, or after so many."""
+        return None
 
 
 class WeighingDrafter(LookupDrafter):
@@ -81,6 +86,9 @@ class WeighingDrafter(LookupDrafter):
             self._barren = 0
             return Guess(list(other.tokens), 0)
         return Guess([*drafted, *(match.tokens if match is not None else ())], len(drafted))
+
+    def listen(self, tokens: Tokens, least: int, request: Request) -> Recurrence | None:
+        return self._layered.listen(tokens, least)
 
     def _departing(self, tokens: Tokens, drafted: list[int], limit: int) -> Match | None:
         """The run for the text itself, where it says another thing than the draft."""
@@ -142,6 +150,11 @@ def worth_showing(count: int, kept: float, row_cost: float) -> int:
 class Helper(Drafter, Completer, Protocol):
     """Proposes runs, and completes drafts by them."""
 
+    def listen(self, tokens: Tokens, least: int, request: Request) -> Recurrence | None:
+        """Hears where a run is likely to be found, while a text grows: behind `least` tokens or
+        more that stood in it before. None: that cannot be heard."""
+        ...
+
 
 class TenantDrafter:
     """A drafter for each tenant, so that nothing of one is offered to another; the `most` that were
@@ -155,3 +168,6 @@ class TenantDrafter:
 
     def complete(self, tokens: Tokens, drafted: list[int], limit: int, request: Request) -> Guess:
         return self._drafter_of(request.tenant).complete(tokens, drafted, limit, request)
+
+    def listen(self, tokens: Tokens, least: int, request: Request) -> Recurrence | None:
+        return self._drafter_of(request.tenant).listen(tokens, least, request)

@@ -3,7 +3,11 @@
 import math
 from collections.abc import Callable
 
+from doublespec.drafting.lookup import Helper
 from doublespec.ratio import Ratio
+from doublespec.retrieval.recurrence import NGRAMS, Recurrence
+from doublespec.sampling import Request
+from doublespec.tokens import Tokens
 
 # The chance at each token that a run begins, before anything is known, and how many tokens' worth
 # that is; what was seen counts half after seventy searches (docs/log.md).
@@ -12,6 +16,13 @@ _LEAST = 1e-4  # chance
 _LIKELY_SAVED, _SAVED_TOKENS = 1.0, 32.0  # of a forward by each token of a run, before any is known
 _LEAST_SAVED = 0.05
 _CLASSES = 6  # by how long nothing was found: 0 tokens, 1, 2 or 3, 4 to 7, 8 to 15, more
+# What a run gains that a search in time finds, and how many runs' worth that is; the same of what
+# is heard by n-grams, less what it costs, from the surest ones on. Of so many pauses there is one
+# in which less sure ones are listened for, to learn of them.
+_LIKELY_GAINED, _RUNS = 4.0, 4.0
+_LIKELY_WORTH, _HEARD = (1.0, 0.5, 0.5, 0.0), 8.0
+_CURIOUS = 16
+_NEVER = 1 << 30  # tokens
 
 
 class Pauses:
@@ -34,6 +45,9 @@ class Pauses:
         self._cost = cost
         self._of_showing = of_showing
         self._saved = Ratio(_LIKELY_SAVED, _SAVED_TOKENS)
+        self._gained = Ratio(_LIKELY_GAINED, _RUNS)
+        self._worth = {n: Ratio(w, _HEARD) for n, w in zip(NGRAMS, _LIKELY_WORTH, strict=True)}
+        self._listened = 0  # times
         self._chances = [Ratio(_LIKELY, _CASES, _MEMORY) for _ in range(_CLASSES)]
 
     def tokens(self, fruitless: int) -> int:
@@ -41,17 +55,41 @@ class Pauses:
         found something: 1 or more."""
         chance = max(_LEAST, self._chances[_class(fruitless)].value)
         saved = max(_LEAST_SAVED, self._saved.value)
-        return max(1, int(math.sqrt(2.0 * self._cost() / (chance * saved))))
+        cost = self._cost()
+        if chance * self._gained.value < math.sqrt(2.0 * cost * chance * saved):
+            return _NEVER
+        return max(1, int(math.sqrt(2.0 * cost / (chance * saved))))
 
-    def learn(self, fruitless: int, passed: int, *, found: bool) -> None:
+    def least(self) -> int:
+        """How many tokens must stand in the text before for a search to be worth it (0: whatever
+        stands there, it is not): those to listen for in a pause."""
+        self._listened += 1
+        sure = 0
+        while sure < len(NGRAMS) and self._worth[NGRAMS[sure]].value > 0.0:
+            sure += 1
+        sure += self._listened % _CURIOUS == 0
+        return NGRAMS[min(sure, len(NGRAMS)) - 1] if sure else 0
+
+    def learn(self, fruitless: int, passed: int, gained: float) -> None:
         """Where so many tokens were settled since something was found, a search was followed by
-        `passed` more; whether what the next one `found` was of use."""
-        self._chances[_class(fruitless)].learn(float(found), passed)
+        `passed` more; the next one, which was made in time, has saved so many forwards by its run
+        (0.0: there was none, or it was of no use)."""
+        self._chances[_class(fruitless)].learn(float(gained != 0.0), passed)
+        if gained:
+            self._gained.learn(gained, 1.0)
 
-    def learn_run(self, shown: int, settled: int) -> None:
+    def learn_run(self, shown: int, settled: int) -> float:
         """A run of which so many tokens were shown settled so many, the target's own choice with
-        them."""
-        self._saved.learn(settled - 1.0 - self._of_showing(shown), settled)
+        them; how many forwards it saved."""
+        gained = settled - 1.0 - self._of_showing(shown)
+        self._saved.learn(gained, settled)
+        return gained
+
+    def learn_heard(self, heard: int, gained: float) -> None:
+        """A search that was made because n-grams of so many tokens were heard has saved so many
+        forwards by its run."""
+        if heard in self._worth:
+            self._worth[heard].learn(gained - self._cost(), 1.0)
 
 
 def _class(fruitless: int) -> int:
@@ -65,18 +103,26 @@ class Searches:
         self._pauses = pauses
         self._fruitless = 0  # tokens since something was found, or since the answer began
         self._passed = 0  # of them, since the last search
+        self._heard = 0  # tokens of the n-gram by which the next one is made
 
     def pause(self) -> int:
         """For how many tokens nothing need be looked for, where a search has found nothing."""
         return self._pauses.tokens(self._fruitless)
 
-    def learn(self, shown: int, settled: int) -> None:
+    def listen(self, helper: Helper, tokens: Tokens, request: Request) -> Recurrence | None:
+        """In a pause after such a text, for what ends it early."""
+        least = self._pauses.least()
+        return helper.listen(tokens, least, request) if least else None
+
+    def learn(self, shown: int, settled: int, heard: int = 0) -> None:
         """A search has found a run of which so many tokens were `shown` (0: none), and forwards
-        have settled so many before the next one."""
+        have settled so many before the next one, which follows at once if one was `heard`."""
+        gained = self._pauses.learn_run(shown, settled) if shown else 0.0
         if self._passed:
-            before = self._fruitless - self._passed
-            self._pauses.learn(before, self._passed, found=shown > 0 and settled > 1)
-        if shown:
-            self._pauses.learn_run(shown, settled)
+            of_use = gained if settled > 1 and not self._heard else 0.0
+            self._pauses.learn(self._fruitless - self._passed, self._passed, of_use)
+        if self._heard:
+            self._pauses.learn_heard(self._heard, gained)
+        self._heard = heard
         self._passed = 0 if shown else settled
         self._fruitless = 0 if shown else self._fruitless + settled

@@ -46,37 +46,39 @@ class Chains:
     def __init__(self, bits: int = 10) -> None:
         """For hashes of so many bits, and half as many tokens as these tell apart, at first."""
         self.tokens: list[int] = []
-        self._enter, self._leave = linking()
+        self._enter, self._leave, _ = linking()
         self._begin(bits)
 
     def extend(self, new: Tokens) -> None:
         """Append tokens to the text."""
         first, stop = len(self.tokens), len(self.tokens) + len(new)
-        if stop > self._mask // 2:
+        if stop > self.mask // 2:
             self._begin(stop.bit_length() + 1)
             first = 0
             new = [*self.tokens, *new]
             self.tokens.clear()
         self._ids[first:stop] = array("i", new)
         self.tokens += new
-        self._enter(self._tables, first, stop, self._mask)
+        self._enter(self.place, first, stop, self.mask)
 
     def cut(self, length: int) -> None:
         """Drop the tokens from position `length` on."""
-        self._leave(self._tables, length, len(self.tokens), self._mask)
+        self._leave(self.place, length, len(self.tokens), self.mask)
         del self.tokens[length:]
 
     def _begin(self, bits: int) -> None:
         """Chains without places."""
         hashes, room = 1 << bits, 1 << bits - 1
-        self._mask = hashes - 1
+        self.mask = hashes - 1
         self._ids = _zeros(room)  # the tokens once more, for functions that are compiled
         self._levels = [Level(size, _zeros(hashes), _zeros(room)) for size in SIZES]
         self._tables = tables(self._ids, self._levels)
+        self.place = self._tables.buffer_info()[0]  # for functions that are compiled
 
-    def ends_as_before(self) -> bool:
-        """Whether the last QUICK_SIZE tokens occurred before (it looks at a few places only)."""
-        size, _, before = self._levels[SIZES.index(QUICK_SIZE)]
+    def ends_as_before(self, size: int = QUICK_SIZE) -> bool:
+        """Whether the last tokens, as many as one of SIZES, occurred before (it looks at a few
+        places only)."""
+        size, _, before = self._levels[SIZES.index(size)]
         tokens, place = self.tokens, before[len(self.tokens)]
         for _ in range(FEW_VISITS):
             if place < size:

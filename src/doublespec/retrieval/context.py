@@ -6,6 +6,7 @@
 from doublespec.retrieval.base import Match, TokenIndex
 from doublespec.retrieval.chains import MOST_PLACES, NOWHERE, Chains, Places
 from doublespec.retrieval.ranking import follow_most_alike
+from doublespec.retrieval.recurrence import Recurrence
 from doublespec.tokens import Tokens, as_list, common_prefix
 
 RECENT = 128  # tokens at the end of the text that every lookup compares
@@ -24,6 +25,7 @@ class RequestText:
 
     def __init__(self) -> None:
         self.chains = Chains()
+        self.recurrence = Recurrence()
         self._text: list[int] = []  # the list that was handed over last
         self._places = self._places_of_rest = NOWHERE
         self._searched = _NOT_YET  # the length of the text that they are of
@@ -124,6 +126,11 @@ class ContextIndex:
         """See `base.py`."""
         self._text.follow(tokens)
         return self._text.chains.ends_as_before()
+
+    def listen(self, tokens: Tokens, least: int) -> Recurrence:
+        """See `base.py`."""
+        self._text.follow(tokens)
+        return self._text.recurrence.begin(self._text.chains, least)
 
     def lookup(self, tokens: Tokens, limit: int) -> Match | None:
         """What followed the longest suffix of `tokens` that occurs in them before."""

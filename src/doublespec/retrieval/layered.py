@@ -7,8 +7,9 @@ from functools import partial
 from typing import NamedTuple
 
 from doublespec.ratio import Ratio
-from doublespec.retrieval.base import Match, QuickIndex, TokenIndex, is_quick
+from doublespec.retrieval.base import Match, QuickIndex, TokenIndex, can_listen, is_quick
 from doublespec.retrieval.expectation import NOTHING, Ahead, Expectation, Run
+from doublespec.retrieval.recurrence import Recurrence
 from doublespec.tokens import Tokens, common_prefix
 
 LONGEST_RUN = 96
@@ -93,6 +94,11 @@ class Sources:
         text before, and have."""
         return next((source for source in self._quick if source.may_know(tokens)), None)
 
+    def listen(self, tokens: Tokens, least: int) -> Recurrence | None:
+        """To the first of those that can be listened to (`base.py`)."""
+        listening = next(filter(can_listen, self._sources), None)
+        return listening.listen(tokens, least) if listening is not None else None
+
     def find(self, tokens: Tokens, limit: int) -> list[Match]:
         """A run of at most `limit` tokens from each that has one."""
         text, length, most = self._asked
@@ -155,6 +161,10 @@ class LayeredIndex:
         worth = rows[ahead.shown] / ahead.settled  # the time in which as much is settled
         self._asked = Asked(asking, len(tokens), tokens[-TAIL:], matches, shown, worth, costs)
         return best._replace(tokens=shown, rate=rate) if best is not None and shown else None
+
+    def listen(self, tokens: Tokens, least: int) -> Recurrence | None:
+        """Hears where a lookup is likely to find something, if a source can tell (`base.py`)."""
+        return self._sources.listen(tokens, least)
 
     def holds_on(self, match: Match, place: int) -> float:
         """How many tokens of a run that it has found are likely to hold from `place` on, if all

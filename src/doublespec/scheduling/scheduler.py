@@ -27,7 +27,8 @@ _NEXT_TO_NOTHING = 0.15  # tokens a step
 TRIAL_STEPS = 6  # of another one, if it is compared with other text
 MANY_STEPS = 1 << 30  # as many as one likes
 SETTLING_STEPS = 2  # after a change: not measured, since the draft has to take in the text
-_APART = 64  # steps between two trials of a method, unless it has gained
+_APART = 64  # steps between two trials of a method, unless it has gained,
+_WELL_KNOWN, _RARELY = 128, 256  # and of plain decoding, after so many, beside retrieval
 _BUDGET = 0.01  # share of the time that trials may cost
 _GRANT = 32  # steps that they may cost besides while plain decoding leads, as it may do early
 _GRANT_SOUNDED = 8  # or where soundings say which trials are worth their time
@@ -39,9 +40,9 @@ _MEMORY_STEPS = 512  # after which what was measured counts half
 _LEAST_STEPS = 64  # of the leading method, after which plain decoding need not be surely faster
 _SPREAD = 0.6  # of what a step with a draft settles, as a share of the mean
 _SURELY_STEPS = 128  # of the one in hindsight, which loses less on any text than texts differ
-_BADLY, _BADLY_STEPS = 0.85, 48  # of plain decoding, which are enough to leave it
-_ALIKE = 0.99  # of plain decoding: worth it, for a method that is fast as soon as text repeats
-_PAID, _LONG_STEPS = 1.02, 512  # of it, after so many steps: less does not even pay for searches
+_BADLY, _BADLY_STEPS = 0.75, 48  # of plain decoding, which are enough to leave it
+_ALIKE = 0.95  # of plain decoding: worth it, for a method that is fast as soon as text repeats
+_PAID, _LONG_STEPS = 0.97, 512  # of it, after so many steps
 _DOUBTS = 4  # steps of a method that no trial compares, which say no more than not to know it
 _JUDGED_EVERY = 4  # turns, of which one is compared where the other method has lost so far
 _CLEARLY = 1.25  # times as fast as plain decoding: not in doubt, though new
@@ -116,6 +117,7 @@ class Scheduler:
         self._soundings = Promises(with_draft if sounded else ())
         self._leader = names[0]
         self._in_hindsight = in_hindsight
+        self._retrieved_at = -_MEMORY_STEPS  # step at which that one was left
         self._led = 0  # turns of the leading method, other than that one
         self._steps = 0
         self._seconds = 0.0  # in all
@@ -149,7 +151,7 @@ class Scheduler:
         judged = self._is_judged(name, is_trial=other is not None)
         if not other and self._soundings.are_open:
             steps = FIRST_STEPS
-        is_long = steps > TURN_STEPS or (name == self._in_hindsight == best and self._has_led_long)
+        is_long = steps > TURN_STEPS or name == self._in_hindsight == best
         at_once = MANY_STEPS if is_long else TURN_STEPS
         turn = self._turn(name, steps, settling, settling + TURN_STEPS, at_once, judged=judged)
         turn.on_trial = other is not None
@@ -356,8 +358,12 @@ class Scheduler:
         faster = [name for name in names if name != self._leader and self._is_faster(name)]
         if faster:
             last, self._leader = self._leader, max(faster, key=self._speed)
-            if self._leader in self._expected and last != self._in_hindsight:
+            if last == self._in_hindsight:
+                self._retrieved_at = self._steps
+            elif self._leader in self._expected:
                 self._records[last].count_latest()  # else it would lead again at once
+                if self._may_retrieve(names):
+                    self._leader = self._in_hindsight
             if self._leader in self._soundings:
                 self._soundings.have_led()
             self._records[self._leader].forget_near()
@@ -365,6 +371,12 @@ class Scheduler:
             for record in self._records.values():  # they were compared with the last one
                 record.forget_trials()
         return self._leader
+
+    def _may_retrieve(self, names: Sequence[str]) -> bool:
+        """Whether retrieval leads where plain decoding would: it goes on alike where it finds
+        nothing, and has not been left just now."""
+        is_left = self._steps - self._retrieved_at < _MEMORY_STEPS
+        return self._in_hindsight in names and not is_left
 
     def _was_slower(self, name: str, rate: float) -> bool:
         record = self._records[name]
@@ -501,6 +513,12 @@ class Scheduler:
         """Whether trials would say nothing new of a method: it was tried just now, and did not
         gain; or its rate is known, not for long, and far lower than the leading method's."""
         record, apart = self._records[name], max(_APART, 2 * self._turn_steps)
+        if (
+            name in self._expected
+            and self._leader == self._in_hindsight
+            and record.steps >= _WELL_KNOWN
+        ):
+            apart = _RARELY
         is_sounded = name in self._soundings and self._leader not in self._soundings
         if is_sounded and self._is_hopeless(name):
             return True

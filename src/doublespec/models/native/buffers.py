@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from doublespec.compiled.code import LANES
+from doublespec.compiled.listener import Listener
 from doublespec.models import branches as behind
 from doublespec.models.base import Branch, Worth
 from doublespec.models.devices import usable_cores
@@ -28,6 +29,7 @@ _TOKEN, _POSITION, _NUM_GUESS, _IS_PLACED, _PASSES, _MOST, _SIZE, _COUNT = map(
 )
 _KEPT = ("num_ends", "num_edges", "heat", "hashed", "seed", "is_over")
 _NUM_ENDS, _NUM_EDGES, _HEAT, _HASHED, _SEED, _IS_OVER = map(CHAIN.index, _KEPT)
+_LISTENER, _LISTENING = map(CHAIN.index, ("listener", "listening"))
 
 _Kept = TypeVar("_Kept", "array[int]", "array[float]")
 
@@ -126,6 +128,7 @@ class ChainPlan:
         heat: Heat | None,
         guess: Tokens = (),
         passes: int | None = None,
+        listener: Listener | None = None,
     ) -> None:
         """Passes until `most` tokens are added, or so many of them, the first of which judges a
         guess; see `models/base.py`."""
@@ -148,6 +151,7 @@ class ChainPlan:
         told[_TOKEN], told[_POSITION], told[_NUM_GUESS] = tokens[-1], len(tokens) - 1, len(guess)
         told[_MOST], told[_PASSES] = most, most if passes is None else passes
         told[_SIZE] = size
+        told[_LISTENER], told[_LISTENING] = listener or (0, 0)
         told[_IS_PLACED] = told[_COUNT] = told[_IS_OVER] = 0
 
     def is_placed(self) -> None:

@@ -53,6 +53,10 @@ def _pick_from(code: Code, logits: Number, row: Number, holds: Variable) -> None
             ends.set(is_end.then(code.integer(1), ends.get()))
         _set(code, "count", count + 1)
         _set(code, "token", token)
+        listener, listening = _address(code, "listener"), _address(code, "listening")
+        with code.when(code.is_set(listener)):
+            code.call_at(listener, listening, token)
+            ends.set((code.load(listening, 0, INTEGER) > 0).then(code.integer(1), ends.get()))
         is_more = is_more & ends.get().equals(0)
         is_over = (is_more & (_number(code, "passes") > 0)).then(code.integer(0), 1)
         _set(code, "is_over", is_over)

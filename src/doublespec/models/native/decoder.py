@@ -18,6 +18,7 @@ from torch import Tensor
 
 from doublespec.compiled.build import has_tiles
 from doublespec.compiled.code import LANES
+from doublespec.compiled.listener import Listener
 from doublespec.models import branches as behind
 from doublespec.models.base import Branch, Chain, Worth
 from doublespec.models.layers import Layer, Make, Progress, Weights, read_weights
@@ -231,6 +232,7 @@ class NativeDecoder:
         passes: int,
         ends: Collection[int],
         heat: Heat | None,
+        listener: Listener | None = None,
     ) -> list[int]:
         """See `models/base.py`."""
         tokens, most = list(tokens), len(guess) + passes
@@ -242,7 +244,8 @@ class NativeDecoder:
         self._reserve(len(tokens) + most, rows)
         if self._begin(rows):
             passes = 1
-        self._plan.tell(tokens, most, self.vocab_size, ends, _ALWAYS, heat, guess, passes)
+        size, more = self.vocab_size, (guess, passes, listener)
+        self._plan.tell(tokens, most, size, ends, _ALWAYS, heat, *more)
         return self._go_on(tokens, start, guess)
 
     def _start(self, tokens: list[int]) -> int:

@@ -86,6 +86,8 @@ CHAIN = (
     "heat",  # (1): the temperature; null: the likeliest tokens are chosen
     "hashed",  # (V) ids, of 32 bits,
     "seed",  # and the key of the seed (`noise.py`)
+    "listener",  # a function that is told each token, or null,
+    "listening",  # and its state
     "tokens",  # (most), as they are chosen
     "behind",  # (most): how far the second choice lay behind
     "count",  # of them
