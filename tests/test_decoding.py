@@ -227,23 +227,23 @@ class Searched:
 
 
 def test_lookup_goes_on_by_itself_where_nothing_is_found() -> None:
-    """Pauses are of four tokens while nothing else is known."""
+    """Pauses are of three tokens while nothing else is known."""
     whole = naive(ToyModel(), PROMPT, REQUEST, StopRule(20))
     clock = Ticking()
     helper = Searched(clock, whole, begins=14)
-    learnt = Pauses(lambda: 2.0), LookupCosts(1.0, 1.0, 0.1, 0.5, 5)
+    learnt = Pauses(lambda: 0.3), LookupCosts(1.0, 1.0, 0.1, 0.5, 5)
     given = helper, *learnt, PROMPT, REQUEST, StopRule(20), 24, lambda: 5, clock
     steps = list(decode_by_lookup(Settling(clock), *given))
     assert answer(steps) == whole
     assert steps[-1].finish == "length"
-    assert helper.places == [0, 1, 5, 9, 13, 17]  # the first token does not wait
-    assert [step.guess for step in steps if step.guess] == [tuple(whole[17:19])]
-    assert [len(step.new) for step in steps] == [1] * 17 + [3]
-    for step in steps[1:17]:
-        assert step.guess_seconds == step.retrieval_seconds == 0.5 / 4
-        assert step.seconds == step.guess_seconds + step.target_seconds == 4.5 / 4
-    assert [step.earlier_seconds for step in steps[1:5]] == [4.5 / 4 - 4.5, *[4.5 / 4] * 3]
-    assert steps[-1].begun + steps[-1].seconds == clock.now == 6 * 0.5 + 18
+    assert helper.places == [0, 1, 4, 7, 10, 13, 16, 19]  # the first token does not wait
+    assert [step.guess for step in steps if step.guess] == [tuple(whole[16:18])]
+    assert [len(step.new) for step in steps] == [1] * 16 + [3, 1]
+    for step in steps[1:16]:
+        assert step.guess_seconds == step.retrieval_seconds == 0.5 / 3
+        assert step.seconds == step.guess_seconds + step.target_seconds == 3.5 / 3
+    assert [step.earlier_seconds for step in steps[1:4]] == [3.5 / 3 - 3.5, *[3.5 / 3] * 2]
+    assert steps[-1].begun + steps[-1].seconds == clock.now == 8 * 0.5 + 18
 
 
 def test_lookup_in_a_turn_goes_on_no_longer_than_the_turn() -> None:

@@ -168,7 +168,7 @@ def test_another_text_teaches_nothing() -> None:
 
 def test_pauses_are_short_where_runs_begin_often_and_long_where_none_do() -> None:
     often, never = Pauses(lambda: 0.2), Pauses(lambda: 0.2)
-    assert often.tokens(0) == never.tokens(0) == 1
+    assert often.tokens(0) == never.tokens(0) == 2
     for _ in range(200):
         often.learn(0, often.tokens(0), 3.0)
         never.learn(0, min(never.tokens(0), 64), 0.0)
@@ -219,8 +219,8 @@ def test_the_less_runs_save_the_longer_the_pause() -> None:
 
 
 def test_the_dearer_a_search_the_longer_the_pause() -> None:
-    """Until it costs more than what it finds is likely to gain: four tokens, one time in four."""
-    costs = (0.0, 0.2, 0.5, 1.9, 2.1)
+    """Until it costs more than what it is likely to gain."""
+    costs = (0.0, 0.02, 0.2, 0.4, 0.5)
     pauses = [Pauses(partial(float, cost)).tokens(0) for cost in costs]
     assert pauses[:4] == [1, 1, 2, 3]
     assert pauses[4] > 1000

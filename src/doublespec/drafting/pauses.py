@@ -11,7 +11,7 @@ from doublespec.tokens import Tokens
 
 # The chance at each token that a run begins, before anything is known, and how many tokens' worth
 # that is; what was seen counts half after seventy searches (docs/log.md).
-_LIKELY, _CASES, _MEMORY = 0.25, 4.0, 0.99
+_LIKELY, _CASES, _MEMORY = 0.06, 4.0, 0.99
 _LEAST = 1e-4  # chance
 _LIKELY_SAVED, _SAVED_TOKENS = 1.0, 32.0  # of a forward by each token of a run, before any is known
 _LEAST_SAVED = 0.05
@@ -20,7 +20,7 @@ _CLASSES = 6  # by how long nothing was found: 0 tokens, 1, 2 or 3, 4 to 7, 8 to
 # is heard by n-grams, less what it costs, from the surest ones on. Of so many pauses there is one
 # in which less sure ones are listened for, to learn of them.
 _LIKELY_GAINED, _RUNS = 4.0, 4.0
-_LIKELY_WORTH, _HEARD = (1.0, 0.5, 0.5, 0.0), 8.0
+_LIKELY_WORTH, _HEARD = (1.0, 0.2, 0.1, 0.0), 8.0
 _CURIOUS = 16
 _NEVER = 1 << 30  # tokens
 
