@@ -7,6 +7,7 @@ import pytest
 from doublespec.drafting.costs import CallTimes, Case, LookupCosts
 from doublespec.drafting.lookup import LookupDrafter, WeighingDrafter, worth_showing
 from doublespec.drafting.pauses import Pauses, Searches
+from doublespec.ratio import Ratio
 from doublespec.retrieval.base import Match
 from doublespec.retrieval.expectation import NOTHING, Ahead
 from doublespec.retrieval.layered import LayeredIndex, Prices
@@ -229,10 +230,10 @@ def test_the_dearer_a_search_the_longer_the_pause() -> None:
 def test_what_is_not_worth_a_search_is_not_listened_for() -> None:
     """Where rows are dear only long repetitions are; in a few pauses others are tried again."""
     pauses = Pauses(lambda: 1.0)
-    assert pauses.least() == 3  # of pairs nothing is known
-    for _ in range(20):
-        for size, gained in ((8, 5.0), (4, 0.8), (3, 0.0)):
-            pauses.learn_heard(size, gained)
+    assert pauses.least() == 4
+    for number in range(40):
+        pauses.learn_heard(8, 5.0)
+        pauses.learn_heard(4, 9.0 if number % 5 == 0 else 0.0)  # four tokens sooner than by eight
     asked = [pauses.least() for _ in range(160)]
     assert (asked.count(8), asked.count(4)) == (150, 10)
     for _ in range(200):
@@ -250,7 +251,7 @@ def test_what_is_heard_is_no_matter_of_time() -> None:
         searches.learn(0, 5, heard=4)  # a pause of five tokens ends by what was heard,
         searches.learn(6, 7)  # and the run behind it holds
     assert searches.pause() > 1000
-    assert pauses.least() == 3
+    assert pauses.least() == 4
 
 
 def test_a_search_costs_what_it_takes_and_what_forwards_apart_take_longer() -> None:
@@ -286,12 +287,15 @@ def test_what_steps_of_lookup_take_is_learnt_from_them() -> None:
 
 
 def test_what_was_not_seen_takes_as_much_longer_as_what_was() -> None:
-    times = CallTimes(Case(1, 0, 1.0), Case(16, 0, 8.5), Case(1, 10, 2.0))
+    slowness = Ratio(1.0, 0.1, 0.85)
+    times = CallTimes(slowness, Case(1, 1.0), Case(16, 8.5))
+    other = CallTimes(slowness, Case(0, 1.0), Case(10, 2.0))
     for _ in range(300):
-        times.learn(Case(4, 0, 2 * 2.5))
-    assert times.seconds(4, 0) == pytest.approx(2 * 2.5, rel=0.02)
-    assert times.seconds(16, 0) == pytest.approx(2 * 8.5, rel=0.02)
-    assert times.seconds(1, 5) == pytest.approx(2 * 1.5, rel=0.02)
+        times.learn(Case(4, 2 * 2.5))
+    other.refresh()
+    assert times.seconds(4) == pytest.approx(2 * 2.5, rel=0.02)
+    assert times.seconds(16) == pytest.approx(2 * 8.5, rel=0.02)
+    assert other.seconds(5) == pytest.approx(2 * 1.5, rel=0.02)
 
 
 def test_a_short_run_is_shown_where_that_takes_little_longer_than_to_show_nothing() -> None:

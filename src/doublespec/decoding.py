@@ -141,6 +141,8 @@ def decode_by_lookup(
         if guess.tokens:
             step = _judged(settled, guess, tokens, request, stop, (begun, begun, shown), clock)
             finish = step.finish
+            if finish is not None:
+                searches.are_over()
             yield step
         else:
             searching = shown - begun

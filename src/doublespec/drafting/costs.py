@@ -28,65 +28,68 @@ _FAR = 15  # tokens shown, at which a forward's time is expected besides that of
 
 
 class Case(NamedTuple):
-    """A call of so many forwards, the first of which shows so many tokens."""
+    """A call with a number of forwards, or of tokens that its only forward shows."""
 
-    forwards: int
-    shown: int
+    number: int
     seconds: float
 
 
 class CallTimes:
-    """seconds = call + each x forwards + row x shown, by least squares of the share of itself that
-    each case is off: of those `expected`, as much longer as all have turned out to take, and of
-    those seen, the later ones of which count more. Cases are taken in by lots."""
+    """seconds = call + each x number, by least squares of the share of itself that each case is
+    off: of those `expected`, as many times as long as the `slowness` says, and of those seen, the
+    later ones of which count more. Cases are taken in by lots."""
 
-    def __init__(self, *expected: Case) -> None:
+    def __init__(self, slowness: Ratio, *expected: Case) -> None:
         self._expected = _PRIOR * _products(expected, [case.seconds for case in expected])
         self._seen = np.zeros_like(self._expected)
         self._wanted = self._found = _solved(self._expected)
-        self._slowness = Ratio(1.0, _PRIOR, _MEMORY)
+        self._slowness = slowness
         self._lot: list[Case] = []
 
     def learn(self, case: Case) -> bool:
         """Whether a lot is complete, so that what is told changes."""
-        longest = _LONGEST * self.seconds(case.forwards, case.shown)
+        longest = _LONGEST * self.seconds(case.number)
         self._lot.append(case._replace(seconds=min(case.seconds, longest)))
         if len(self._lot) < _LOT:
             return False
         lot, self._lot = self._lot, []
-        wanted = [_at(self._wanted, case.forwards, case.shown) for case in lot]
+        wanted = [_at(self._wanted, case.number) for case in lot]
         self._seen = _MEMORY * self._seen + _products(lot, wanted)
         shares = (case.seconds / one for case, one in zip(lot, wanted, strict=True))
         self._slowness.learn(sum(shares), len(lot))
-        expected = self._expected.copy()
-        expected[:3, 3] *= self._slowness.value
-        self._found = _solved(expected + self._seen)
+        self.refresh()
         return True
 
-    def seconds(self, forwards: int, shown: int) -> float:
-        return _at(self._found, forwards, shown)
+    def refresh(self) -> None:
+        """Takes in how slow all have turned out to be."""
+        expected = self._expected.copy()
+        expected[:2, 2] *= self._slowness.value
+        self._found = _solved(expected + self._seen)
+
+    def seconds(self, number: int) -> float:
+        return _at(self._found, number)
 
 
-_Line = tuple[float, float, float]  # call, each, row
+_Line = tuple[float, float]  # call, each
 
 
-def _at(line: _Line, forwards: int, shown: int) -> float:
-    call, each, row = line
-    return max(call + each * forwards + row * shown, _INSTANT)
+def _at(line: _Line, number: int) -> float:
+    call, each = line
+    return max(call + each * number, _INSTANT)
 
 
 def _products(cases: Sequence[Case], scales: Sequence[float]) -> _Numbers:
-    """(4, 4): of (1, forwards, shown, seconds) of each case, in parts of its scale, with itself."""
-    numbers = np.array([(1.0, case.forwards, case.shown, case.seconds) for case in cases])
+    """(3, 3): of (1, number, seconds) of each case, in parts of its scale, with itself."""
+    numbers = np.array([(1.0, case.number, case.seconds) for case in cases])
     numbers /= np.maximum(scales, _INSTANT)[:, None]
     return np.asarray(numbers.T @ numbers)
 
 
 def _solved(products: _Numbers) -> _Line:
     """None is below 0; where cases leave them open, the smallest."""
-    found = np.linalg.lstsq(products[:3, :3], products[:3, 3], rcond=1e-9)[0]
-    call, each, row = (max(0.0, number) for number in found.tolist())
-    return call, each, row
+    found = np.linalg.lstsq(products[:2, :2], products[:2, 2], rcond=1e-9)[0]
+    call, each = (max(0.0, number) for number in found.tolist())
+    return call, each
 
 
 class LookupCosts:
@@ -107,11 +110,12 @@ class LookupCosts:
         `at_once` forwards come in one call, and one shows at most so many tokens."""
         self._at_once = at_once
         self.are_seen = False  # in the midst of answers, not only expected
-        self._calls = CallTimes(
-            Case(1, 0, single),
-            Case(at_once, 0, single + (at_once - 1) * plain),
-            Case(1, _FAR, single * (1.0 + row_cost * _FAR)),
-        )
+        # Apart: how long a call is, and how many rows a forward has, tell nothing of each other.
+        slowness = Ratio(1.0, _PRIOR, _MEMORY)
+        together = Case(at_once, single + (at_once - 1) * plain)
+        shown = Case(_FAR, single * (1.0 + row_cost * _FAR))
+        self._calls = CallTimes(slowness, Case(1, single), together)
+        self._shows = CallTimes(slowness, Case(0, single), shown)
         self._search = Ratio(search, _SEARCHES)
         self.prices = Prices([1.0] * (most + 1))
         self._refresh()
@@ -120,45 +124,49 @@ class LookupCosts:
         """A search took so many seconds, and forwards after it, the first of which shows so many
         tokens."""
         self._search.learn(min(searching, _LONGEST * self._search.value), 1)
-        self._learn(Case(forwards, shown, computing))
+        self._learn(shown, forwards, computing)
 
     def learn_plain(self, forwards: int, seconds: float) -> None:
         """A call of plain decoding made so many forwards, which take as long as those that follow a
         search in vain."""
-        self._learn(Case(forwards, 0, seconds))
+        self._learn(0, forwards, seconds)
 
-    def _learn(self, case: Case) -> None:
-        if self._calls.learn(case):
+    def _learn(self, shown: int, forwards: int, seconds: float) -> None:
+        times, other = (self._shows, self._calls) if shown else (self._calls, self._shows)
+        if times.learn(Case(shown or forwards, seconds)):
+            other.refresh()
             self.are_seen = True
             self._refresh()
 
     def seconds(self, shown: int, forwards: int) -> float:
-        """Of a search and so many forwards, the first of which shows so many tokens."""
-        return self._search.value + self._calls.seconds(forwards, shown)
+        """Of a search and so many forwards, or of one that shows so many tokens."""
+        return self._search.value + self._computing(shown, forwards)
+
+    def _computing(self, shown: int, forwards: int) -> float:
+        return self._shows.seconds(shown) if shown else self._calls.seconds(forwards)
 
     def of_call(self, forwards: int) -> float:
         """How many times as long a step of plain decoding takes in a call of so many forwards as in
         one of the most that come at once."""
-        return self._calls.seconds(forwards, 0) / forwards / self._plain
+        return self._calls.seconds(forwards) / forwards / self._plain
 
     def of_search(self) -> float:
         """What a search that finds nothing costs in all, in steps of plain decoding, which would be
         made in one call but for it."""
-        apart = self._calls.seconds(1, 0) - self._plain
+        apart = self._calls.seconds(1) - self._plain
         return (self._search.value + max(0.0, apart)) / self._plain
 
     def of_showing(self, shown: int) -> float:
         """What so many shown tokens add to a forward by itself, in steps of plain decoding."""
-        calls = self._calls
-        return (calls.seconds(1, shown) - calls.seconds(1, 0)) / self._plain
+        return (self._shows.seconds(shown) - self._calls.seconds(1)) / self._plain
 
     @property
     def _plain(self) -> float:
-        return self._calls.seconds(self._at_once, 0) / self._at_once
+        return self._calls.seconds(self._at_once) / self._at_once
 
     def _refresh(self) -> None:
         plain, rows = self._plain, self.prices.rows
         if self._at_once == 1:  # else there are pauses between searches
             self.prices.search = self._search.value / plain
         shown = range(1, len(rows))
-        rows[1:] = [max(1.0, self._calls.seconds(1, n) / plain) for n in shown]
+        rows[1:] = [max(1.0, self._shows.seconds(n) / plain) for n in shown]

@@ -91,6 +91,7 @@ class Hindsight:
             inside = min(settled, stop - place)
             seconds += self._expected(len(run), forwards) * inside / settled
             place += inside
+        searches.are_over()
         return seconds * self._slowness
 
     def _heard(

@@ -17,11 +17,11 @@ _LIKELY_SAVED, _SAVED_TOKENS = 1.0, 32.0  # of a forward by each token of a run,
 _LEAST_SAVED = 0.05
 _CLASSES = 6  # by how long nothing was found: 0 tokens, 1, 2 or 3, 4 to 7, 8 to 15, more
 # What a run gains that a search in time finds, and how many runs' worth that is; the same of what
-# is heard by n-grams, less what it costs, from the surest ones on. Of so many pauses there is one
-# in which less sure ones are listened for, to learn of them.
+# is heard by n-grams, less what it costs, the surest ones first. In one of so many pauses less sure
+# ones are listened for, to learn of them.
 _LIKELY_GAINED, _RUNS = 4.0, 4.0
-_LIKELY_WORTH, _HEARD = (1.0, 0.2, 0.1, 0.0), 8.0
-_CURIOUS = 16
+_LIKELY_WORTH, _HEARD = (1.0, 0.4), 16.0
+_CURIOUS = 8
 _NEVER = 1 << 30  # tokens
 
 
@@ -70,26 +70,32 @@ class Pauses:
         sure += self._listened % _CURIOUS == 0
         return NGRAMS[min(sure, len(NGRAMS)) - 1] if sure else 0
 
-    def learn(self, fruitless: int, passed: int, gained: float) -> None:
+    def learn(self, fruitless: int, passed: int, gained: float | None) -> None:
         """Where so many tokens were settled since something was found, a search was followed by
-        `passed` more; the next one, which was made in time, has saved so many forwards by its run
-        (0.0: there was none, or it was of no use)."""
-        self._chances[_class(fruitless)].learn(float(gained != 0.0), passed)
-        if gained:
+        `passed` more; the next one, which was made in time, has saved so many forwards by the runs
+        that it began (None: it found none of use)."""
+        self._chances[_class(fruitless)].learn(float(gained is not None), passed)
+        if gained is not None:
             self._gained.learn(gained, 1.0)
 
     def learn_run(self, shown: int, settled: int) -> float:
         """A run of which so many tokens were shown settled so many, the target's own choice with
-        them; how many forwards it saved."""
-        gained = settled - 1.0 - self._of_showing(shown)
-        self._saved.learn(gained, settled)
-        return gained
+        them; how many forwards it saved, the search that follows it taken off."""
+        saved = settled - 1.0 - self._of_showing(shown)
+        self._saved.learn(saved, settled)
+        return saved - self._cost()
 
     def learn_heard(self, heard: int, gained: float) -> None:
         """A search that was made because n-grams of so many tokens were heard has saved so many
-        forwards by its run."""
-        if heard in self._worth:
-            self._worth[heard].learn(gained - self._cost(), 1.0)
+        forwards by the runs that it began (0.0: it found none). Longer n-grams would have been
+        heard soon after the shorter ones: what these are worth is to come sooner."""
+        if heard not in self._worth:
+            return
+        worth, place = gained - self._cost(), NGRAMS.index(heard)
+        if place and gained > 0.0:
+            sooner = NGRAMS[place - 1] - heard
+            worth = min(gained, sooner * self._saved.value)
+        self._worth[heard].learn(worth, 1.0)
 
 
 def _class(fruitless: int) -> int:
@@ -104,6 +110,10 @@ class Searches:
         self._fruitless = 0  # tokens since something was found, or since the answer began
         self._passed = 0  # of them, since the last search
         self._heard = 0  # tokens of the n-gram by which the next one is made
+        # The search after a pause that began the latest runs: what is kept of the pause until they
+        # are over; and what these have saved, and whether one was of use.
+        self._begun: tuple[int, int, int] | None = None
+        self._gained, self._is_found = 0.0, False
 
     def pause(self) -> int:
         """For how many tokens nothing need be looked for, where a search has found nothing."""
@@ -117,12 +127,24 @@ class Searches:
     def learn(self, shown: int, settled: int, heard: int = 0) -> None:
         """A search has found a run of which so many tokens were `shown` (0: none), and forwards
         have settled so many before the next one, which follows at once if one was `heard`."""
-        gained = self._pauses.learn_run(shown, settled) if shown else 0.0
         if self._passed:
-            of_use = gained if settled > 1 and not self._heard else 0.0
-            self._pauses.learn(self._fruitless - self._passed, self._passed, of_use)
-        if self._heard:
-            self._pauses.learn_heard(self._heard, gained)
+            self._begun = self._fruitless - self._passed, self._passed, self._heard
+        if shown:
+            self._gained += self._pauses.learn_run(shown, settled)
+            self._is_found |= settled > 1
+        else:
+            self.are_over()
         self._heard = heard
         self._passed = 0 if shown else settled
         self._fruitless = 0 if shown else self._fruitless + settled
+
+    def are_over(self) -> None:
+        """Nothing more is found, or the answer has ended: what the last pause was good for is
+        known."""
+        if self._begun is not None:
+            fruitless, passed, heard = self._begun
+            of_use = self._gained if self._is_found and not heard else None
+            self._pauses.learn(fruitless, passed, of_use)
+            if heard:
+                self._pauses.learn_heard(heard, self._gained)
+        self._begun, self._gained, self._is_found = None, 0.0, False

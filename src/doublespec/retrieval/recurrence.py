@@ -7,7 +7,9 @@ from doublespec.compiled.listener import Listener
 from doublespec.retrieval.chains import Chains
 from doublespec.retrieval.linking import LISTENING, linking, listen_address
 
-NGRAMS = (8, 4, 3, 2)  # that may be listened for, the surest ones first
+# That may be listened for, the surer ones first. (2 or 3 tokens are worth about as much as 4 where
+# these are worth it at all: docs/log.md.)
+NGRAMS = (8, 4)
 _MOST_NEW = 256  # tokens, of which the last one is taken for one to stop at
 _HEARD, _COUNT = LISTENING.index("heard"), LISTENING.index("count")
 
