@@ -233,14 +233,14 @@ def test_what_is_not_worth_a_search_is_not_listened_for() -> None:
     assert pauses.least() == 4
     for number in range(40):
         pauses.learn_heard(8, 5.0)
-        pauses.learn_heard(4, 9.0 if number % 5 == 0 else 0.0)  # four tokens sooner than by eight
+        pauses.learn_heard(4, 9.0 if number % 10 == 0 else 0.0)  # four tokens sooner than by eight
     asked = [pauses.least() for _ in range(160)]
-    assert (asked.count(8), asked.count(4)) == (150, 10)
+    assert (asked.count(8), asked.count(4)) == (140, 20)
     for _ in range(200):
         pauses.learn_heard(8, 0.5)
         pauses.learn_heard(4, 3.0)  # which alone does not help: eight tokens hold four
     asked = [pauses.least() for _ in range(160)]
-    assert (asked.count(0), asked.count(8)) == (150, 10)
+    assert (asked.count(0), asked.count(8)) == (140, 20)
 
 
 def test_what_is_heard_is_no_matter_of_time() -> None:
