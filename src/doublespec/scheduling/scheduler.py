@@ -41,8 +41,9 @@ _LEAST_STEPS = 64  # of the leading method, after which plain decoding need not 
 _SPREAD = 0.6  # of what a step with a draft settles, as a share of the mean
 _SURELY_STEPS = 128  # of the one in hindsight, which loses less on any text than texts differ
 _BADLY, _BADLY_STEPS = 0.75, 48  # of plain decoding, which are enough to leave it
-_ALIKE = 0.95  # of plain decoding: worth it, for a method that is fast as soon as text repeats
-_PAID, _LONG_STEPS = 0.97, 512  # of it, after so many steps
+# Of plain decoding: alike, for a method that is fast as soon as text repeats; and after so many
+# steps, which most texts repeat something in.
+_ALIKE, _ALIKE_LATER, _LONG_STEPS = 0.93, 0.96, 512
 _DOUBTS = 4  # steps of a method that no trial compares, which say no more than not to know it
 _JUDGED_EVERY = 4  # turns, of which one is compared where the other method has lost so far
 _CLEARLY = 1.25  # times as fast as plain decoding: not in doubt, though new
@@ -386,7 +387,7 @@ class Scheduler:
         tokens, plain, steps = record.led
         if steps < _SURELY_STEPS:
             return steps >= _BADLY_STEPS and tokens < _BADLY * plain
-        return tokens < (_ALIKE if steps < _LONG_STEPS else _PAID) * plain
+        return tokens < (_ALIKE if steps < _LONG_STEPS else _ALIKE_LATER) * plain
 
     def _is_faster(self, name: str) -> bool:
         record, leader = self._records[name], self._records[self._leader]
