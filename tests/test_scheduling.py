@@ -602,6 +602,24 @@ def test_retrieval_that_was_left_just_now_does_not_lead_instead_of_plain_decodin
     assert changes == ["lookup", "ar"]
 
 
+def test_retrieval_leads_again_where_a_draft_that_took_its_place_is_left() -> None:
+    """It was left for that, by a promise that does not hold, not because it lost."""
+    rates = {"double-serial": 50.0, "lookup": 100.0, "ar": 100.0}
+    names = ("double-serial", "lookup", "ar")
+    scheduler = Scheduler(names, {"ar": 100.0}, "lookup", sounded=True)
+    leaders = []
+    for number in range(200):
+        turn = scheduler.choose()
+        leaders.append(turn.leader)
+        for place in _places(turn):
+            scheduler.learn(turn, place, 1, 1.0 / rates[turn.name])
+        if scheduler.wants_sounding(lambda: 100):
+            scheduler.sound({"double-serial": 0.5 if number < 20 else 4.0}, 100, 0.001)
+    changes = [after for before, after in pairwise(leaders) if before != after]
+    assert changes[:3] == ["lookup", "double-serial", "lookup"]
+    assert "ar" not in changes
+
+
 def test_what_retrieval_gained_once_keeps_it_at_work_for_a_while_only() -> None:
     """Ahead by 60 tokens, it loses a tenth from then on: left before all is lost again."""
     scheduler, made = Scheduler(("lookup", "ar"), {"ar": 100.0}, "lookup"), 0

@@ -3,12 +3,23 @@
 import math
 from collections import deque
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 _NEAR_STEPS = 32  # the latest of a method; of the leading one, a trial is compared with them
 _FEW_STEPS = 48  # of a method, which is new so far
 _BESIDE_STEPS = 16  # of plain decoding, by which it is known what they take beside their forwards
 _LONG_STEPS = 32  # of the leading method, compared with what one in hindsight would have settled
 _SURELY_SLOWER = 3.0  # standard errors by which its latest steps must lose: nine alike
+
+
+class Led(NamedTuple):
+    """What a method has settled since it leads, or did: tokens, what plain decoding would have
+    settled meanwhile by what was believed of it then, in so many seconds and steps."""
+
+    tokens: int = 0
+    plain: float = 0.0
+    seconds: float = 0.0
+    steps: int = 0
 
 
 @dataclass(slots=True)
@@ -31,8 +42,7 @@ class Record:
     near_seconds: float = 0.0
     changing: float = 0.0  # seconds that were lost by turning to it, all `changes` together
     changes: float = 0.0
-    # Since it leads, or did: tokens, what plain decoding would have settled meanwhile, and steps.
-    led: tuple[int, float, int] = (0, 0.0, 0)
+    led: Led = field(default_factory=Led)
     # How many times as long as their forwards alone its latest steps took.
     beside: deque[float] = field(default_factory=lambda: deque(maxlen=_BESIDE_STEPS))
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from doublespec.scheduling.promises import Promises
-from doublespec.scheduling.records import Record
+from doublespec.scheduling.records import Led, Record
 from doublespec.scheduling.slowness import Slowness
 
 TURN_STEPS = 16  # of the leading method, before it is asked again
@@ -118,7 +118,7 @@ class Scheduler:
         self._soundings = Promises(with_draft if sounded else ())
         self._leader = names[0]
         self._in_hindsight = in_hindsight
-        self._retrieved_at = -_MEMORY_STEPS  # step at which that one was left
+        self._retrieved_at = -_MEMORY_STEPS  # step at which it was left for plain decoding
         self._led = 0  # turns of the leading method, other than that one
         self._steps = 0
         self._seconds = 0.0  # in all
@@ -233,8 +233,11 @@ class Scheduler:
                 took = seconds * self._expected[turn.name] / tokens / slowness
                 record.beside.extend([beside or took] * steps)
             if turn.name == self._leader:
-                led, plain, led_steps = record.led
-                record.led = led + tokens, plain + turn.plain_rate * seconds, led_steps + steps
+                led = record.led
+                plain = led.plain + turn.plain_rate * seconds
+                record.led = Led(
+                    led.tokens + tokens, plain, led.seconds + seconds, led.steps + steps
+                )
             if turn.in_doubt and self._lags(turn.name):
                 turn.steps = place + steps
         self._fade(before)
@@ -307,19 +310,20 @@ class Scheduler:
 
     @property
     def _has_led_long(self) -> bool:
-        return self._records[self._leader].led[2] >= _LONG_LED
+        return self._records[self._leader].led.steps >= _LONG_LED
 
     @property
     def _times_as_rare(self) -> int:
-        """As usual are turns and trials while plain decoding leads, or retrieval that finds next to
-        nothing."""
+        """As usual are turns and trials while plain decoding leads, or retrieval: most where that
+        finds next to nothing."""
         if not self._has_led_long:
             return 1
         other = self._records.get(self._in_hindsight)
         found = other.near_tokens / len(other.near) - 1.0 if other and other.near else None
         finds = found is None or found > _NEXT_TO_NOTHING
         if self._leader not in self._expected:
-            return 1 if finds or self._leader != self._in_hindsight else _LONGEST_TURN
+            rare = _LONG_TURN if finds else _LONGEST_TURN
+            return rare if self._leader == self._in_hindsight else 1
         if other and other.near and other.gained > 0:  # what is learnt now may change the method
             return 1
         return _LONG_TURN if finds else _LONGEST_TURN
@@ -359,7 +363,7 @@ class Scheduler:
         faster = [name for name in names if name != self._leader and self._is_faster(name)]
         if faster:
             last, self._leader = self._leader, max(faster, key=self._speed)
-            if last == self._in_hindsight:
+            if self._leader in self._expected and last == self._in_hindsight:
                 self._retrieved_at = self._steps
             elif self._leader in self._expected:
                 self._records[last].count_latest()  # else it would lead again at once
@@ -368,7 +372,7 @@ class Scheduler:
             if self._leader in self._soundings:
                 self._soundings.have_led()
             self._records[self._leader].forget_near()
-            self._records[self._leader].led = (0, 0.0, 0)
+            self._records[self._leader].led = Led()
             for record in self._records.values():  # they were compared with the last one
                 record.forget_trials()
         return self._leader
@@ -384,7 +388,8 @@ class Scheduler:
         if name != self._in_hindsight:
             error = _SPREAD / math.sqrt(max(1, min(record.steps, _MEMORY_STEPS)))
             return record.steps >= _LEAST_STEPS and (1.0 + error) * record.rate < rate
-        tokens, plain, steps = record.led
+        tokens, plain, seconds, steps = record.led
+        plain = min(plain, seconds * rate)  # what was believed of it at first may be too much
         if steps < _SURELY_STEPS:
             return steps >= _BADLY_STEPS and tokens < _BADLY * plain
         return tokens < (_ALIKE if steps < _LONG_STEPS else _ALIKE_LATER) * plain
