@@ -227,6 +227,13 @@ def test_the_dearer_a_search_the_longer_the_pause() -> None:
     assert pauses[4] > 1000
 
 
+def test_what_cannot_be_heard_is_searched_for_more_often() -> None:
+    """A published search, say: at first runs are taken to begin at one token of four."""
+    cost = lambda: 1.0  # noqa: E731
+    assert Pauses(cost).tokens(0) > 1000
+    assert Pauses(cost, hears=False).tokens(0) == 2
+
+
 def test_what_is_not_worth_a_search_is_not_listened_for() -> None:
     """Where rows are dear only long repetitions are; in a few pauses others are tried again."""
     pauses = Pauses(lambda: 1.0)

@@ -444,7 +444,8 @@ class _Parts:
             cost.at_once,
             self.guess_tokens,
         )
-        self.pauses = Pauses(self.lookup_costs.of_search, self.lookup_costs.of_showing)
+        searching = self.lookup_costs.of_search, self.lookup_costs.of_showing
+        self.pauses = Pauses(*searching, hears=choice.retrieval.ngram is None)
         self.hindsight = Hindsight(
             HINDSIGHT,
             self._target_side.lookup(row_cost, prices=self.lookup_costs.prices),

@@ -9,9 +9,10 @@ from doublespec.retrieval.recurrence import NGRAMS, Recurrence
 from doublespec.sampling import Request
 from doublespec.tokens import Tokens
 
-# The chance at each token that a run begins, before anything is known, and how many tokens' worth
-# that is; what was seen counts half after seventy searches (docs/log.md).
-_LIKELY, _CASES, _MEMORY = 0.06, 4.0, 0.99
+# The chance at each token that a run begins, and that one begins that cannot be heard, before
+# anything is known, and how many tokens' worth that is; what was seen counts half after seventy
+# searches (docs/log.md).
+_LIKELY, _LIKELY_UNHEARD, _CASES, _MEMORY = 0.25, 0.06, 4.0, 0.99
 _LEAST = 1e-4  # chance
 _LIKELY_SAVED, _SAVED_TOKENS = 1.0, 32.0  # of a forward by each token of a run, before any is known
 _LEAST_SAVED = 0.05
@@ -38,17 +39,22 @@ class Pauses:
     """
 
     def __init__(
-        self, cost: Callable[[], float], of_showing: Callable[[int], float] = lambda shown: 0.0
+        self,
+        cost: Callable[[], float],
+        of_showing: Callable[[int], float] = lambda shown: 0.0,
+        *,
+        hears: bool = True,
     ) -> None:
         """`of_showing` is what so many tokens, when they are shown, add to a forward, as a share of
-        one."""
+        one; `hears`: whether most runs can be heard (`Searches.listen`)."""
         self._cost = cost
         self._of_showing = of_showing
         self._saved = Ratio(_LIKELY_SAVED, _SAVED_TOKENS)
         self._gained = Ratio(_LIKELY_GAINED, _RUNS)
         self._worth = {n: Ratio(w, _HEARD) for n, w in zip(NGRAMS, _LIKELY_WORTH, strict=True)}
         self._listened = 0  # times
-        self._chances = [Ratio(_LIKELY, _CASES, _MEMORY) for _ in range(_CLASSES)]
+        likely = _LIKELY_UNHEARD if hears else _LIKELY
+        self._chances = [Ratio(likely, _CASES, _MEMORY) for _ in range(_CLASSES)]
 
     def tokens(self, fruitless: int) -> int:
         """How many tokens to settle before the next search, where so many were settled since one
