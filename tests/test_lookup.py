@@ -228,10 +228,11 @@ def test_the_dearer_a_search_the_longer_the_pause() -> None:
 
 
 def test_what_cannot_be_heard_is_searched_for_more_often() -> None:
-    """A published search, say: at first runs are taken to begin at one token of four."""
-    cost = lambda: 1.0  # noqa: E731
-    assert Pauses(cost).tokens(0) > 1000
-    assert Pauses(cost, hears=False).tokens(0) == 2
+    """A published search, say, or in earlier answers: at first runs are taken to begin at one token
+    of four, and to be long."""
+    for cost, pause in ((1.0, 2), (4.0, 5)):
+        assert Pauses(partial(float, cost)).tokens(0) > 1000
+        assert Pauses(partial(float, cost), hears=False).tokens(0) == pause
 
 
 def test_what_is_not_worth_a_search_is_not_listened_for() -> None:

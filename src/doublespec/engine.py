@@ -445,7 +445,8 @@ class _Parts:
             self.guess_tokens,
         )
         searching = self.lookup_costs.of_search, self.lookup_costs.of_showing
-        self.pauses = Pauses(*searching, hears=choice.retrieval.ngram is None)
+        is_all = engine.history is None and not choice.retrieval.datastores
+        self.pauses = Pauses(*searching, hears=is_all and choice.retrieval.ngram is None)
         self.hindsight = Hindsight(
             HINDSIGHT,
             self._target_side.lookup(row_cost, prices=self.lookup_costs.prices),
