@@ -229,10 +229,14 @@ def test_the_dearer_a_search_the_longer_the_pause() -> None:
 
 def test_what_cannot_be_heard_is_searched_for_more_often() -> None:
     """A published search, say, or in earlier answers: at first runs are taken to begin at one token
-    of four, and to be long."""
+    of four, and also where few were found a search is made in time."""
     for cost, pause in ((1.0, 2), (4.0, 5)):
         assert Pauses(partial(float, cost)).tokens(0) > 1000
-        assert Pauses(partial(float, cost), hears=False).tokens(0) == pause
+        pauses = Pauses(partial(float, cost), hears=False)
+        assert pauses.tokens(0) == pause
+        for _ in range(10):
+            pauses.learn(0, 8, None)
+        assert pauses.tokens(0) < 32
 
 
 def test_what_is_not_worth_a_search_is_not_listened_for() -> None:

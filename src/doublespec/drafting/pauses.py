@@ -17,11 +17,10 @@ _LEAST = 1e-4  # chance
 _LIKELY_SAVED, _SAVED_TOKENS = 1.0, 32.0  # of a forward by each token of a run, before any is known
 _LEAST_SAVED = 0.05
 _CLASSES = 6  # by how long nothing was found: 0 tokens, 1, 2 or 3, 4 to 7, 8 to 15, more
-# What a run gains that a search in time finds (such as a whole answer that was given before), and
-# one that cannot be heard, and how many runs' worth that is; the same of what is heard by n-grams,
-# less what it costs, the surest ones first. In one of so many pauses less sure ones are listened
-# for, to learn of them.
-_LIKELY_GAINED, _LIKELY_GAINED_UNHEARD, _RUNS = 8.0, 4.0, 4.0
+# What a run gains that a search in time finds, and how many runs' worth that is; the same of what
+# is heard by n-grams, less what it costs, the surest ones first. In one of so many pauses less sure
+# ones are listened for, to learn of them.
+_LIKELY_GAINED, _RUNS = 4.0, 4.0
 _LIKELY_WORTH, _HEARD = (1.0, 0.4), 16.0
 _CURIOUS = 8
 _NEVER = 1 << 30  # tokens
@@ -48,14 +47,15 @@ class Pauses:
     ) -> None:
         """`of_showing` is what so many tokens, when they are shown, add to a forward, as a share of
         one; `hears`: whether most runs can be heard (`Searches.listen`), as those of the text can,
-        of earlier answers and datastores not."""
+        of earlier answers and datastores not: these are rare, but may be whole answers."""
         self._cost = cost
         self._of_showing = of_showing
         self._saved = Ratio(_LIKELY_SAVED, _SAVED_TOKENS)
         self._worth = {n: Ratio(w, _HEARD) for n, w in zip(NGRAMS, _LIKELY_WORTH, strict=True)}
         self._listened = 0  # times
         likely = _LIKELY_UNHEARD if hears else _LIKELY
-        self._gained = Ratio(_LIKELY_GAINED_UNHEARD if hears else _LIKELY_GAINED, _RUNS)
+        self._gained = Ratio(_LIKELY_GAINED, _RUNS)
+        self._hears = hears
         self._chances = [Ratio(likely, _CASES, _MEMORY) for _ in range(_CLASSES)]
 
     def tokens(self, fruitless: int) -> int:
@@ -64,7 +64,8 @@ class Pauses:
         chance = max(_LEAST, self._chances[_class(fruitless)].value)
         saved = max(_LEAST_SAVED, self._saved.value)
         cost = self._cost()
-        if chance * self._gained.value < math.sqrt(2.0 * cost * chance * saved):
+        is_worth_it = chance * self._gained.value >= math.sqrt(2.0 * cost * chance * saved)
+        if self._hears and not is_worth_it:
             return _NEVER
         return max(1, int(math.sqrt(2.0 * cost / (chance * saved))))
 
