@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 from ctypes import CFUNCTYPE, c_int64, c_void_p
+from typing import Any
 
 from torch import Tensor
 
@@ -26,6 +27,31 @@ def naive(model: LanguageModel, prompt: list[int], request: Request, stop: StopR
     return tokens[len(prompt) :]
 
 
+def settled_by(
+    model: LanguageModel,
+    tokens: Tokens,
+    guess: Tokens,
+    passes: int,
+    ends: Collection[int],
+    heat: Heat | None,
+    listener: Listener | None = None,
+) -> list[int]:
+    """What a model settles by itself (`models/base.py`), forward by forward."""
+    new: list[int] = []
+    params = SamplingParams(heat.temperature, seed=heat.seed) if heat else SamplingParams()
+    for _ in range(passes):
+        text = [*tokens, *new]
+        ahead = [*text, *guess]
+        logits = model.logits(ahead, len(guess) + 1, 1)
+        chosen = choose(logits, ahead, len(text), Request(params, 1))
+        settled = chosen[: common_prefix(chosen, guess) + 1]
+        new, guess = [*new, *settled], []
+        heard = [hears(listener, token) for token in settled] if listener else []
+        if any(heard) or not {*ends}.isdisjoint(new):
+            break
+    return new
+
+
 class Counting:
     """A model that goes on by itself, and counts its forwards."""
 
@@ -40,29 +66,8 @@ class Counting:
         self.forwards += 1
         return self._model.logits(tokens, last, prompt_length)
 
-    def settle(
-        self,
-        tokens: Tokens,
-        guess: Tokens,
-        passes: int,
-        ends: Collection[int],
-        heat: Heat | None,
-        listener: Listener | None = None,
-    ) -> list[int]:
-        """See `models/base.py`."""
-        new: list[int] = []
-        params = SamplingParams(heat.temperature, seed=heat.seed) if heat else SamplingParams()
-        for _ in range(passes):
-            text = [*tokens, *new]
-            ahead = [*text, *guess]
-            logits = self.logits(ahead, len(guess) + 1, 1)
-            chosen = choose(logits, ahead, len(text), Request(params, 1))
-            settled = chosen[: common_prefix(chosen, guess) + 1]
-            new, guess = [*new, *settled], []
-            heard = [hears(listener, token) for token in settled] if listener else []
-            if any(heard) or not {*ends}.isdisjoint(new):
-                break
-        return new
+    def settle(self, tokens: Tokens, guess: Tokens, passes: int, *told: Any) -> list[int]:
+        return settled_by(self, tokens, guess, passes, *told)
 
 
 def hears(listener: Listener, token: int) -> bool:

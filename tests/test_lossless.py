@@ -9,15 +9,15 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from doublespec.compiled.listener import Listener
 from doublespec.config import PRESETS, RetrievalSettings, Settings
 from doublespec.drafting.base import BackgroundDrafter, Drafter, NoDrafter
 from doublespec.drafting.choice import DraftUnlessRun
@@ -32,13 +32,12 @@ from doublespec.methods import HINDSIGHT, METHODS, candidates
 from doublespec.models.base import LanguageModel
 from doublespec.models.native.library import can_compile
 from doublespec.models.toy import ToyModel
-from doublespec.noise import Heat
-from doublespec.sampling import Request, SamplingParams, choose
+from doublespec.sampling import Request, SamplingParams
 from doublespec.scheduling.scheduler import Scheduler
 from doublespec.stopping import StopRule
-from doublespec.tokens import Tokens, common_prefix
+from doublespec.tokens import Tokens
 from tests.drafts import FREE, inline, threaded, worker
-from tests.reference import answer, hears, naive
+from tests.reference import answer, naive, settled_by
 
 TEMPERATURES = (0.0, 0.7, 1.2)
 
@@ -63,28 +62,9 @@ class Settling(ToyModel):
 
     can_settle = True
 
-    def settle(
-        self,
-        tokens: Tokens,
-        guess: Tokens,
-        passes: int,
-        ends: Collection[int],
-        heat: Heat | None,
-        listener: Listener | None = None,
-    ) -> list[int]:
-        new: list[int] = []
-        params = SamplingParams(heat.temperature, seed=heat.seed) if heat else SamplingParams()
-        for _ in range((passes + 1) // 2 if len(tokens) % 3 else 0):
-            text = [*tokens, *new]
-            logits = self.logits([*text, *guess], len(guess) + 1, 1)
-            chosen = choose(logits, [*text, *guess], len(text), Request(params, 1))
-            settled = chosen[: common_prefix(chosen, guess) + 1]
-            new += settled
-            guess = []
-            heard = [hears(listener, token) for token in settled] if listener else []
-            if any(heard) or not {*ends}.isdisjoint(new):
-                break
-        return new
+    def settle(self, tokens: Tokens, guess: Tokens, passes: int, *told: Any) -> list[int]:
+        few = (passes + 1) // 2 if len(tokens) % 3 else 0
+        return settled_by(self, tokens, guess, few, *told)
 
 
 class ToyParts:

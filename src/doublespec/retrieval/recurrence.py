@@ -11,7 +11,7 @@ from doublespec.retrieval.linking import LISTENING, linking, listen_address
 # these are worth it at all: docs/log.md.)
 NGRAMS = (8, 4)
 _MOST_NEW = 256  # tokens, of which the last one is taken for one to stop at
-_HEARD, _COUNT = LISTENING.index("heard"), LISTENING.index("count")
+_HEARD = LISTENING.index("heard")
 
 
 class Recurrence:
