@@ -6,7 +6,7 @@ lets the draft rest.
 """
 
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from functools import cache, partial
 from time import perf_counter
 from typing import NamedTuple
@@ -26,6 +26,7 @@ from doublespec.drafting.pauses import Pauses, Searches
 from doublespec.drafting.sounding import LEAST_SOUNDED, Sounding
 from doublespec.models.base import LanguageModel
 from doublespec.oracle import Settled, advance
+from doublespec.retrieval.recurrence import Judged
 from doublespec.sampling import Request, TokenLogprobs
 from doublespec.scheduling.scheduler import Scheduler, Turn
 from doublespec.stopping import Finish, StopRule
@@ -100,7 +101,8 @@ def decode_plain(
         if costs is not None and not is_first:
             costs.learn_plain(len(settled.tokens), clock() - begun)
         is_first = False
-        finish = yield from _one_by_one(settled, tokens, request, stop, begun, clock)
+        forwards = _forwards(settled.tokens)
+        finish = yield from _made_at_once(forwards, settled, tokens, request, stop, begun, clock)
 
 
 def decode_by_lookup(
@@ -115,38 +117,53 @@ def decode_by_lookup(
     at_once: Callable[[], int],
     clock: Clock = perf_counter,
 ) -> Steps:
-    """Retrieve, then judge; where nothing is found, as plain decoding, until it is time to search
-    again, or the text goes on as it did before. `most` bounds the tokens shown to the target in one
-    step, `at_once` is as there. The first step is not learnt of: it reads the prompt, or enters a
-    text that others have settled."""
+    """Retrieve, then judge; where nothing is found, as plain decoding until it is time to search
+    again, with what is guessed ahead meanwhile. `most` bounds the tokens shown to the target in one
+    step, `at_once` is as there, but of tokens. The first step is not learnt of: it reads the
+    prompt, or enters a text that others have settled."""
     tokens = list(prompt)
     searches, is_first = Searches(pauses), True
     finish: Finish | None = None
     while finish is None:
         begun = clock()
-        guess = helper.complete(tokens, [], _room_to_show(tokens, request, stop, most), request)
-        shown = clock()
-        forwards, heard = 1, None
-        if not guess.tokens:
-            forwards = min(searches.pause(), _most_at_once(tokens, request, stop, at_once))
-            if forwards > 1:
-                heard = searches.listen(helper, tokens, request)
-        listener = None if heard is None else heard.listener
-        settled = advance(target, tokens, guess.tokens, request, forwards, listener)
+        count, is_due = _most_at_once(tokens, request, stop, at_once), searches.left <= 0
+        if not is_due:
+            count = min(count, searches.left)
+        ahead = helper.guess_ahead(tokens, count, request) if count > 1 else None
+        guessed = [] if ahead is None else ahead.guess()
+        searched = None
+        if not guessed and (ahead is None or is_due):
+            guess = helper.complete(tokens, [], _room_to_show(tokens, request, stop, most), request)
+            shown = clock()
+            searched = shown - begun
+            searches.learn(len(guess.tokens))
+            if guess.tokens:
+                settled = advance(target, tokens, guess.tokens, request)
+                if not is_first:
+                    costs.learn_shown(len(guess.tokens), searched, clock() - shown)
+                is_first = False
+                searches.go_on(len(settled.tokens))
+                step = _judged(settled, guess, tokens, request, stop, (begun, begun, shown), clock)
+                finish = step.finish
+                yield step
+                continue
+            count = min(count, searches.left)
+            if ahead is not None:
+                ahead.shorten(count)
+        asked, guesser = clock(), None if ahead is None else ahead.guesser
+        settled = advance(target, tokens, guessed, request, count - len(guessed), guesser)
+        computed = clock() - asked
+        judged = [] if ahead is None else ahead.over(settled.tokens)
+        if guessed and not judged:  # the model did not go on by itself
+            judged = [Judged(0, tuple(guessed), computed)]
+        forwards = _forwards(settled.tokens, judged)
         if not is_first:
-            made = 1 if guess.tokens else len(settled.tokens)
-            costs.learn(len(guess.tokens), made, shown - begun, clock() - shown)
+            costs.learn(len(forwards), computed, judged, searched)
         is_first = False
-        searches.learn(len(guess.tokens), len(settled.tokens), heard.heard if heard else 0)
-        if guess.tokens:
-            step = _judged(settled, guess, tokens, request, stop, (begun, begun, shown), clock)
-            finish = step.finish
-            if finish is not None:
-                searches.are_over()
-            yield step
-        else:
-            searching = shown - begun
-            finish = yield from _one_by_one(settled, tokens, request, stop, begun, clock, searching)
+        searches.go_on(len(settled.tokens))
+        told = forwards, settled, tokens, request, stop, begun, clock
+        finish = yield from _made_at_once(*told, searched or 0.0)
+    searches.are_over()
 
 
 def decode_serial(
@@ -283,13 +300,15 @@ def decode_in_turns(
             for step in made[place + 1 : learnt]:
                 seconds += step.seconds
                 settled += len(step.new)
-            shown = len(first.guess)
-            steps = learnt - place
-            forward = first.target_seconds
-            slowness = forward / expected(turn.name, shown, steps)
-            beside = seconds / (steps * forward) if forward else None
+            group = made[place:learnt]
+            shown = [len(step.guess) for step in group]
+            plain = shown.count(0)  # which share their time, where there are any
+            one = group[shown.index(0)] if plain else first
+            forward, steps = one.target_seconds, len(group)
+            slowness = forward / expected(turn.name, len(one.guess), plain or 1)
+            beside = seconds / sum(step.target_seconds for step in group) if forward else None
             scheduler.learn(turn, place, settled, seconds, slowness, steps, beside)
-            hindsight.learn(turn.name, shown, seconds, steps)
+            hindsight.learn(turn.name, shown, seconds, searched=first.retrieval_seconds > 0)
         others = [step.seconds for step in made[learnt:]]
         if others:
             scheduler.count(turn, len(others), sum(others))
@@ -375,7 +394,28 @@ def _judged(
     )
 
 
-def _one_by_one(
+class _Forward(NamedTuple):
+    """One of several that were made at once: what it was shown and has settled, and in what time,
+    if it was shown something."""
+
+    shown: tuple[int, ...]
+    new: list[int]
+    seconds: float
+
+
+def _forwards(new: list[int], judged: Sequence[Judged] = ()) -> list[_Forward]:
+    """Those that have settled `new`, one token each but for those that have `judged` a guess."""
+    forwards, place = list[_Forward](), 0
+    for start, shown, seconds in judged:
+        if shown:
+            forwards += [_Forward((), [token], 0.0) for token in new[place:start]]
+            place = start + common_prefix(shown, new[start:]) + 1
+            forwards.append(_Forward(shown, new[start:place], seconds))
+    return forwards + [_Forward((), [token], 0.0) for token in new[place:]]
+
+
+def _made_at_once(
+    forwards: Sequence[_Forward],
     settled: Settled,
     tokens: list[int],
     request: Request,
@@ -384,31 +424,35 @@ def _one_by_one(
     clock: Clock,
     searching: float = 0.0,
 ) -> Generator[Step, None, Finish | None]:
-    """The steps of forwards that were made at once, since `begun`, and have settled a token each;
-    seconds of `searching` came before the first. Ends where the answer does, and says why."""
-    count = len(settled.tokens)
+    """The steps of forwards that were made at once, since `begun`; seconds of `searching` came
+    before the first. Ends where the answer does, and says why."""
     computed = clock() - begun
-    share, searched = computed / count, searching / count
+    plain = sum(not forward.shown for forward in forwards) or 1
+    apart = sum(forward.seconds for forward in forwards)
+    share, searched = max(0.0, computed - apart) / plain, searching / plain
     finish: Finish | None = None
-    for number, token in enumerate(settled.tokens):
+    for left, (shown, new, seconds) in zip(reversed(range(len(forwards))), forwards, strict=True):
         asked = clock()
-        new, finish = stop.cut(tokens[request.prompt_length :], [token])
+        took, guessing = (seconds, 0.0) if shown else (share, searched)
+        is_first = left == len(forwards) - 1
+        new, finish = stop.cut(tokens[request.prompt_length :], new)
         tokens += new
         yield Step(
-            new=(token,),
-            guess=(),
+            new=tuple(new),
+            guess=shown,
             num_drafted=0,
             finish=finish,
-            guess_seconds=searched,
-            target_seconds=share - searched,
+            guess_seconds=guessing,
+            target_seconds=took - guessing,
             wait_seconds=0.0,
-            seconds=share + clock() - asked,
-            begun=begun + number * share,
+            seconds=took + clock() - asked,
+            begun=begun,
             logprobs=settled.logprobs,
-            retrieval_seconds=searched,
-            earlier_seconds=share if number else share - computed,
-            ready=count - number - 1,
+            retrieval_seconds=guessing,
+            earlier_seconds=took - computed if is_first else took,
+            ready=left,
         )
+        begun += took
         if finish is not None:
             break
     return finish

@@ -6,7 +6,7 @@ guess can make the answer faster, never different, wherever it came from.
 
 from typing import NamedTuple
 
-from doublespec.compiled.listener import Listener
+from doublespec.compiled.guesser import Guesser
 from doublespec.models.base import LanguageModel, can_settle
 from doublespec.sampling import Request, TokenLogprobs, choose, logprobs
 from doublespec.tokens import Tokens, common_prefix
@@ -25,15 +25,16 @@ def advance(
     guess: Tokens,
     request: Request,
     forwards: int = 1,
-    listener: Listener | None = None,
+    guesser: Guesser | None = None,
 ) -> Settled:
     """Judges `guess` as the continuation of `tokens`, in one forward of the model; in up to so many
-    if it can go on by itself, which spares what lies between them: fewer where the `listener` says
-    so. Ids that the model does not have (of a damaged datastore, say) end the guess."""
+    if it can go on by itself, which spares what lies between them: then each of the others judges
+    what the `guesser` says, and so many tokens are settled behind the guess at most. Ids that the
+    model does not have (of a damaged datastore, say) end the guess."""
     guess = known(guess, model.vocab_size)
     params = request.params
     if params.is_simple and params.logprobs is None and can_settle(model):
-        new = model.settle(tokens, guess, forwards, request.end_ids, params.heat, listener)
+        new = model.settle(tokens, guess, forwards, request.end_ids, params.heat, guesser)
         if new:
             return Settled(new)
     ahead = [*tokens, *guess]

@@ -172,8 +172,8 @@ def _answers(plan: Plan, machine: Machine, traces: Sequence[Replay]) -> list["_P
     target, draft = Retrieval(plan.retrieval), Retrieval(plan.retrieval)
     gamma = plan.gamma or max(1, round(machine.ratio))
 
-    def seconds(shown: int, forwards: int) -> float:
-        return machine.target(shown + 1) + (forwards - 1) * machine.target(1)
+    def seconds(shown: Sequence[int], searched: bool) -> float:
+        return sum(machine.target(count + 1) for count in shown)
 
     kept = _Kept(
         {behind: target.lookup(beside=behind == "beside") for behind in (None, "serial", "beside")},

@@ -105,8 +105,8 @@ class TimedCompleter:
     def propose(self, tokens: Tokens, limit: int, request: Request) -> list[int]:
         return self.complete(tokens, [], limit, request).tokens
 
-    def listen(self, tokens: Tokens, least: int, request: Request) -> Recurrence | None:
-        return self._helper.listen(tokens, least, request)
+    def guess_ahead(self, tokens: Tokens, most: int, request: Request) -> Recurrence | None:
+        return self._helper.guess_ahead(tokens, most, request)
 
 
 class VirtualLink:

@@ -91,5 +91,5 @@ class NoDrafter:
     def complete(self, tokens: Tokens, drafted: list[int], limit: int, request: Request) -> Guess:
         return Guess(drafted, len(drafted))
 
-    def listen(self, tokens: Tokens, least: int, request: Request) -> None:
+    def guess_ahead(self, tokens: Tokens, most: int, request: Request) -> None:
         return None

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from doublespec.ratio import Ratio
 from doublespec.retrieval.expectation import MOST_TOKENS
 from doublespec.retrieval.layered import Prices
+from doublespec.retrieval.recurrence import Judged
 
 _Numbers = npt.NDArray[np.float64]
 
@@ -25,6 +26,8 @@ _LONGEST = 2.0  # times as long as was known, and no longer counts a case: the m
 _INSTANT = 1e-9  # seconds, where no time passes
 _SEARCHES = 8.0  # cases that the expected time of a search counts for
 _FAR = 15  # tokens shown, at which a forward's time is expected besides that of none
+_LATEST = 4  # forwards with a guess in a call, that are learnt of
+_ALIKE = 0.1  # parts by which what rows cost must change to be told
 
 
 class Case(NamedTuple):
@@ -113,18 +116,42 @@ class LookupCosts:
         # Apart: how long a call is, and how many rows a forward has, tell nothing of each other.
         slowness = Ratio(1.0, _PRIOR, _MEMORY)
         together = Case(at_once, single + (at_once - 1) * plain)
-        shown = Case(_FAR, single * (1.0 + row_cost * _FAR))
+        longer = 1.0 + row_cost * _FAR
         self._calls = CallTimes(slowness, Case(1, single), together)
-        self._shows = CallTimes(slowness, Case(0, single), shown)
+        self._shows = CallTimes(slowness, Case(0, single), Case(_FAR, single * longer))
+        self._chained = CallTimes(slowness, Case(0, plain), Case(_FAR, plain * longer))
         self._search = Ratio(search, _SEARCHES)
         self.prices = Prices([1.0] * (most + 1))
         self._refresh()
+        self._tell_chained()
 
-    def learn(self, shown: int, forwards: int, searching: float, computing: float) -> None:
-        """A search took so many seconds, and forwards after it, the first of which shows so many
-        tokens."""
-        self._search.learn(min(searching, _LONGEST * self._search.value), 1)
-        self._learn(shown, forwards, computing)
+    def learn(
+        self,
+        forwards: int,
+        computing: float,
+        judged: Sequence[Judged] = (),
+        searching: float | None = None,
+    ) -> None:
+        """So many forwards in one call, some of which have judged a guess, took so many seconds;
+        a search in vain before it (None: there was none) so many others."""
+        if searching is not None:
+            self._learn_search(searching)
+        guesses = [guess for guess in judged if guess.shown]
+        for place, shown, seconds in guesses:  # what the first one took is not known by itself
+            computing -= seconds if place else self._chained.seconds(len(shown))
+        if forwards > len(guesses):
+            self._learn(0, forwards - len(guesses), max(computing, _INSTANT))
+        cases = [Case(len(guess.shown), guess.seconds) for guess in judged if guess.place]
+        if sum(map(self._chained.learn, cases[-_LATEST:])):
+            self._tell_chained()
+
+    def learn_shown(self, shown: int, searching: float, computing: float) -> None:
+        """A search has found a run, and one forward shows so many tokens of it."""
+        self._learn_search(searching)
+        self._learn(shown, 1, computing)
+
+    def _learn_search(self, seconds: float) -> None:
+        self._search.learn(min(seconds, _LONGEST * self._search.value), 1)
 
     def learn_plain(self, forwards: int, seconds: float) -> None:
         """A call of plain decoding made so many forwards, which take as long as those that follow a
@@ -138,12 +165,14 @@ class LookupCosts:
             self.are_seen = True
             self._refresh()
 
-    def seconds(self, shown: int, forwards: int) -> float:
-        """Of a search and so many forwards, or of one that shows so many tokens."""
-        return self._search.value + self._computing(shown, forwards)
-
-    def _computing(self, shown: int, forwards: int) -> float:
-        return self._shows.seconds(shown) if shown else self._calls.seconds(forwards)
+    def seconds(self, shown: Sequence[int], searched: bool) -> float:
+        """Of forwards in one call, which show so many tokens each, possibly behind a search: of
+        what that has found, there is only one."""
+        search = self._search.value if searched else 0.0
+        if searched and shown[0]:
+            return search + self._shows.seconds(shown[0])
+        guessed = sum(self._chained.seconds(count) for count in shown if count)
+        return search + self._calls.seconds(shown.count(0)) + guessed
 
     def of_call(self, forwards: int) -> float:
         """How many times as long a step of plain decoding takes in a call of so many forwards as in
@@ -170,3 +199,10 @@ class LookupCosts:
             self.prices.search = self._search.value / plain
         shown = range(1, len(rows))
         rows[1:] = [max(1.0, self._shows.seconds(n) / plain) for n in shown]
+
+    def _tell_chained(self) -> None:
+        """What rows cost where a model goes on by itself, unless it is known."""
+        one, told = self._chained.seconds(0), self.prices.chained
+        chained = tuple(self._chained.seconds(n) / one for n in range(len(told)))
+        if abs(chained[-1] - told[-1]) > _ALIKE * told[-1]:
+            self.prices.chained = chained

@@ -6,10 +6,11 @@ same text, where a few trials mostly compare texts.
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from doublespec.drafting.lookup import Helper
 from doublespec.drafting.pauses import Pauses, Searches
+from doublespec.retrieval.recurrence import Recurrence
 from doublespec.sampling import Request
 from doublespec.tokens import Tokens, common_prefix
 
@@ -22,11 +23,11 @@ _SHARE = 0.005  # of the time of all steps, which judging may cost
 class Hindsight:
     """Judges the runs of the drafter of a `method`, of at most `most` tokens, by settled text.
 
-    `expected` gives the seconds of so many forwards in a row of which the first shows so many
-    tokens, as far as they depend on that; where a search finds nothing, as many follow as `pauses`
-    say, of at most `at_once`. How long the method's own steps take in the midst of an answer is
-    measured: delays of a busy machine included, as they are in the time of the method that it is
-    compared with.
+    `expected` gives the seconds of forwards in one call that show so many tokens each, possibly
+    behind a search, as far as they depend on that; they settle as many tokens as there are until
+    `pauses` say that the next search is due, of at most `at_once`. How long the method's own steps
+    take in the midst of an answer is measured: delays of a busy machine included, as they are in
+    the time of the method that it is compared with.
     """
 
     def __init__(
@@ -34,7 +35,7 @@ class Hindsight:
         method: str,
         drafter: Helper,
         most: int,
-        expected: Callable[[int, int], float],
+        expected: Callable[[Sequence[int], bool], float],
         pauses: Pauses,
         at_once: int,
         is_known: Callable[[], bool] = lambda: False,
@@ -51,12 +52,14 @@ class Hindsight:
         self._measured: deque[tuple[float, float]] = deque(maxlen=_REMEMBERED)  # and expected
         self._worked = self._spent = 0.0
 
-    def learn(self, method: str, shown: int, seconds: float, forwards: int = 1) -> None:
-        """So many forwards in a row of some method, of which the first showed so many tokens, took
-        that long in all."""
+    def learn(
+        self, method: str, shown: Sequence[int], seconds: float, *, searched: bool = False
+    ) -> None:
+        """Forwards of some method in one call, which showed so many tokens each, possibly behind a
+        search, took that long in all."""
         self._worked += seconds
         if method == self._method:
-            self._measured.append((seconds, self._expected(shown, forwards)))
+            self._measured.append((seconds, self._expected(shown, searched)))
 
     def count(self, seconds: float) -> None:
         """Steps from which there is nothing to learn took that long."""
@@ -78,33 +81,28 @@ class Hindsight:
         step that goes on beyond `stop` the same share counts as of its tokens."""
         place, seconds, searches = start, 0.0, Searches(self._pauses)
         while place < stop:
-            heard = 0
-            run = self._drafter.propose(tokens[:place], self._most, request)
-            if run:
-                kept = common_prefix(run, tokens[place : place + len(run)])
-                forwards, settled = 1, min(kept + 1, len(tokens) - place)
-            else:
-                pause = min(searches.pause(), self._at_once)
-                heard, settled = self._heard(searches, tokens, place, pause, request)
-                forwards = settled
-            searches.learn(len(run), settled, heard)
+            text, count, is_due = tokens[:place], self._at_once, searches.left <= 0
+            if not is_due:
+                count = min(count, searches.left)
+            ahead = self._drafter.guess_ahead(text, count, request) if count > 1 else None
+            guess = [] if ahead is None else ahead.guess()
+            searched, shown, settled = not guess and (ahead is None or is_due), list[int](), 0
+            if searched:
+                run = self._drafter.propose(text, self._most, request)
+                searches.learn(len(run))
+                if run:
+                    kept = common_prefix(run, tokens[place : place + len(run)])
+                    shown, settled = [len(run)], min(kept + 1, len(tokens) - place)
+                else:
+                    count = min(count, searches.left)
+            if not settled:
+                shown, settled = _shown(ahead, guess, tokens[place : place + count], count), count
+            searches.go_on(settled)
             inside = min(settled, stop - place)
-            seconds += self._expected(len(run), forwards) * inside / settled
+            seconds += self._expected(shown, searched) * inside / settled
             place += inside
         searches.are_over()
         return seconds * self._slowness
-
-    def _heard(
-        self, searches: Searches, tokens: Tokens, place: int, pause: int, request: Request
-    ) -> tuple[int, int]:
-        """What would have been heard in a pause of so many tokens, and after how many."""
-        text = tokens[:place]
-        recurrence = searches.listen(self._drafter, text, request) if pause > 1 else None
-        if recurrence is not None:
-            for count, token in enumerate(tokens[place : place + pause], start=1):
-                if recurrence.hear(token):
-                    return recurrence.heard, count
-        return 0, pause
 
     @property
     def _slowness(self) -> float:
@@ -112,6 +110,21 @@ class Hindsight:
         measured = sum(seconds for seconds, _ in self._measured)
         expected = sum(seconds for _, seconds in self._measured)
         if self._is_known():
-            presumed = _PRIOR_STEPS * self._expected(0, 1)
+            presumed = _PRIOR_STEPS * self._expected([0], True)
             measured, expected = measured + presumed, expected + presumed
         return measured / expected
+
+
+def _shown(ahead: Recurrence | None, guess: list[int], new: Tokens, count: int) -> list[int]:
+    """How many tokens each of the forwards shows that settle so many, where the text is known as
+    far as `new`; one each behind it. The first one shows a guess."""
+    shown, place = list[int](), 0
+    while place < len(new):
+        shown.append(len(guess))
+        settled = new[place : place + common_prefix(guess, new[place:]) + 1]
+        place += len(settled)
+        for left, token in zip(reversed(range(len(settled))), settled, strict=True):
+            guess = [] if ahead is None else ahead.hear(token, more=left > 0)
+    if ahead is not None:
+        ahead.over(new)
+    return shown + [0] * (count - len(new))

@@ -37,7 +37,7 @@ class LookupDrafter:
         run = self.propose([*tokens, *drafted], limit - len(drafted), request)
         return Guess([*drafted, *run], len(drafted))
 
-    def listen(self, tokens: Tokens, least: int, request: Request) -> Recurrence | None:
+    def guess_ahead(self, tokens: Tokens, most: int, request: Request) -> Recurrence | None:
         """See `Helper`: a published search is made after every token, or after so many."""
         return None
 
@@ -87,8 +87,8 @@ class WeighingDrafter(LookupDrafter):
             return Guess(list(other.tokens), 0)
         return Guess([*drafted, *(match.tokens if match is not None else ())], len(drafted))
 
-    def listen(self, tokens: Tokens, least: int, request: Request) -> Recurrence | None:
-        return self._layered.listen(tokens, least)
+    def guess_ahead(self, tokens: Tokens, most: int, request: Request) -> Recurrence | None:
+        return self._layered.guess_ahead(tokens, most)
 
     def _departing(self, tokens: Tokens, drafted: list[int], limit: int) -> Match | None:
         """The run for the text itself, where it says another thing than the draft."""
@@ -150,9 +150,9 @@ def worth_showing(count: int, kept: float, row_cost: float) -> int:
 class Helper(Drafter, Completer, Protocol):
     """Proposes runs, and completes drafts by them."""
 
-    def listen(self, tokens: Tokens, least: int, request: Request) -> Recurrence | None:
-        """Hears where a run is likely to be found, while a text grows: behind `least` tokens or
-        more that stood in it before. None: that cannot be heard."""
+    def guess_ahead(self, tokens: Tokens, most: int, request: Request) -> Recurrence | None:
+        """Guesses by itself while a model goes on by itself, for `most` tokens behind a text. None:
+        there is nothing that could."""
         ...
 
 
@@ -169,5 +169,5 @@ class TenantDrafter:
     def complete(self, tokens: Tokens, drafted: list[int], limit: int, request: Request) -> Guess:
         return self._drafter_of(request.tenant).complete(tokens, drafted, limit, request)
 
-    def listen(self, tokens: Tokens, least: int, request: Request) -> Recurrence | None:
-        return self._drafter_of(request.tenant).listen(tokens, least, request)
+    def guess_ahead(self, tokens: Tokens, most: int, request: Request) -> Recurrence | None:
+        return self._drafter_of(request.tenant).guess_ahead(tokens, most, request)

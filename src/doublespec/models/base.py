@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol, Self, TypeGuard
 import torch
 from torch import Tensor
 
-from doublespec.compiled.listener import Listener
+from doublespec.compiled.guesser import Guesser
 from doublespec.noise import Heat
 from doublespec.tokens import Tokens
 
@@ -136,12 +136,13 @@ class SettlingModel(LanguageModel, Protocol):
         passes: int,
         ends: Collection[int],
         heat: Heat | None,
-        listener: Listener | None = None,
+        guesser: Guesser | None = None,
     ) -> list[int]:
         """What up to so many forwards settle after a text: the first of them as much of `guess` as
-        equals its choices, and one more, each other one token. Fewer behind one of `ends`, or where
-        the `listener` says so, or one was held up; none where much is unread, and none before
-        logits that are not finite. The model must have room for all but the last."""
+        equals its choices, and one more, each other the same of what the `guesser` says, or one
+        token; `len(guess) + passes` at most. Fewer behind one of `ends`, or where one was held up;
+        none where much is unread, and none before logits that are not finite. The model must have
+        room for all but the last."""
         ...
 
 

@@ -2,7 +2,6 @@
 
 from typing import NamedTuple, Protocol, TypeGuard
 
-from doublespec.retrieval.recurrence import Recurrence
 from doublespec.tokens import Tokens
 
 
@@ -37,19 +36,6 @@ class QuickIndex(TokenIndex, Protocol):
     def may_know(self, tokens: Tokens) -> bool:
         """Whether several of the last of `tokens` were seen before, one after the other."""
         ...
-
-
-class ListeningIndex(TokenIndex, Protocol):
-    """One that can be listened to while the text grows."""
-
-    def listen(self, tokens: Tokens, least: int) -> Recurrence:
-        """Hears where what is still to come ends with `least` tokens or more that stood in the text
-        before. It holds until the index is asked again."""
-        ...
-
-
-def can_listen(index: TokenIndex) -> TypeGuard[ListeningIndex]:
-    return hasattr(index, "listen")
 
 
 def is_quick(index: TokenIndex) -> TypeGuard[QuickIndex]:

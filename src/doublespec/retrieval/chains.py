@@ -46,20 +46,30 @@ class Chains:
     def __init__(self, bits: int = 10) -> None:
         """For hashes of so many bits, and half as many tokens as these tell apart, at first."""
         self.tokens: list[int] = []
-        self._enter, self._leave, _ = linking()
+        self._enter, self._leave = linking()
         self._begin(bits)
 
     def extend(self, new: Tokens) -> None:
         """Append tokens to the text."""
         first, stop = len(self.tokens), len(self.tokens) + len(new)
         if stop > self.mask // 2:
-            self._begin(stop.bit_length() + 1)
-            first = 0
-            new = [*self.tokens, *new]
-            self.tokens.clear()
+            first, new = 0, [*self.tokens, *new]
+            self._begin_anew(stop)
         self._ids[first:stop] = array("i", new)
         self.tokens += new
         self._enter(self.place, first, stop, self.mask)
+
+    def reserve(self, count: int) -> None:
+        """Makes room for so many more tokens."""
+        most = len(self.tokens) + count
+        if most > self.mask // 2:
+            tokens = self.tokens.copy()
+            self._begin_anew(most)
+            self.extend(tokens)
+
+    def _begin_anew(self, most: int) -> None:
+        self._begin(most.bit_length() + 1)
+        self.tokens.clear()
 
     def cut(self, length: int) -> None:
         """Drop the tokens from position `length` on."""

@@ -3,6 +3,8 @@
 `context_sources` makes the ones to use; `NgramIndex` is the published search order, the baseline.
 """
 
+from collections.abc import Sequence
+
 from doublespec.retrieval.base import Match, TokenIndex
 from doublespec.retrieval.chains import MOST_PLACES, NOWHERE, Chains, Places
 from doublespec.retrieval.ranking import follow_most_alike
@@ -127,10 +129,10 @@ class ContextIndex:
         self._text.follow(tokens)
         return self._text.chains.ends_as_before()
 
-    def listen(self, tokens: Tokens, least: int) -> Recurrence:
-        """See `base.py`."""
+    def guess_ahead(self, tokens: Tokens, costs: Sequence[float], most: int) -> Recurrence:
+        """See `recurrence.py`."""
         self._text.follow(tokens)
-        return self._text.recurrence.begin(self._text.chains, least)
+        return self._text.recurrence.begin(self._text.chains, costs, most)
 
     def lookup(self, tokens: Tokens, limit: int) -> Match | None:
         """What followed the longest suffix of `tokens` that occurs in them before."""

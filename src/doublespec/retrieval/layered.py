@@ -7,9 +7,9 @@ from functools import partial
 from typing import NamedTuple
 
 from doublespec.ratio import Ratio
-from doublespec.retrieval.base import Match, QuickIndex, TokenIndex, can_listen, is_quick
+from doublespec.retrieval.base import Match, QuickIndex, TokenIndex, is_quick
 from doublespec.retrieval.expectation import NOTHING, Ahead, Expectation, Run
-from doublespec.retrieval.recurrence import Recurrence
+from doublespec.retrieval.recurrence import MOST_GUESSED, Recurrence, can_guess_ahead
 from doublespec.tokens import Tokens, common_prefix
 
 LONGEST_RUN = 96
@@ -30,11 +30,17 @@ def steady_rows(row_cost: float, most: int) -> list[float]:
 
 @dataclass(slots=True)
 class Prices:
-    """Of a forward that shows n tokens (`rows[n]`), and of a lookup; the unit is a forward that
-    shows nothing. They may change while an index reckons with them."""
+    """Of a forward that shows n tokens (`rows[n]`; `chained[n]`, where a model goes on by itself:
+    another object if they change), and of a lookup; the unit is a forward that shows nothing. They
+    may change while an index reckons with them."""
 
     rows: list[float] = field(default_factory=lambda: steady_rows(ROW_COST, LONGEST_RUN))
     search: float = 0.0
+    chained: Sequence[float] = ()
+
+    def __post_init__(self) -> None:
+        if not self.chained:
+            self.chained = tuple(self.rows[: MOST_GUESSED + 1])
 
 
 class Asking:
@@ -94,10 +100,10 @@ class Sources:
         text before, and have."""
         return next((source for source in self._quick if source.may_know(tokens)), None)
 
-    def listen(self, tokens: Tokens, least: int) -> Recurrence | None:
-        """To the first of those that can be listened to (`base.py`)."""
-        listening = next(filter(can_listen, self._sources), None)
-        return listening.listen(tokens, least) if listening is not None else None
+    def guess_ahead(self, tokens: Tokens, costs: Sequence[float], most: int) -> Recurrence | None:
+        """By the first of those that can (`recurrence.py`)."""
+        able = next(filter(can_guess_ahead, self._sources), None)
+        return able.guess_ahead(tokens, costs, most) if able is not None else None
 
     def find(self, tokens: Tokens, limit: int) -> list[Match]:
         """A run of at most `limit` tokens from each that has one."""
@@ -162,9 +168,9 @@ class LayeredIndex:
         self._asked = Asked(asking, len(tokens), tokens[-TAIL:], matches, shown, worth, costs)
         return best._replace(tokens=shown, rate=rate) if best is not None and shown else None
 
-    def listen(self, tokens: Tokens, least: int) -> Recurrence | None:
-        """Hears where a lookup is likely to find something, if a source can tell (`base.py`)."""
-        return self._sources.listen(tokens, least)
+    def guess_ahead(self, tokens: Tokens, most: int) -> Recurrence | None:
+        """Guesses while a model goes on by itself, for `most` tokens, if a source can."""
+        return self._sources.guess_ahead(tokens, self._prices.chained, most)
 
     def holds_on(self, match: Match, place: int) -> float:
         """How many tokens of a run that it has found are likely to hold from `place` on, if all

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from doublespec.compiled.code import LANES
-from doublespec.compiled.listener import Listener
+from doublespec.compiled.guesser import Guesser
 from doublespec.models import branches as behind
 from doublespec.models.base import Branch, Worth
 from doublespec.models.devices import usable_cores
@@ -29,7 +29,9 @@ _TOKEN, _POSITION, _NUM_GUESS, _IS_PLACED, _PASSES, _MOST, _SIZE, _COUNT = map(
 )
 _KEPT = ("num_ends", "num_edges", "heat", "hashed", "seed", "is_over")
 _NUM_ENDS, _NUM_EDGES, _HEAT, _HASHED, _SEED, _IS_OVER = map(CHAIN.index, _KEPT)
-_LISTENER, _LISTENING = map(CHAIN.index, ("listener", "listening"))
+_GUESSER, _GUESSING, _MOST_GUESS, _LATE = map(
+    CHAIN.index, ("guesser", "guessing", "most_guess", "late")
+)
 
 _Kept = TypeVar("_Kept", "array[int]", "array[float]")
 
@@ -128,10 +130,10 @@ class ChainPlan:
         heat: Heat | None,
         guess: Tokens = (),
         passes: int | None = None,
-        listener: Listener | None = None,
+        guesser: Guesser | None = None,
     ) -> None:
         """Passes until `most` tokens are added, or so many of them, the first of which judges a
-        guess; see `models/base.py`."""
+        guess, and the others what the `guesser` says; see `models/base.py`."""
         told = self._told
         if most > self._room:
             self._make_room(most)
@@ -151,12 +153,18 @@ class ChainPlan:
         told[_TOKEN], told[_POSITION], told[_NUM_GUESS] = tokens[-1], len(tokens) - 1, len(guess)
         told[_MOST], told[_PASSES] = most, most if passes is None else passes
         told[_SIZE] = size
-        told[_LISTENER], told[_LISTENING] = listener or (0, 0)
+        told[_GUESSER], told[_GUESSING], told[_MOST_GUESS] = guesser or (0, 0, 0)
         told[_IS_PLACED] = told[_COUNT] = told[_IS_OVER] = 0
 
     def is_placed(self) -> None:
         """The rows of the first pass stand where they belong: more than there are tokens to add."""
         self._told[_IS_PLACED] = 1
+
+    def watch(self, patience: float) -> int:
+        """How many nanoseconds a layer of the first pass may take, if one over a row may take so
+        many seconds (0.0: any number)."""
+        self._told[_LATE] = round(patience * 1e9)
+        return self._told[_LATE]
 
     def resume(self) -> None:
         """The last pass was stopped: the rest of it is one of its own, the last one."""

@@ -27,6 +27,30 @@ def write_pick(module: ir.Module, width: int) -> None:
                 _pick_from(code, logits, row.get(), holds)
                 row.set(row.get() + 1)
             _set(code, "num_guess", code.integer(0))
+            with code.when(code.is_set(_address(code, "guesser"))):
+                _take_guess(code)
+
+
+def _take_guess(code: Code) -> None:
+    """For the next pass: as far as there is room, and up to an id that the model does not have."""
+    guessing = _address(code, "guessing")
+    count, guess = code.load(guessing, 0, INTEGER), code.load(guessing, 1, ADDRESS)
+    for name, less in (("most_guess", code.integer(0)), ("most", _number(code, "count") + 1)):
+        most = _number(code, name)
+        room = (less < most).then(most - less, 0)
+        count = (count < room).then(count, room)
+    known = Variable(code, code.integer(0))
+
+    def is_known() -> Number:
+        is_one = known.get() < count
+        place = is_one.then(known.get(), 0)
+        return is_one & (code.load(guess, place, INTEGER) < _number(code, "size"))
+
+    with code.when(count > 0):
+        with code.while_(is_known):
+            known.set(known.get() + 1)
+        _set(code, "guess", guess)
+    _set(code, "num_guess", known.get())
 
 
 def _pick_from(code: Code, logits: Number, row: Number, holds: Variable) -> None:
@@ -53,16 +77,15 @@ def _pick_from(code: Code, logits: Number, row: Number, holds: Variable) -> None
             ends.set(is_end.then(code.integer(1), ends.get()))
         _set(code, "count", count + 1)
         _set(code, "token", token)
-        listener, listening = _address(code, "listener"), _address(code, "listening")
-        with code.when(code.is_set(listener)):
-            code.call_at(listener, listening, token)
-            ends.set((code.load(listening, 0, INTEGER) > 0).then(code.integer(1), ends.get()))
         is_more = is_more & ends.get().equals(0)
         is_over = (is_more & (_number(code, "passes") > 0)).then(code.integer(0), 1)
         _set(code, "is_over", is_over)
         with code.when(is_more & (row < _number(code, "num_guess"))):
             guessed = code.load(_address(code, "guess"), row, INTEGER)
             holds.set(guessed.equals(token).then(code.integer(1), 0))
+        guesser = _address(code, "guesser")
+        with code.when(code.is_set(guesser)):
+            code.call_at(guesser, _address(code, "guessing"), token, holds.get())
 
 
 def write_place(module: ir.Module) -> None:
@@ -73,6 +96,7 @@ def write_place(module: ir.Module) -> None:
             rows = _number(code, "num_guess") + 1
             for name in ("rows", "num_chosen"):
                 set_of_pass(code, name, rows)
+            set_of_pass(code, "late", _number(code, "late") * rows)
             with code.loop(0, rows) as row:
                 told = {"positions": first + row, "slots": first + row, "text": first + row + 1}
                 told |= {"start": code.integer(0), "stop": code.integer(0), "chosen": row}

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from doublespec.compiled.build import has_tiles
 from doublespec.compiled.code import LANES
-from doublespec.compiled.listener import Listener
+from doublespec.compiled.guesser import Guesser
 from doublespec.models import branches as behind
 from doublespec.models.base import Branch, Chain, Worth
 from doublespec.models.layers import Layer, Make, Progress, Weights, read_weights
@@ -222,7 +222,7 @@ class NativeDecoder:
         self._reserve(len(tokens) + most, len(tokens) - start)
         self._begin(1)  # as nearly all of its forwards are
         self._plan.tell(tokens, most, size, ends, worth, heat)
-        self._go_on(tokens, start, ())
+        self._go_on(tokens, start, (), 0)
         return Chain(self._plan.tokens(), self._plan.behind())
 
     def settle(
@@ -232,7 +232,7 @@ class NativeDecoder:
         passes: int,
         ends: Collection[int],
         heat: Heat | None,
-        listener: Listener | None = None,
+        guesser: Guesser | None = None,
     ) -> list[int]:
         """See `models/base.py`."""
         tokens, most = list(tokens), len(guess) + passes
@@ -241,12 +241,13 @@ class NativeDecoder:
         rows = len(tokens) - start + len(guess)
         if rows > _BLOCK:
             return []
-        self._reserve(len(tokens) + most, rows)
-        if self._begin(rows):
+        guessed = 0 if guesser is None else guesser.most
+        self._reserve(len(tokens) + most, max(rows, 1 + guessed))
+        if self._begin(rows if guesser is None else 1):  # as most of its forwards are
             passes = 1
-        size, more = self.vocab_size, (guess, passes, listener)
+        size, more = self.vocab_size, (guess, passes, guesser)
         self._plan.tell(tokens, most, size, ends, _ALWAYS, heat, *more)
-        return self._go_on(tokens, start, guess)
+        return self._go_on(tokens, start, guess, max(guessed, len(guess)))
 
     def _start(self, tokens: list[int]) -> int:
         """Where the rows of a text begin that is not read, the last one included."""
@@ -259,38 +260,39 @@ class NativeDecoder:
         self.threads.begin(rows)
         return self.threads.is_on_trial
 
-    def _go_on(self, tokens: list[int], start: int, guess: Tokens) -> list[int]:
-        """The tokens of a chain that was told of, after a text that was read up to `start`."""
+    def _go_on(self, tokens: list[int], start: int, guess: Tokens, guessed: int) -> list[int]:
+        """The tokens of a chain that was told of, after a text that was read up to `start`; so many
+        are `guessed` at once, at most."""
         ids = [*tokens[start:], *guess]
         assert min(ids) >= 0 and max(ids) < self.vocab_size  # kernels read where they are told
         self._cached = tokens[:start]  # an interrupt leaves no lie
         room, told, plan, threads = self._room, self._room.of_pass, self._plan, self.threads
-        if len(self._logits_room) <= len(guess):
-            self._logits_room = torch.empty(len(guess) + 1, self._width)
+        if len(self._logits_room) <= guessed:
+            self._logits_room = torch.empty(guessed + 1, self._width)
         if start < len(tokens) - 1:
             told[_ROWS], told[_NUM_CHOSEN] = room.rows.fill(start, ids, ()), len(guess) + 1
             room.rows.chosen[: len(guess) + 1] = range(len(ids) - len(guess) - 1, len(ids))
             plan.is_placed()
-        told[_LOGITS], told[_LATE] = self._logits_room.data_ptr(), 0
+        told[_LOGITS] = self._logits_room.data_ptr()
+        told[_LATE] = plan.watch(0.0 if threads is None else threads.patience)
         told[_LONGEST] = max(1, round(self.call_seconds * 1e9))
         first, whole, new = 0, self.config.num_layers, []
         try:
             while first < whole:
                 told[_TABLE] = 0 if first else self._table.data_ptr()
                 told[_LAYERS], told[_NUM_LAYERS] = room.layers[first], whole - first
-                if threads is not None:
-                    told[_LATE] = round(threads.patience * 1e9)
                 self._library.chain(room.place, plan.place, self._most_threads())
                 first += int(told[_DONE])
                 if first < whole:
                     plan.resume()
                     if threads is not None:
                         threads.took(float(told[_SLOW]) * 1e-9)
+                        told[_LATE] *= threads.patience > 0
             new = plan.tokens()
         finally:
             if threads is not None:
                 threads.end(max(1, len(new) - len(guess)))
-        self._cached = [*tokens, *guess] if guess else [*tokens, *new][:-1]
+        self._cached = [*tokens, *new][:-1]
         return new
 
     def unread(self, tokens: Tokens, prompt_length: int) -> int:

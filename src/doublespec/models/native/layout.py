@@ -71,8 +71,8 @@ CLAIMS_APART = 8  # so that those of two threads do not share a line of the cach
 CHAIN = (
     "token",  # the latest
     "position",  # of the first one
-    "guess",  # (num_guess) tokens that the first pass judges
-    "num_guess",  # 0 after it
+    "guess",  # (num_guess) tokens that the next pass judges
+    "num_guess",
     "is_placed",  # 1: the rows of the next pass stand where they belong
     "passes",  # that may still be made
     "most",  # tokens to add
@@ -86,8 +86,10 @@ CHAIN = (
     "heat",  # (1): the temperature; null: the likeliest tokens are chosen
     "hashed",  # (V) ids, of 32 bits,
     "seed",  # and the key of the seed (`noise.py`)
-    "listener",  # a function that is told each token, or null,
-    "listening",  # and its state
+    "guesser",  # a function that is told each token and says what comes next, or null,
+    "guessing",  # its state (`compiled/guesser.py`),
+    "most_guess",  # and how many tokens it may guess: there is room for no more
+    "late",  # nanoseconds that a layer of a pass over one row may take; 0: any number
     "tokens",  # (most), as they are chosen
     "behind",  # (most): how far the second choice lay behind
     "count",  # of them
