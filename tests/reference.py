@@ -6,10 +6,11 @@ from typing import Any
 
 from torch import Tensor
 
-from doublespec.compiled.listener import Listener
+from doublespec.compiled.guesser import Guesser
 from doublespec.decoding import Step
 from doublespec.models.base import LanguageModel
 from doublespec.noise import Heat
+from doublespec.oracle import known
 from doublespec.sampling import Request, SamplingParams, choose
 from doublespec.stopping import StopRule
 from doublespec.tokens import Tokens, common_prefix
@@ -34,21 +35,27 @@ def settled_by(
     passes: int,
     ends: Collection[int],
     heat: Heat | None,
-    listener: Listener | None = None,
+    guesser: Guesser | None = None,
 ) -> list[int]:
     """What a model settles by itself (`models/base.py`), forward by forward."""
     new: list[int] = []
+    most = len(guess) + passes
     params = SamplingParams(heat.temperature, seed=heat.seed) if heat else SamplingParams()
     for _ in range(passes):
         text = [*tokens, *new]
         ahead = [*text, *guess]
         logits = model.logits(ahead, len(guess) + 1, 1)
         chosen = choose(logits, ahead, len(text), Request(params, 1))
-        settled = chosen[: common_prefix(chosen, guess) + 1]
-        new, guess = [*new, *settled], []
-        heard = [hears(listener, token) for token in settled] if listener else []
-        if any(heard) or not {*ends}.isdisjoint(new):
-            break
+        settled, guess = chosen[: common_prefix(chosen, guess) + 1], []
+        for more, token in zip(reversed(range(len(settled))), settled, strict=True):
+            new.append(token)
+            is_over = token in ends or len(new) == most
+            if guesser is not None:
+                offered = hears(guesser, token, more > 0 and not is_over)
+                room = max(0, min(guesser.most, most - len(new) - 1))
+                guess = known(offered[:room], model.vocab_size)
+            if is_over:
+                return new
     return new
 
 
@@ -70,10 +77,11 @@ class Counting:
         return settled_by(self, tokens, guess, passes, *told)
 
 
-def hears(listener: Listener, token: int) -> bool:
-    """Tells it a token, as compiled models do; whether that is to be the last one."""
-    CFUNCTYPE(None, c_void_p, c_int64)(listener.function)(listener.state, token)
-    return c_int64.from_address(listener.state).value != 0
+def hears(guesser: Guesser, token: int, more: bool) -> list[int]:
+    """Tells it a token, as compiled models do; what it guesses then."""
+    CFUNCTYPE(None, c_void_p, c_int64, c_int64)(guesser.function)(guesser.state, token, more)
+    count, place = (c_int64 * 2).from_address(guesser.state)
+    return (c_int64 * count).from_address(place)[:] if count else []
 
 
 def answer(steps: list[Step]) -> list[int]:

@@ -51,7 +51,12 @@ class ChaosParts:
         self.pauses = Pauses(lambda: cost)
         self.lookup_costs = LookupCosts(0.005, 0.006, 0.1, 0.001, self.at_once)
         self.hindsight = Hindsight(
-            HINDSIGHT, self.lookup(), 24, lambda shown, n: 0.005 * n, self.pauses, self.at_once
+            HINDSIGHT,
+            self.lookup(),
+            24,
+            lambda shown, searched: 0.005 * len(shown),
+            self.pauses,
+            self.at_once,
         )
         self._toy = DRAFTS[self.chance.choice(sorted(DRAFTS))]
         self._drafter: StyledDrafter | None = None

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from doublespec import methods
-from doublespec.compiled.listener import Listener
+from doublespec.compiled.guesser import Guesser
 from doublespec.decoding import (
     Step,
     decode_by_lookup,
@@ -28,7 +28,7 @@ from doublespec.stats import summarise
 from doublespec.stopping import StopRule
 from doublespec.tokens import Tokens, common_prefix
 from tests.drafts import inline, worker
-from tests.reference import answer, hears, naive
+from tests.reference import answer, naive
 
 PROMPT = [1, 2, 3, 4]
 REQUEST = Request(SamplingParams(), len(PROMPT))
@@ -175,13 +175,11 @@ class Settling(ToyModel):
         passes: int,
         ends: object,
         heat: object,
-        listener: Listener | None = None,
+        guesser: Guesser | None = None,
     ) -> list[int]:
         new = naive(ToyModel(), list(tokens), REQUEST, StopRule(len(guess) + passes))
         kept = common_prefix(new, guess)
         new = new[: kept + passes]
-        heard = (n for n, token in enumerate(new, start=1) if listener and hears(listener, token))
-        new = new[: next(heard, len(new))]
         self._clock.now += len(new) - kept
         return new
 
@@ -222,16 +220,22 @@ class Searched:
     def propose(self, tokens: Tokens, limit: int, request: Request) -> list[int]:
         return self.complete(tokens, [], limit, request).tokens
 
-    def listen(self, tokens: Tokens, least: int, request: Request) -> Recurrence | None:
+    def guess_ahead(self, tokens: Tokens, most: int, request: Request) -> Recurrence | None:
         return None
 
 
+class Threes(Pauses):
+    """Of three tokens, whatever was found."""
+
+    def tokens(self, fruitless: int) -> int:
+        return 3
+
+
 def test_lookup_goes_on_by_itself_where_nothing_is_found() -> None:
-    """Pauses are of three tokens while nothing else is known."""
     whole = naive(ToyModel(), PROMPT, REQUEST, StopRule(20))
     clock = Ticking()
     helper = Searched(clock, whole, begins=14)
-    learnt = Pauses(lambda: 0.3), LookupCosts(1.0, 1.0, 0.1, 0.5, 5)
+    learnt = Threes(lambda: 0.3), LookupCosts(1.0, 1.0, 0.1, 0.5, 5)
     given = helper, *learnt, PROMPT, REQUEST, StopRule(20), 24, lambda: 5, clock
     steps = list(decode_by_lookup(Settling(clock), *given))
     assert answer(steps) == whole
@@ -278,7 +282,7 @@ def test_calls_of_plain_decoding_say_what_those_of_lookup_will_take(
         assert not costs.are_seen
         assert len(list(begin("ar", PROMPT, lambda: 4))) == 8
     assert costs.are_seen
-    assert costs.seconds(0, 4) == pytest.approx(0.1 + 4 * 1.0, rel=0.05)
+    assert costs.seconds([0] * 4, True) == pytest.approx(0.1 + 4 * 1.0, rel=0.05)
 
 
 def test_an_answer_ends_in_the_midst_of_steps_that_were_computed_at_once() -> None:

@@ -11,6 +11,7 @@ from doublespec.ratio import Ratio
 from doublespec.retrieval.base import Match
 from doublespec.retrieval.expectation import NOTHING, Ahead
 from doublespec.retrieval.layered import LayeredIndex, Prices
+from doublespec.retrieval.recurrence import Judged
 from doublespec.sampling import Request, SamplingParams
 from doublespec.tokens import Tokens
 
@@ -177,18 +178,25 @@ def test_pauses_are_short_where_runs_begin_often_and_long_where_none_do() -> Non
     assert never.tokens(0) > 64
 
 
+def _go_on(searches: Searches, shown: int, settled: int) -> None:
+    """A search has found so many tokens, and so many were settled until the next one."""
+    searches.learn(shown)
+    searches.go_on(settled)
+
+
 def test_pauses_grow_the_longer_nothing_was_found_if_runs_come_close_together() -> None:
     """In a text where a run is found right after another one, or for long not at all."""
     pauses = Pauses(lambda: 0.2)
     for _ in range(100):
         searches = Searches(pauses)
-        searches.learn(5, 6)
-        searches.learn(0, 1)
-        searches.learn(5, 6)  # it is found after one token,
+        _go_on(searches, 5, 6)
+        _go_on(searches, 0, 1)
+        _go_on(searches, 5, 6)  # it is found after one token,
         settled = 0
         while settled < 100:  # and now it is not
-            pause = min(searches.pause(), 64)
-            searches.learn(0, pause)
+            searches.learn(0)
+            pause = min(searches.left, 64)
+            searches.go_on(pause)
             settled += pause
     assert pauses.tokens(0) == 1
     assert pauses.tokens(50) > 8
@@ -200,8 +208,8 @@ def test_a_run_of_which_nothing_held_was_no_run() -> None:
     for pauses, settled in ((useless, 1), (useful, 3)):
         searches = Searches(pauses)
         for _ in range(100):
-            searches.learn(0, 1)
-            searches.learn(2, settled)
+            _go_on(searches, 0, 1)
+            _go_on(searches, 2, settled)
     assert useless.tokens(0) > 4 > useful.tokens(0) == 1
 
 
@@ -212,8 +220,8 @@ def test_the_less_runs_save_the_longer_the_pause() -> None:
     for pauses in (free, dear):
         searches = Searches(pauses)
         for _ in range(100):
-            searches.learn(0, 3)
-            searches.learn(2, 2)
+            _go_on(searches, 0, 3)
+            _go_on(searches, 2, 2)
     assert dear.tokens(0) > 2 * free.tokens(0)
     costs = LookupCosts(0.4, 0.5, 0.03, 0.1, at_once=16)
     assert costs.of_showing(2) == pytest.approx(0.5 * 0.06 / ((0.5 + 15 * 0.4) / 16))
@@ -223,47 +231,38 @@ def test_the_dearer_a_search_the_longer_the_pause() -> None:
     """Until it costs more than what it is likely to gain."""
     costs = (0.0, 0.02, 0.2, 0.4, 0.5)
     pauses = [Pauses(partial(float, cost)).tokens(0) for cost in costs]
-    assert pauses[:4] == [1, 1, 2, 3]
-    assert pauses[4] > 1000
+    assert pauses == [1, 1, 2, 3, 128]
 
 
-def test_what_cannot_be_heard_is_searched_for_more_often() -> None:
+def test_what_is_not_guessed_ahead_is_searched_for_more_often() -> None:
     """A published search, say, or in earlier answers: at first runs are taken to begin at one token
     of four, and also where few were found a search is made in time."""
     for cost, pause in ((1.0, 2), (4.0, 5)):
-        assert Pauses(partial(float, cost)).tokens(0) > 1000
-        pauses = Pauses(partial(float, cost), hears=False)
+        assert Pauses(partial(float, cost)).tokens(0) == 128
+        pauses = Pauses(partial(float, cost), foreseen=False)
         assert pauses.tokens(0) == pause
         for _ in range(10):
             pauses.learn(0, 8, None)
         assert pauses.tokens(0) < 32
 
 
-def test_what_is_not_worth_a_search_is_not_listened_for() -> None:
-    """Where rows are dear only long repetitions are; in a few pauses others are tried again."""
-    pauses = Pauses(lambda: 1.0)
-    assert pauses.least() == 4
-    for number in range(40):
-        pauses.learn_heard(8, 5.0)
-        pauses.learn_heard(4, 9.0 if number % 10 == 0 else 0.0)  # four tokens sooner than by eight
-    asked = [pauses.least() for _ in range(160)]
-    assert (asked.count(8), asked.count(4)) == (140, 20)
-    for _ in range(200):
-        pauses.learn_heard(8, 0.5)
-        pauses.learn_heard(4, 3.0)  # which alone does not help: eight tokens hold four
-    asked = [pauses.least() for _ in range(160)]
-    assert (asked.count(0), asked.count(8)) == (140, 20)
-
-
-def test_what_is_heard_is_no_matter_of_time() -> None:
-    """Searches in time find nothing more where all that is of use is heard."""
-    pauses = Pauses(lambda: 0.2)
+def test_tokens_settled_in_a_pause_bring_the_next_search_nearer() -> None:
+    """However few at a time; a run that is found ends the pause."""
+    pauses = Pauses(lambda: 0.2, foreseen=False)
+    for _ in range(40):
+        pauses.learn(0, 8, None)
     searches = Searches(pauses)
-    for _ in range(100):
-        searches.learn(0, 5, heard=4)  # a pause of five tokens ends by what was heard,
-        searches.learn(6, 7)  # and the run behind it holds
-    assert searches.pause() > 1000
-    assert pauses.least() == 4
+    assert searches.left <= 0  # before the first one
+    searches.learn(0)
+    pause = searches.left
+    assert pause == pauses.tokens(0) > 2
+    searches.go_on(1)
+    assert searches.left == pause - 1
+    searches.go_on(pause)
+    assert searches.left < 0
+    searches.learn(5)
+    searches.go_on(6)
+    assert searches.left <= 0
 
 
 def test_a_search_costs_what_it_takes_and_what_forwards_apart_take_longer() -> None:
@@ -274,28 +273,54 @@ def test_a_search_costs_what_it_takes_and_what_forwards_apart_take_longer() -> N
     at_each_token = LookupCosts(0.4, 0.5, 0.03, 0.1, at_once=1)
     assert at_each_token.prices.search == pytest.approx(0.1 / 0.5)
     assert costs.prices.rows[:3] == pytest.approx([1.0, 0.515 / plain, 0.53 / plain])
-    assert costs.seconds(2, 1) == pytest.approx(0.1 + 0.5 * 1.06)
-    assert costs.seconds(0, 4) == pytest.approx(0.1 + 0.5 + 3 * 0.4)
+    assert costs.seconds([2], True) == pytest.approx(0.1 + 0.5 * 1.06)
+    assert costs.seconds([0] * 4, True) == pytest.approx(0.1 + 0.5 + 3 * 0.4)
     assert LookupCosts(0.5, 0.5, 0.03, 0.1, at_once=1).of_search() == pytest.approx(0.2)
     assert LookupCosts(0.7, 0.5, 0.03, 0.1, at_once=16).of_search() == pytest.approx(0.1 / 0.7)
+
+
+def test_what_is_guessed_ahead_costs_no_search_and_no_forward_apart() -> None:
+    costs = LookupCosts(0.4, 0.5, 0.03, 0.1, at_once=16)
+    assert costs.prices.chained[:3] == pytest.approx([1.0, 1.03, 1.06])
+    apart = 0.5 + 2 * 0.4
+    assert costs.seconds([0, 2, 0, 0], False) == pytest.approx(apart + 0.4 * 1.06)
+    assert costs.seconds([2, 0, 0, 0], True) == pytest.approx(0.1 + 0.5 * 1.06)  # by a search
 
 
 def test_what_steps_of_lookup_take_is_learnt_from_them() -> None:
     """Whatever was expected; a delay of the machine is none of theirs."""
     costs = LookupCosts(0.4, 0.4, 0.01, 0.05, at_once=16)
-
-    def learn(shown: int, forwards: int, delay: float = 0.0) -> None:
-        costs.learn(shown, forwards, 0.2, 0.5 + 0.7 * forwards + 0.2 * shown + delay)
-
     for number in range(200):
-        learn(number % 7, 1 if number % 7 else 1 + number % 5)
+        forwards, shown = 1 + number % 5, number % 7
+        if shown:
+            costs.learn_shown(shown, 0.2, 1.2 + 0.2 * shown)
+        else:
+            costs.learn(forwards, 0.5 + 0.7 * forwards, (), 0.2)
     for number in range(16):
-        learn(3, 1, 50.0 if number == 9 else 0.0)
+        costs.learn_shown(3, 0.2, 1.2 + 0.6 + (50.0 if number == 9 else 0.0))
     plain = (0.5 + 16 * 0.7) / 16
-    assert costs.seconds(3, 1) == pytest.approx(0.2 + 1.2 + 0.6, rel=0.1)
-    assert costs.seconds(0, 16) == pytest.approx(0.2 + 16 * plain, rel=0.1)
+    assert costs.seconds([3], True) == pytest.approx(0.2 + 1.2 + 0.6, rel=0.1)
+    assert costs.seconds([0] * 16, True) == pytest.approx(0.2 + 16 * plain, rel=0.1)
     assert costs.prices.rows[6] == pytest.approx((1.2 + 1.2) / plain, rel=0.1)
     assert costs.prices.rows[1] == pytest.approx((1.2 + 0.2) / plain, rel=0.1)
+
+
+def test_what_guesses_ahead_take_is_learnt_from_their_forwards() -> None:
+    """And told when it has changed: the same prices otherwise. Of the first forward of a call only
+    the whole is known."""
+    costs = LookupCosts(0.4, 0.4, 0.01, 0.05, at_once=16)
+    told = costs.prices.chained
+    for _ in range(32):
+        costs.learn(8, 8 * 0.4 + 0.1, [Judged(3, (1, 2, 3, 4), 0.4 * 1.04)])
+    assert costs.prices.chained is told
+    for number in range(200):
+        shown = number % 8  # none: it is only watched
+        took = 0.5 + 0.2 * shown
+        guess = Judged(number % 5, (7,) * shown, took)
+        costs.learn(8, 7 * 0.5 + took, [guess])
+    assert costs.prices.chained[7] == pytest.approx(1 + 0.4 * 7, rel=0.1)
+    assert costs.seconds([0, 0, 6, 0], False) == pytest.approx(3 * 0.5 + 1.7, rel=0.1)
+    assert costs.seconds([0] * 8, False) == pytest.approx(8 * 0.5, rel=0.1)
 
 
 def test_what_was_not_seen_takes_as_much_longer_as_what_was() -> None:
@@ -319,8 +344,10 @@ def test_a_short_run_is_shown_where_that_takes_little_longer_than_to_show_nothin
         drafter = WeighingDrafter(index, 8)
         assert drafter.complete([1, 2, 3], [], 8, REQUEST).tokens
         for number in range(200):
-            shown = number % 2
-            costs.learn(shown, 1 if shown else 8, 0.0, takes if shown else 8.0)
+            if number % 2:
+                costs.learn_shown(1, 0.0, takes)
+            else:
+                costs.learn(8, 8.0)
         assert bool(drafter.complete([1, 2, 4], [], 8, REQUEST).tokens) == is_shown
 
 

@@ -83,7 +83,12 @@ class ToyParts:
         self.pauses = Pauses(lambda: 4.0)
         self.lookup_costs = LookupCosts(0.001, 0.001, 0.1, 0.0001, self.at_once)
         self.hindsight = Hindsight(
-            HINDSIGHT, self.lookup(), 24, lambda shown, n: 0.001 * n, self.pauses, self.at_once
+            HINDSIGHT,
+            self.lookup(),
+            24,
+            lambda shown, searched: 0.001 * len(shown),
+            self.pauses,
+            self.at_once,
         )
         self._gamma = gamma
         self._threads = threads

@@ -48,7 +48,7 @@ from doublespec.models.threads import Threads
 from doublespec.noise import Heat, _function
 from doublespec.oracle import advance
 from doublespec.retrieval.chains import Chains
-from doublespec.retrieval.recurrence import Recurrence
+from doublespec.retrieval.recurrence import MOST_GUESSED, Recurrence
 from doublespec.sampling import Request, SamplingParams, choose, rank
 from doublespec.tokens import common_prefix
 from tests.checkpoints import FAMILIES, write_family
@@ -548,21 +548,67 @@ def test_nothing_is_settled_behind_an_end(folder: Path) -> None:
     assert model.settle(text, [], 8, frozenset(), None) == wanted  # none is remembered
 
 
-@pytest.mark.parametrize("heat", [None, Heat(0.4, 3)])
-def test_a_listener_is_told_each_token_and_ends_what_is_settled(
-    folder: Path, heat: Heat | None
-) -> None:
-    """Behind a guess, too; the tokens are the same."""
-    model, text = load(folder), random_text(40)
-    wanted = chosen(model, text, 12, heat)
+FREE = (1.0,) * (MOST_GUESSED + 1)  # what rows cost: as many tokens are guessed as can be
+
+
+def guesses(text: list[int], most: int, costs: tuple[float, ...] = FREE) -> Recurrence:
     chains = Chains()
-    chains.extend([*text, 0, *wanted[2:6], 0])  # in which four of them stand already
-    for guess, passes in (([], 12), (wanted[:3], 8), (wanted[:8], 1)):
+    chains.extend(text)
+    return Recurrence().begin(chains, costs, most)
+
+
+@pytest.mark.parametrize("heat", [None, Heat(0.7, 3), Heat(1.5, (1 << 63) - 1)])
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("stopped", [False, True])
+def test_what_is_guessed_ahead_is_judged_by_the_next_pass(
+    folder: Path, heat: Heat | None, threads: int, stopped: bool
+) -> None:
+    """Behind a guess, too, and where each pass is stopped behind every layer; the tokens are the
+    same, right or wrong as guesses are."""
+    model, text = load(folder), random_text(40)
+    model.use_threads(threads)
+    wanted = chosen(model, text, 16, heat)
+    if stopped:
+        model.call_seconds = 0.0
+    wrong = [*wanted[:9], (wanted[9] + 1) % 300, 5, 6, *wanted[12:]]
+    for guess, passes in (([], 16), (wanted[:3], 8), ([wanted[0], 299], 9), (wanted[:8], 1)):
+        most = min(len(guess) + passes, 16)
+        for told in (wanted, wrong):
+            model.logits(text[:-1], 1, 1)
+            recurrence = guesses([*text, 7, *told[1:], 8], most)  # where it stands already
+            found = model.settle(text, guess, passes, (), heat, recurrence.guesser)
+            judged = recurrence.over(found)
+            assert found == wanted[: len(found)]
+            after = [*text, *found]
+            assert torch.equal(model.logits(after, 9, 1), fresh(model, after)[-9:])  # its cache
+            assert stopped or len(found) == most
+            if not guess and not stopped:
+                kept = [common_prefix(one.shown, wanted[one.place :]) for one in judged]
+                assert sum(kept) > 5
+                assert (told is wanted) == all(
+                    count == len(one.shown) for count, one in zip(kept, judged, strict=True)
+                )
+        again = model.settle(text, [], 8, (), heat)  # without it
+        assert again == wanted[: len(again)]
+
+
+def test_a_guess_ahead_is_cut_where_it_must_be(folder: Path) -> None:
+    """By the room that there is for it, at ids that the model does not have, and behind an end."""
+    model, text = load(folder), random_text(40)
+    wanted = chosen(model, text, 16, None)
+    for odd in (300, 1 << 30):
         model.logits(text[:-1], 1, 1)
-        recurrence = Recurrence().begin(chains, 4)
-        found = model.settle(text, guess, passes, (), heat, recurrence.listener)
-        assert (recurrence.heard, found) == (4, wanted[:6])
-        assert model.settle(text, [], 8, (), heat) == wanted[:8]  # it is told no more
+        recurrence = guesses([*text, *wanted[:6], odd, *wanted[:3]], 16)
+        assert model.settle(text, [], 16, (), None, recurrence.guesser) == wanted
+    recurrence = guesses([*text, 7, *wanted, 8], 16)
+    few = recurrence.guesser._replace(most=1)
+    assert model.settle(text, [], 16, (), None, few) == wanted
+    assert max(len(one.shown) for one in recurrence.over(wanted)) > 1  # so many were guessed
+    end = wanted[9]
+    stop = wanted.index(end) + 1
+    recurrence = guesses([*text, 7, *wanted, 8], 16)
+    assert model.settle(text, [], 16, frozenset({end}), None, recurrence.guesser) == wanted[:stop]
+    assert model.settle(text, [], 16, (), None) == wanted  # nothing of it is remembered
 
 
 @pytest.mark.parametrize("odd", [float("nan"), float("inf")])

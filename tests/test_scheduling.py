@@ -49,7 +49,7 @@ def _hindsight(
     method: str = "lookup",
 ) -> Hindsight:
     """Judges runs of up to 8 tokens; forwards that follow another one at once take 1 second."""
-    expected = lambda shown, forwards: seconds(shown) + forwards - 1.0  # noqa: E731
+    expected = lambda shown, searched: seconds(shown[0]) + len(shown) - 1.0  # noqa: E731
     return make(method, drafter, 8, expected, Pauses(lambda: 2.0), at_once)
 
 
@@ -876,7 +876,7 @@ def test_what_is_expected_of_plain_decoding_follows_the_forwards_of_others() -> 
 def _measured(hindsight: Hindsight) -> Hindsight:
     """Its steps took as long as expected."""
     for _ in range(6):
-        hindsight.learn("lookup", 3, 4.0)
+        hindsight.learn("lookup", [3], 4.0)
     return hindsight
 
 
@@ -911,12 +911,12 @@ def test_seconds_in_hindsight_follow_what_was_measured() -> None:
     text = [1, 2, 3, 4, 5, 6]
     for seconds in (0.5, 0.5, 0.5, 0.5, 0.5, 3.5):  # one was disturbed, as others are
         assert not hindsight.is_ready
-        hindsight.learn("ar", 0, 7.0)
-        hindsight.learn("lookup", 4, seconds)
+        hindsight.learn("ar", [0], 7.0)
+        hindsight.learn("lookup", [4], seconds)
     assert hindsight.is_ready
     hindsight.spend(0.01 * hindsight._worked)
     assert not hindsight.is_ready  # judging has cost enough for now
-    hindsight.learn("other", 0, 2 * hindsight._worked)
+    hindsight.learn("other", [0], 2 * hindsight._worked)
     assert hindsight.is_ready
     assert hindsight.seconds(text, 4, 6, _REQUEST) == pytest.approx(2 * 1.0)
 
@@ -928,18 +928,18 @@ def test_what_forwards_take_may_be_known_before_the_method_has_run() -> None:
         "lookup",
         NoDrafter(),
         8,
-        lambda shown, forwards: 1.0 * forwards,
+        lambda shown, searched: 1.0 * len(shown),
         Pauses(lambda: 2.0),
         16,
         lambda: is_known,
     )
-    hindsight.learn("ar", 0, 1.0)
+    hindsight.learn("ar", [0], 1.0)
     assert not hindsight.is_ready
     is_known = True
     assert hindsight.is_ready
     assert hindsight.seconds([*range(20)], 1, 9, _REQUEST) == pytest.approx(8.0)
     for _ in range(8):
-        hindsight.learn("lookup", 0, 1.5)
+        hindsight.learn("lookup", [0], 1.5)
     assert hindsight.seconds([*range(20)], 1, 9, _REQUEST) == pytest.approx(8.0 * 1.25)
 
 

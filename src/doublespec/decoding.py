@@ -127,11 +127,11 @@ def decode_by_lookup(
     while finish is None:
         begun = clock()
         count, is_due = _most_at_once(tokens, request, stop, at_once), searches.left <= 0
-        if not is_due:
-            count = min(count, searches.left)
-        ahead = helper.guess_ahead(tokens, count, request) if count > 1 else None
-        guessed = [] if ahead is None else ahead.guess()
-        searched = None
+        pause = count if is_due else min(count, searches.left)
+        ahead = helper.guess_ahead(tokens, pause, request) if count > 1 else None
+        guessed, searched = list[int](), None
+        if ahead is not None:
+            count, guessed = pause, ahead.guess()
         if not guessed and (ahead is None or is_due):
             guess = helper.complete(tokens, [], _room_to_show(tokens, request, stop, most), request)
             shown = clock()

@@ -82,11 +82,12 @@ class Hindsight:
         place, seconds, searches = start, 0.0, Searches(self._pauses)
         while place < stop:
             text, count, is_due = tokens[:place], self._at_once, searches.left <= 0
-            if not is_due:
-                count = min(count, searches.left)
-            ahead = self._drafter.guess_ahead(text, count, request) if count > 1 else None
-            guess = [] if ahead is None else ahead.guess()
-            searched, shown, settled = not guess and (ahead is None or is_due), list[int](), 0
+            pause = count if is_due else min(count, searches.left)
+            ahead = self._drafter.guess_ahead(text, pause, request) if count > 1 else None
+            guess, shown, settled = list[int](), list[int](), 0
+            if ahead is not None:
+                count, guess = pause, ahead.guess()
+            searched = not guess and (ahead is None or is_due)
             if searched:
                 run = self._drafter.propose(text, self._most, request)
                 searches.learn(len(run))
