@@ -740,9 +740,9 @@ class _Listening(Scheduler):
         seconds: float,
         slowness: float = 1.0,
         steps: int = 1,
-        beside: float | None = None,
+        *more: float | None,
     ) -> None:
-        super().learn(turn, place, tokens, seconds, slowness, steps, beside)
+        super().learn(turn, place, tokens, seconds, slowness, steps, *more)
         self.told.append((place, steps, tokens, seconds))
 
     def count(self, turn: Turn, steps: int, seconds: float) -> None:
@@ -1031,6 +1031,26 @@ def test_a_draft_leads_again_when_soundings_promise_enough() -> None:
     assert "double-serial" not in leaders(1.5)[1:20]
     assert leaders(1.5)[-10:] == ["double-serial"] * 10
     assert "double-serial" not in leaders(0.7)[-10:]
+
+
+@pytest.mark.parametrize("bare", [0.0, 0.85])
+def test_a_draft_is_faster_than_retrieval_between_its_runs(bare: float) -> None:
+    """What it promises is compared with the steps there: that retrieval finds runs is no reason
+    not to try it, as it finds them as well behind a draft."""
+    names = ("double-serial", "lookup", "ar")
+    scheduler, turns = Scheduler(names, {"ar": 100.0}, "lookup", sounded=True), list[str]()
+    for number in range(22):
+        turn = scheduler.choose()
+        turns.append(turn.name)
+        for place in _places(turn):
+            took = {"ar": 0.01, "lookup": 0.01 / 1.9}.get(turn.name, 0.015)
+            scheduler.learn(turn, place, 1, took, bare=bare * took)
+        if number == 0:
+            scheduler.sound({"double-serial": 0.9}, 100, 0.002)  # it is left at once
+        elif number == 20:
+            scheduler.sound({"double-serial": 2.0}, 100, 0.002)
+    assert "double-serial" not in turns[1:21]
+    assert (turns[21] == "double-serial") == (bare > 0)
 
 
 def test_a_promise_made_long_ago_makes_no_method_lead() -> None:

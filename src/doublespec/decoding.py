@@ -307,7 +307,8 @@ def decode_in_turns(
             forward, steps = one.target_seconds, len(group)
             slowness = forward / expected(turn.name, len(one.guess), plain or 1)
             beside = seconds / sum(step.target_seconds for step in group) if forward else None
-            scheduler.learn(turn, place, settled, seconds, slowness, steps, beside)
+            bare = sum(step.seconds for step in group if not step.guess)
+            scheduler.learn(turn, place, settled, seconds, slowness, steps, beside, bare)
             hindsight.learn(turn.name, shown, seconds, searched=first.retrieval_seconds > 0)
         others = [step.seconds for step in made[learnt:]]
         if others:

@@ -28,7 +28,7 @@ TRIAL_STEPS = 6  # of another one, if it is compared with other text
 MANY_STEPS = 1 << 30  # as many as one likes
 SETTLING_STEPS = 2  # after a change: not measured, since the draft has to take in the text
 _APART = 64  # steps between two trials of a method, unless it has gained,
-_WELL_KNOWN, _RARELY = 128, 256  # and of plain decoding, after so many, beside retrieval
+_WELL_KNOWN, _RARELY = 64, 1024  # and of plain decoding, after so many, beside retrieval
 _BUDGET = 0.01  # share of the time that trials may cost
 _GRANT = 32  # steps that they may cost besides while plain decoding leads, as it may do early
 _GRANT_SOUNDED = 8  # or where soundings say which trials are worth their time
@@ -198,12 +198,14 @@ class Scheduler:
         slowness: float = 1.0,
         steps: int = 1,
         beside: float | None = None,
+        bare: float | None = None,
     ) -> None:
         """Step number `place` of a turn has settled so many tokens in so many seconds; or so many
         `steps` from that one on together, each the same, as those that were computed at once.
         `slowness` is how many times as long a forward took as was to be expected beforehand, and
         `beside` how many times as long as that the step took in all (None: of plain decoding, what
-        it took longer than by the rate that is known and by that slowness)."""
+        it took longer than by the rate that is known and by that slowness). Steps that were shown
+        nothing took `bare` seconds of it (None: all)."""
         self._known.clear()
         record, near = self._records[turn.name], self._records[self._leader].near_rate
         before = self._steps
@@ -224,6 +226,7 @@ class Scheduler:
             self._slowness.add(turn.name, slowness, steps)
             record.tokens += tokens
             record.seconds += seconds
+            record.bare += seconds if bare is None else min(bare, seconds)
             turn.measured += steps
             turn.tokens += tokens
             turn.seconds += seconds
@@ -437,12 +440,17 @@ class Scheduler:
 
     def _promised_speed(self, name: str) -> float:
         """How many times as fast as the leading method, which has no draft, one with a draft is by
-        soundings (0.0: unknown)."""
+        soundings (0.0: unknown): it shows the same runs as retrieval alone, and is faster between
+        them."""
         speed = self._soundings.speed(name)
         if not speed:
             return 0.0
+        leading = self._records[self._leader]
+        if self._leader == self._in_hindsight and leading.seconds:
+            bare = leading.bare / leading.seconds
+            return 1.0 / (1.0 - bare + bare / speed)
         plain = max(map(self._rate, self._expected))
-        return speed * plain / max(plain, self._records[self._leader].rate)
+        return speed * plain / max(plain, leading.rate)
 
     def _lags(self, name: str) -> bool:
         """Whether a method is surely slower than one whose rate is known."""
