@@ -1033,6 +1033,17 @@ def test_a_draft_leads_again_when_soundings_promise_enough() -> None:
     assert "double-serial" not in leaders(0.7)[-10:]
 
 
+def test_what_a_turn_made_in_earlier_answers_tells_of_a_promise() -> None:
+    """Answers may be short, and the last of eight steps alone says little."""
+    scheduler = Scheduler(("double-serial", "ar"), {"ar": 100.0}, sounded=True)
+    for steps in (7, 1):  # two answers
+        turn = scheduler.choose()
+        for place in range(steps):
+            scheduler.learn(turn, place, 2, 0.01)
+    scheduler.sound({"double-serial": 0.95}, 100, 0.001)  # but it was twice as fast
+    assert scheduler.choose().leader == "double-serial"
+
+
 @pytest.mark.parametrize("bare", [0.0, 0.85])
 def test_a_draft_is_faster_than_retrieval_between_its_runs(bare: float) -> None:
     """What it promises is compared with the steps there: that retrieval finds runs is no reason

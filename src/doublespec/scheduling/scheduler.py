@@ -63,7 +63,8 @@ class Turn:
     if the method that leads could run as well. `judged`: whether to `compare` it, when it is over,
     with the method that can be judged in hindsight. `plain_rate`: tokens per second of plain
     decoding, as far as is known, if it is another one. Then what its `measured` steps have settled,
-    and what the leading method would have settled `instead`, going by what it did before.
+    and what the leading method would have settled `instead`, going by what it did before. If it was
+    begun in answers that have ended: steps, tokens and seconds measured `earlier`.
     """
 
     name: str
@@ -81,6 +82,7 @@ class Turn:
     seconds: float = 0.0
     measured: int = 0
     instead: float = 0.0
+    earlier: tuple[int, int, float] = (0, 0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +138,9 @@ class Scheduler:
         last = self._latest
         if last and self._goes_on(last) and can_run(last.name):
             left, telling = last.steps - last.made, max(0, last.telling - last.made)
-            return self._turn(last.name, left, 0, telling, last.at_once, judged=last.judged)
+            turn = self._turn(last.name, left, 0, telling, last.at_once, judged=last.judged)
+            turn.earlier = _measured_of(last)
+            return turn
         names = [name for name in self._records if can_run(name)]
         trial = last if last and last.on_trial else None
         if last:
@@ -291,9 +295,10 @@ class Scheduler:
 
     def _learn_promise(self, turn: Turn) -> None:
         """What became of a promise, by a turn of that method."""
-        if turn.measured and turn.seconds > 0 and turn.plain_rate > 0:
-            speed = turn.tokens / (turn.seconds * turn.plain_rate)
-            self._soundings.learn(turn.name, speed, turn.measured, self._steps)
+        measured, tokens, seconds = _measured_of(turn)
+        if measured and seconds > 0 and turn.plain_rate > 0:
+            speed = tokens / (seconds * turn.plain_rate)
+            self._soundings.learn(turn.name, speed, measured, self._steps)
 
     def explain(self) -> list[Measured]:
         """What has been measured, the fastest first."""
@@ -605,3 +610,9 @@ class Scheduler:
         known by what is said of the forwards of others, which may err by as much."""
         is_untried = name in self._expected and not self._records[name].steps
         return self._speed(name) * (_UNTRIED if is_untried else 1.0)
+
+
+def _measured_of(turn: Turn) -> tuple[int, int, float]:
+    """Steps, tokens and seconds of a turn, in all answers that it was made in."""
+    steps, tokens, seconds = turn.earlier
+    return steps + turn.measured, tokens + turn.tokens, seconds + turn.seconds
