@@ -28,7 +28,7 @@ from doublespec.models.base import LanguageModel
 from doublespec.oracle import Settled, advance
 from doublespec.retrieval.recurrence import Judged
 from doublespec.sampling import Request, TokenLogprobs
-from doublespec.scheduling.scheduler import Scheduler, Turn
+from doublespec.scheduling.scheduler import Between, Scheduler, Turn
 from doublespec.stopping import Finish, StopRule
 from doublespec.tokens import Tokens, common_prefix
 
@@ -307,8 +307,10 @@ def decode_in_turns(
             forward, steps = one.target_seconds, len(group)
             slowness = forward / expected(turn.name, len(one.guess), plain or 1)
             beside = seconds / sum(step.target_seconds for step in group) if forward else None
-            bare = sum(step.seconds for step in group if not step.guess)
-            scheduler.learn(turn, place, settled, seconds, slowness, steps, beside, bare)
+            apart = [step for step in group if step.num_drafted or not step.guess]
+            new, took = (len(step.new) for step in apart), (step.seconds for step in apart)
+            between = Between(len(apart), sum(new), sum(took))
+            scheduler.learn(turn, place, settled, seconds, slowness, steps, beside, between)
             hindsight.learn(turn.name, shown, seconds, searched=first.retrieval_seconds > 0)
         others = [step.seconds for step in made[learnt:]]
         if others:

@@ -31,7 +31,7 @@ class Record:
 
     tokens: float = 0.0
     seconds: float = 0.0
-    bare: float = 0.0  # of them, in steps that were shown nothing
+    between: float = 0.0  # of them, in steps that showed no retrieved run alone
     gained: float = 0.0
     squares: float = 0.0
     base: float = 0.0
@@ -73,7 +73,7 @@ class Record:
     def count_latest(self) -> None:
         """From now on its rate is that of its latest steps, if they were slower than all."""
         if self.near and self.near_rate < self.rate:
-            self.bare *= self.near_seconds / self.seconds
+            self.between *= self.near_seconds / self.seconds
             self.tokens, self.seconds = float(self.near_tokens), self.near_seconds
 
     def lags_behind(self, rate: float) -> bool:
@@ -112,7 +112,7 @@ class Record:
     def fade(self) -> None:
         """What was measured counts half from now on."""
         self.tokens, self.seconds = self.tokens / 2, self.seconds / 2
-        self.bare /= 2
+        self.between /= 2
         self.gained, self.squares = self.gained / 2, self.squares / 2
         self.base /= 2
         self.changing, self.changes = self.changing / 2, self.changes / 2

@@ -14,7 +14,9 @@ enough, one trial will do. Knows methods as names, and no clock.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import add
 from statistics import median
+from typing import NamedTuple
 
 from doublespec.scheduling.promises import Promises
 from doublespec.scheduling.records import Led, Record
@@ -54,6 +56,20 @@ _HOPELESS = 0.9  # or less: not even worth a trial
 _DISAPPOINTS = 0.95  # of plain decoding, after a few steps: left
 
 
+class Between(NamedTuple):
+    """Steps that showed no retrieved run alone: how many, and the tokens and seconds of them."""
+
+    steps: int
+    tokens: int
+    seconds: float
+
+    def and_those(self, other: "Between") -> "Between":
+        return Between(*map(add, self, other))
+
+
+_NO_STEPS = Between(0, 0, 0.0)
+
+
 @dataclass(slots=True)
 class Turn:
     """A method, for how many steps, how many of these, the first ones, are not measured, and up to
@@ -63,8 +79,9 @@ class Turn:
     if the method that leads could run as well. `judged`: whether to `compare` it, when it is over,
     with the method that can be judged in hindsight. `plain_rate`: tokens per second of plain
     decoding, as far as is known, if it is another one. Then what its `measured` steps have settled,
-    and what the leading method would have settled `instead`, going by what it did before. If it was
-    begun in answers that have ended: steps, tokens and seconds measured `earlier`.
+    and what the leading method would have settled `instead`, going by what it did before. Of those
+    that were made `between` retrieved runs steps, tokens and seconds; also of those in earlier
+    answers, if it was begun there.
     """
 
     name: str
@@ -82,7 +99,7 @@ class Turn:
     seconds: float = 0.0
     measured: int = 0
     instead: float = 0.0
-    earlier: tuple[int, int, float] = (0, 0, 0.0)
+    between: Between = _NO_STEPS
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +156,7 @@ class Scheduler:
         if last and self._goes_on(last) and can_run(last.name):
             left, telling = last.steps - last.made, max(0, last.telling - last.made)
             turn = self._turn(last.name, left, 0, telling, last.at_once, judged=last.judged)
-            turn.earlier = _measured_of(last)
+            turn.between = last.between
             return turn
         names = [name for name in self._records if can_run(name)]
         trial = last if last and last.on_trial else None
@@ -202,14 +219,14 @@ class Scheduler:
         slowness: float = 1.0,
         steps: int = 1,
         beside: float | None = None,
-        bare: float | None = None,
+        between: Between | None = None,
     ) -> None:
         """Step number `place` of a turn has settled so many tokens in so many seconds; or so many
         `steps` from that one on together, each the same, as those that were computed at once.
         `slowness` is how many times as long a forward took as was to be expected beforehand, and
         `beside` how many times as long as that the step took in all (None: of plain decoding, what
-        it took longer than by the rate that is known and by that slowness). Steps that were shown
-        nothing took `bare` seconds of it (None: all)."""
+        it took longer than by the rate that is known and by that slowness). Those `between`
+        retrieved runs were no runs alone (None: all)."""
         self._known.clear()
         record, near = self._records[turn.name], self._records[self._leader].near_rate
         before = self._steps
@@ -230,7 +247,9 @@ class Scheduler:
             self._slowness.add(turn.name, slowness, steps)
             record.tokens += tokens
             record.seconds += seconds
-            record.bare += seconds if bare is None else min(bare, seconds)
+            between = between or Between(steps, tokens, seconds)
+            record.between += min(between.seconds, seconds)
+            turn.between = turn.between.and_those(between)
             turn.measured += steps
             turn.tokens += tokens
             turn.seconds += seconds
@@ -294,11 +313,12 @@ class Scheduler:
         self._soundings.add(speeds, read, seconds, self._steps)
 
     def _learn_promise(self, turn: Turn) -> None:
-        """What became of a promise, by a turn of that method."""
-        measured, tokens, seconds = _measured_of(turn)
-        if measured and seconds > 0 and turn.plain_rate > 0:
+        """What became of a promise, by a turn of that method: by its steps between retrieved runs,
+        which the method that only retrieves has as well."""
+        steps, tokens, seconds = turn.between
+        if steps and seconds > 0 and turn.plain_rate > 0:
             speed = tokens / (seconds * turn.plain_rate)
-            self._soundings.learn(turn.name, speed, measured, self._steps)
+            self._soundings.learn(turn.name, speed, steps, self._steps)
 
     def explain(self) -> list[Measured]:
         """What has been measured, the fastest first."""
@@ -452,8 +472,8 @@ class Scheduler:
             return 0.0
         leading = self._records[self._leader]
         if self._leader == self._in_hindsight and leading.seconds:
-            bare = leading.bare / leading.seconds
-            return 1.0 / (1.0 - bare + bare / speed)
+            share = leading.between / leading.seconds
+            return 1.0 / (1.0 - share + share / speed)
         plain = max(map(self._rate, self._expected))
         return speed * plain / max(plain, leading.rate)
 
@@ -610,9 +630,3 @@ class Scheduler:
         known by what is said of the forwards of others, which may err by as much."""
         is_untried = name in self._expected and not self._records[name].steps
         return self._speed(name) * (_UNTRIED if is_untried else 1.0)
-
-
-def _measured_of(turn: Turn) -> tuple[int, int, float]:
-    """Steps, tokens and seconds of a turn, in all answers that it was made in."""
-    steps, tokens, seconds = turn.earlier
-    return steps + turn.measured, tokens + turn.tokens, seconds + turn.seconds
