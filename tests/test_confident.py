@@ -2,6 +2,7 @@
 
 from bisect import bisect_right
 from collections.abc import Callable, Collection
+from typing import Any
 
 from torch import Tensor
 
@@ -232,3 +233,23 @@ def test_what_forwards_take_is_measured() -> None:
     known, found, unknown = drafted(0.4, 0.8), drafted(0.04, 0.8), drafted(0.04, 0.08)
     assert abs(known - found) < 1.0
     assert unknown > 1.5 * found
+
+
+def test_what_a_call_takes_makes_no_chain_short() -> None:
+    """Measured by chains of one forward, it would look like a dear forward, and chains stay so."""
+    now = 0.0
+
+    class Slow(_Chaining):
+        def chain(self, *told: Any) -> Chain:
+            nonlocal now
+            found = super().chain(*told)
+            now += 3.5 + 0.8 * len(found.tokens)
+            return found
+
+    draft = ConfidentDrafter(
+        Slow(agreement=0.97), NoDrafter(), 1.2, row_cost=0.3, clock=lambda: now, unit=4, chains=True
+    )
+    request, stop = Request(SamplingParams(), 3), StopRule(600)
+    steps = list(decode_serial(ToyModel(), draft, NoDrafter(), PROMPT, request, stop, 24))
+    late = [step.num_drafted for step in steps[-30:]]
+    assert sum(late) > 4 * len(late)

@@ -1,8 +1,8 @@
 """A draft before the target that goes on for as long as its next token is worth a forward."""
 
 from collections import deque
-from collections.abc import Callable
-from statistics import median
+from collections.abc import Callable, Collection
+from statistics import linear_regression, median
 
 from doublespec.drafting.base import Drafter
 from doublespec.drafting.odds import EDGES, Odds
@@ -20,7 +20,11 @@ _PRIOR_STEPS = 8.0
 _PRIOR_RATE = 2.0  # tokens settled in the time of a target forward, before anything was learnt
 _UNKNOWN = -1  # the second choice in a chain
 _UNTIMED = 2  # forwards of a draft: they read what is new, and find little in caches
-_TIMED = 16  # forwards by which it is known how long one takes
+_TIMED = 16  # forwards, or chains, by which it is known how long one takes
+_FEW_TIMED = 4  # chains, before which it is not
+# Of the time of a chain, divided by its forwards, that one of them takes at least (the rest goes to
+# the call); and so many times as long as most, and no longer counts one: the machine was stopped.
+_LEAST_SHARE, _LONGEST = 0.25, 3.0
 _MEMORY = 64.0  # steps after which what was learnt counts half
 
 
@@ -58,6 +62,7 @@ class ConfidentDrafter:
         self._seconds = seconds
         self._clock, self._unit = clock, unit
         self._timed = deque([seconds], maxlen=_TIMED)
+        self._chained: deque[tuple[int, float]] = deque(maxlen=_TIMED)  # forwards, and time of all
         self._row_cost = row_cost
         self._odds = odds or Odds()
         self._text: Tokens = []  # that was drafted after last, as a list that grows,
@@ -124,13 +129,23 @@ class ConfidentDrafter:
         rankings: list[Ranking] = []
         if chains and not run and can_chain(self._model):
             rankings = self._chain(self._model, ahead, limit, reach, request)
-        forwards = len(rankings)
-        if not rankings:
+        forwards, is_chain = len(rankings), bool(rankings)
+        if not is_chain:
             rankings, forwards = self._forward(ahead, run, request), 1
-        if self._clock is not None and self._forwards + forwards > _UNTIMED:
-            self._timed.append((self._clock() - begun) / forwards / self._unit)
-            self._seconds = median(self._timed)
+        if self._clock is not None:
+            self._time(forwards, (self._clock() - begun) / self._unit, is_chain=is_chain)
         return forwards, rankings
+
+    def _time(self, forwards: int, took: float, *, is_chain: bool) -> None:
+        """So many forwards took that long. What the call of a chain takes is no matter of how many
+        there are: counted among a single one it would make that look dear, and chains short."""
+        if is_chain:
+            self._chained.append((forwards, took))
+            if len(self._chained) >= _FEW_TIMED:
+                self._seconds = _in_a_chain(self._chained)
+        elif not self._chains and self._forwards + forwards > _UNTIMED:
+            self._timed.append(took / forwards)
+            self._seconds = median(self._timed)
 
     def _chain(
         self, model: ChainingModel, ahead: list[int], limit: int, reach: float, request: Request
@@ -171,3 +186,12 @@ class ConfidentDrafter:
                     break
         self._text, self._length = tokens, len(tokens)
         self._rankings, self._forwards = [], 0
+
+
+def _in_a_chain(timed: Collection[tuple[int, float]]) -> float:
+    """What another forward adds to the time of a chain, by what chains of some lengths took."""
+    each = median(took / forwards for forwards, took in timed)
+    lengths = [forwards for forwards, _ in timed]
+    times = [min(took, _LONGEST * each * forwards) for forwards, took in timed]
+    slope = linear_regression(lengths, times).slope if len({*lengths}) > 1 else 0.0
+    return min(max(slope, _LEAST_SHARE * each), each)
