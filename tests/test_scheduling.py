@@ -1145,6 +1145,18 @@ def test_how_much_of_a_promise_holds_is_learnt_soon_after_it() -> None:
     assert promises.speed("double") == pytest.approx(1.35, abs=0.01)
 
 
+def test_a_few_bad_steps_do_not_speak_for_all_times() -> None:
+    """With each sounding since, what was learnt of a promise counts less."""
+    promises = Promises(["double"])
+    promises.add({"double": 1.4}, 100, 0.001, 10)
+    promises.learn("double", 0.6, 8, 20)
+    assert promises.speed("double") < 0.95  # it is left,
+    for step in (40, 80, 160, 320, 640):
+        assert promises.speed("double") < 1.05  # not tried at first,
+        promises.add({"double": 1.4}, 100, 0.001, step)
+    assert 1.05 < promises.speed("double") < 0.85 * 1.4  # but in the end
+
+
 class _Chooser:
     """A model that always chooses the same token, of four."""
 

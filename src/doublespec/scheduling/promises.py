@@ -14,6 +14,7 @@ _APART = 16  # steps between two soundings, at first: each time twice as many
 _BUDGET = 0.0025  # share of the time that they may cost,
 _GRANT = 4  # and steps besides
 _HOLDS, _HOLDS_STEPS = 0.85, 8.0  # of what one says, before any step; it counts for some
+_AGAIN = 4.0  # and for some more with each sounding since: a few steps need not speak for all times
 _MEMORY = 0.8  # of what was said before, with each one: a single one says little
 _FRESH_STEPS = 128  # after one, in which steps tell how much of it holds
 
@@ -53,13 +54,17 @@ class Promises:
         """A sounding of a text of which so many tokens had to be read took so many seconds, after
         so many steps. It says how many times as fast as plain decoding methods are (nothing: not at
         all)."""
-        self._apart = _APART if self.are_open else 2 * self._apart
+        is_first = self.are_open
+        self._apart = _APART if is_first else 2 * self._apart
         self._said_at, self.are_open = steps, False
         self._spent += seconds
         self._per_token = max(self._per_token, seconds / read)
         for name, said in self._said.items():
             said.learn(speeds.get(name, 0.0), 1.0)
-            self._speeds[name] = said.value * self._holds[name].value
+            holds = self._holds[name]
+            if not is_first:
+                holds.learn(_HOLDS * _AGAIN, _AGAIN)
+            self._speeds[name] = said.value * holds.value
 
     def learn(self, name: str, speed: float, measured: int, steps: int) -> None:
         """So many steps of a method were so many times as fast as plain decoding; all together have
