@@ -5,7 +5,6 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -15,12 +14,12 @@ from doublespec.cli import app
 from doublespec.config import RetrievalSettings
 from doublespec.drafting.background import StyledDrafter
 from doublespec.drafting.base import Drafter
-from doublespec.drafting.costs import LookupCosts
 from doublespec.drafting.retrieved import Retrieval
 from doublespec.errors import DatastoreError
 from doublespec.retrieval.history import History, open_history
 from doublespec.sampling import Request, SamplingParams
 from tests.drafts import EchoRecipe, in_process
+from tests.reference import KnownCosts
 
 CSV = "Turn this CSV into a JSON list of objects.\n\nname,city\nAnna,Oslo\nTom,Paris\nLena,Rome"
 QUESTION = [{"role": "user", "content": CSV}]
@@ -28,22 +27,9 @@ COMMON = [1, 2, 3, 4, 5, 6, 7, 8]  # what all tenants' texts begin with
 ANN, BOB = range(100, 200), range(200, 300)
 
 
-class Known(LookupCosts):
-    """What steps of lookup take, and so where it searches and what it shows, depends on nothing
-    that this machine does besides."""
-
-    def __init__(self, *measured: float) -> None:
-        super().__init__(0.4, 0.5, 0.05, 0.05, 16, int(measured[-1]))
-
-    def learn(self, *seen: Any) -> None:
-        return None
-
-    learn_shown = learn_plain = learn
-
-
 @pytest.fixture(autouse=True)
 def known_costs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "LookupCosts", Known)
+    monkeypatch.setattr(engine, "LookupCosts", KnownCosts)
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from doublespec.drafting.recipe import DraftRecipe
 from doublespec.engine import Engine
 from doublespec.llm import find_bundled
 from doublespec.models.base import can_settle
+from tests.reference import KnownCosts
 
 CSV = "Turn this CSV into a JSON list of objects.\n\nname,city\nAnna,Oslo\nTom,Paris\nLena,Rome"
 QUESTION = [{"role": "user", "content": CSV}]
@@ -379,8 +380,11 @@ def test_parameters_can_be_given_as_an_object_or_as_keywords(bundled: LLM) -> No
     assert mixed.tokens == by_object.tokens[:4]
 
 
-def test_a_datastore_helps_and_changes_nothing(bundled: LLM, tmp_path: Path) -> None:
+def test_a_datastore_helps_and_changes_nothing(
+    bundled: LLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A store that holds the answer itself: every step should settle a run of it."""
+    monkeypatch.setattr(engine, "LookupCosts", KnownCosts)
     prompt = "Once upon a time"
     free = bundled.generate(prompt, max_tokens=60, ignore_eos=True, method="ar")
     (tmp_path / "text.txt").write_text(prompt + free.text)
@@ -391,7 +395,8 @@ def test_a_datastore_helps_and_changes_nothing(bundled: LLM, tmp_path: Path) -> 
         for method in ("lookup", "double", "double-serial"):
             found = llm.generate(prompt, max_tokens=60, ignore_eos=True, method=method)
             assert found.tokens == free.tokens
-        alone = bundled.generate(prompt, max_tokens=60, ignore_eos=True, method="lookup")
+        with LLM("bundled") as without:
+            alone = without.generate(prompt, max_tokens=60, ignore_eos=True, method="lookup")
         helped = llm.generate(prompt, max_tokens=60, ignore_eos=True, method="lookup")
         assert helped.stats.steps < alone.stats.steps
         content = store.read_bytes()
