@@ -60,17 +60,21 @@ def settled_by(
     return new
 
 
-class KnownCosts(LookupCosts):
-    """What steps of lookup take, and so where it searches and what it shows, depends on nothing
-    that this machine does besides."""
-
-    def __init__(self, *measured: float) -> None:
-        super().__init__(0.4, 0.5, 0.05, 0.05, 16, int(measured[-1]))
+class FixedCosts(LookupCosts):
+    """What steps of lookup take is known: it is not learnt from these."""
 
     def learn(self, *seen: Any) -> None:
         return None
 
     learn_shown = learn_plain = learn
+
+
+class KnownCosts(FixedCosts):
+    """So that where it searches and what it shows depends on nothing that this machine does
+    besides, whatever was measured at load."""
+
+    def __init__(self, *measured: float) -> None:
+        super().__init__(0.4, 0.5, 0.05, 0.05, 16, int(measured[-1]))
 
 
 class Counting:

@@ -1,7 +1,5 @@
 """What is guessed while a text grows, against a scan that has no memory."""
 
-from collections.abc import Sequence
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,7 +18,7 @@ from doublespec.retrieval.recurrence import MOST_GUESSED, Judged, Recurrence
 from doublespec.sampling import Request, SamplingParams
 from doublespec.stopping import StopRule
 from doublespec.tokens import common_prefix
-from tests.reference import Counting, answer, naive
+from tests.reference import Counting, FixedCosts, answer, naive
 
 Text = list[int]
 
@@ -170,24 +168,8 @@ STOP = StopRule(1000)
 AT_ONCE = 32
 
 
-class _Known(LookupCosts):
-    """What steps take is known: it is not learnt from these."""
-
-    def learn(
-        self,
-        forwards: int,
-        computing: float,
-        judged: Sequence[Judged] = (),
-        searching: float | None = None,
-    ) -> None:
-        return None
-
-    def learn_shown(self, shown: int, searching: float, computing: float) -> None:
-        return None
-
-
 def _costs() -> LookupCosts:
-    return _Known(1.0, 2.0, 0.02, 0.2, AT_ONCE, 24)
+    return FixedCosts(1.0, 2.0, 0.02, 0.2, AT_ONCE, 24)
 
 
 def _by_lookup(*, ahead: bool) -> tuple[list[Step], int]:

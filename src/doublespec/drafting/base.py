@@ -83,7 +83,7 @@ class BackgroundDrafter(Protocol):
 
 
 class NoDrafter:
-    """Never guesses, adds nothing to a draft, and hears nothing."""
+    """Never guesses, and adds nothing to a draft."""
 
     def propose(self, tokens: Tokens, limit: int, request: Request) -> list[int]:
         return []
