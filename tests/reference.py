@@ -1,7 +1,6 @@
 """The definition of the answer: plain decoding in fifteen lines, with no cache and no parts."""
 
 from collections.abc import Collection
-from ctypes import CFUNCTYPE, c_int64, c_void_p
 from typing import Any
 
 from torch import Tensor
@@ -52,7 +51,7 @@ def settled_by(
             new.append(token)
             is_over = token in ends or len(new) == most
             if guesser is not None:
-                offered = hears(guesser, token, more > 0 and not is_over)
+                offered = guesser.hear(token, more=more > 0 and not is_over)
                 room = max(0, min(guesser.most, most - len(new) - 1))
                 guess = known(offered[:room], model.vocab_size)
             if is_over:
@@ -93,13 +92,6 @@ class Counting:
 
     def settle(self, tokens: Tokens, guess: Tokens, passes: int, *told: Any) -> list[int]:
         return settled_by(self, tokens, guess, passes, *told)
-
-
-def hears(guesser: Guesser, token: int, more: bool) -> list[int]:
-    """Tells it a token, as compiled models do; what it guesses then."""
-    CFUNCTYPE(None, c_void_p, c_int64, c_int64)(guesser.function)(guesser.state, token, more)
-    count, place = (c_int64 * 2).from_address(guesser.state)
-    return (c_int64 * count).from_address(place)[:] if count else []
 
 
 def answer(steps: list[Step]) -> list[int]:

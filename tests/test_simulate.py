@@ -317,7 +317,7 @@ def _profile() -> dict[str, object]:
     times = {"context": 400, "seconds": {"1": 0.004, "8": 0.005}}
     slow = {"context": 400, "seconds": {"1": 0.008, "8": 0.010}}
     return {
-        "version": 3,
+        "version": 4,
         **{name: times for name in ("target", "fastest", "draft")},
         **{name: {"target": slow, "draft": slow} for name in ("in_turns", "beside")},
         "branch_seconds": 0.0001,
@@ -325,6 +325,7 @@ def _profile() -> dict[str, object]:
         "follow_seconds": 0.0002,
         "lookup_seconds": 0.00005,
         "step_seconds": 0.00001,
+        **{f"{name}_chained_seconds": None for name in ("target", "fastest", "draft")},
     }
 
 
@@ -336,7 +337,7 @@ def test_a_profile_of_the_doctor_is_read(tmp_path: Path) -> None:
     assert machine.beside_draft is not None
     assert machine.beside_draft(2) == 0.010  # padded to 8 rows
     path.write_text(json.dumps({**_profile(), "version": 1}))
-    with pytest.raises(ConfigError, match="version 1, and this program reads version 3; write it"):
+    with pytest.raises(ConfigError, match="version 1, and this program reads version 4; write it"):
         read_machine(path)
     path.write_text("{}")
     with pytest.raises(ConfigError, match="is no profile"):

@@ -10,6 +10,7 @@ from typing import Any
 
 from doublespec.bench.profile import PROFILE_VERSION
 from doublespec.errors import ConfigError
+from doublespec.models.load import ForwardCost
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,11 @@ class Machine:
     of the draft that it is in.
 
     Where draft and target share a processor, each makes the other's forwards longer: `after_draft`
-    are the target's in turns with a draft's, `beside_draft` those while the draft works, and
-    `draft_beside` the draft's then (None: as long as alone)."""
+    are the target's in turns with a draft's and `draft_after` the draft's, `beside_draft` those
+    while the draft works, and `draft_beside` the draft's then (None: as long as alone).
+
+    A forward over one row that follows another one in the same call takes `chained_seconds`, of the
+    draft `draft_chained_seconds` (None: it does not go on by itself)."""
 
     target: Curve
     draft: Curve
@@ -68,6 +72,9 @@ class Machine:
     after_draft: Curve | None = None
     beside_draft: Curve | None = None
     draft_beside: Curve | None = None
+    draft_after: Curve | None = None
+    chained_seconds: float | None = None
+    draft_chained_seconds: float | None = None
 
     @property
     def ratio(self) -> float:
@@ -82,14 +89,28 @@ class Machine:
             self,
             draft=self.draft.scaled(factor),
             draft_beside=self.draft_beside and self.draft_beside.scaled(factor),
+            draft_after=self.draft_after and self.draft_after.scaled(factor),
+            draft_chained_seconds=self.draft_chained_seconds
+            and factor * self.draft_chained_seconds,
             branch_seconds=factor * self.branch_seconds,
         )
 
     @property
     def row_cost(self) -> float:
-        """What each of 15 more rows adds to a forward of the target, as a share of it: what an
-        engine measures (`models/load.py`)."""
-        return max(0.0, self.target(16) / self.target(1) - 1) / 15
+        """What each further row adds to a forward of the target alone, as a share of it."""
+        return _row_cost(self.target)
+
+    @property
+    def cost(self) -> ForwardCost:
+        """What an engine measures of it when a model is loaded."""
+        beside = self.beside_draft or self.target
+        return ForwardCost(
+            beside(1),
+            _row_cost(beside),
+            self.target(1) / beside(1),
+            self.row_cost,
+            self.chained_seconds,
+        )
 
 
 def read_machine(path: Path) -> Machine:
@@ -115,10 +136,13 @@ def _machine(profile: Mapping[str, Any]) -> Machine:
     in_turns, beside = profile["in_turns"], profile["beside"]
     names = ("pipe", "follow", "step", "lookup", "branch")
     pipe, follow, step, lookup, branch = (_seconds(profile[f"{name}_seconds"]) for name in names)
+    chained, quick, draft = (
+        _positive(profile[f"{name}_chained_seconds"]) for name in ("target", "fastest", "draft")
+    )
     return Machine(
         _curve(profile["target"]),
         _curve(profile["draft"]),
-        _curve(profile["fastest"])(1),
+        quick or _curve(profile["fastest"])(1),
         pipe_seconds=pipe,
         follow_seconds=follow,
         overhead_seconds=step,
@@ -127,6 +151,9 @@ def _machine(profile: Mapping[str, Any]) -> Machine:
         after_draft=_curve(in_turns["target"]),
         beside_draft=_curve(beside["target"]),
         draft_beside=_curve(beside["draft"]),
+        draft_after=_curve(in_turns["draft"]),
+        chained_seconds=chained,
+        draft_chained_seconds=draft,
     )
 
 
@@ -154,6 +181,19 @@ def _curve(times: Mapping[str, Mapping[str, float]]) -> Curve:
     if points[0][0] < 1 or not all(seconds for _, seconds in points):
         raise ValueError("a forward over no rows, or in no time")
     return Curve(tuple(points), padded=True)
+
+
+def _row_cost(curve: Curve) -> float:
+    """By 15 more, as an engine measures it (`models/load.py`)."""
+    return max(0.0, curve(16) / curve(1) - 1) / 15
+
+
+def _positive(value: float | None) -> float | None:
+    if value is None:
+        return None
+    if not _seconds(value):
+        raise ValueError("a forward in no time")
+    return float(value)
 
 
 def _seconds(value: float) -> float:

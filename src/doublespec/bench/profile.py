@@ -21,27 +21,29 @@ import torch
 
 from doublespec.bench.outputs import replace_file
 from doublespec.config import DEFAULT_FORKS, DraftStyle, ForkSettings, RetrievalSettings
-from doublespec.decoding import decode_serial
+from doublespec.decoding import Step
 from doublespec.drafting.ahead import DraftAhead
 from doublespec.drafting.background import RemoteDrafter, StyledDrafter
 from doublespec.drafting.base import NoDrafter
 from doublespec.drafting.links import ProcessLink
 from doublespec.drafting.retrieved import Retrieval
 from doublespec.drafting.worker import Draft, Worker
-from doublespec.models.base import LanguageModel
+from doublespec.models.base import LanguageModel, Worth, can_chain, can_settle
 from doublespec.models.toy import ToyModel
 from doublespec.oracle import advance
 from doublespec.sampling import Request, SamplingParams
-from doublespec.stopping import StopRule
 
 ROW_COUNTS = (1, 2, 4, 8, 16, 32)  # what is shown to people
 CONTEXT = 200  # tokens before the rows, by default
-PROFILE_VERSION = 3
+PROFILE_VERSION = 4
 _MOST_ROWS = 64
 _REPEATS = 6
 _FEWEST_REPEATS = 2  # of these, where forwards are so slow that all take longer than
 _LONG_SECONDS = 3.0
-_IN_A_ROW = 3  # forwards, of which the last counts: it finds the caches as a loop leaves them
+# Forwards of which the last counts, so many at least and for so long: it finds the machine as a
+# loop leaves it. (After forwards over many rows others take longer, for milliseconds: docs/log.md.)
+_IN_A_ROW, _SETTLED_SECONDS = 3, 6e-3
+_GOING_ON, _CALLS = 16, 12  # forwards in a call, and how many calls
 _SPREAD = 32  # places over which contexts are spread: some rows stand at a border of key lengths
 
 LoadDraft = Callable[[], LanguageModel]  # importable by name, so that a child can have it
@@ -70,9 +72,11 @@ class PairTimes:
 class Profile:
     """What a pair of models costs on a machine. Times are in seconds.
 
-    `branch_seconds` is what a correction drafted in advance adds to a forward of the draft besides
-    its rows. `in_turns`: a forward of the draft before each of the target; `beside`: the
-    draft's in another process at the same time. `lookup_seconds` is a retrieval, `step_seconds`
+    The `chained` ones are of a forward over one row that follows another one in the same call
+    (None: the model does not go on by itself). `branch_seconds` is what a correction drafted in
+    advance adds to a forward of the draft besides its rows. `in_turns`: a forward of the draft
+    before each of the target; `beside`: the draft's in another process at the same time.
+    `lookup_seconds` is a retrieval, `step_seconds`
     what a step costs besides forwards and retrievals, `follow_seconds` what it costs the target to
     hear and tell a draft beside it, `pipe_seconds` a round trip to a draft's process.
     """
@@ -88,6 +92,9 @@ class Profile:
     lookup_seconds: float
     step_seconds: float
     threads: int
+    target_chained_seconds: float | None = None
+    fastest_chained_seconds: float | None = None
+    draft_chained_seconds: float | None = None
     version: int = PROFILE_VERSION
 
     @property
@@ -116,14 +123,48 @@ def measure_forwards(
             break
         for rows in counts:
             length = min(next(places), room - rows)
-            for number in range(_IN_A_ROW):
-                for model, seconds in zip(models, times, strict=True):
-                    found = forward_seconds(model, rows, length, _IN_A_ROW * attempt + number)
-                    if number + 1 == _IN_A_ROW:
-                        seconds[rows].append(found)
+            latest = _settled_seconds(models, rows, length, attempt)
+            for seconds, found in zip(times, latest, strict=True):
+                seconds[rows].append(found)
     # The first round reads the prompt, too.
     rounds = [{rows: found[1:] for rows, found in seconds.items()} for seconds in times]
     return [_forward_times(context, seconds) for seconds in rounds]
+
+
+def _settled_seconds(
+    models: Sequence[LanguageModel], rows: int, context: int, attempt: int
+) -> list[float]:
+    """Of the latest of several forwards of the models in turns."""
+    begun, number = perf_counter(), 0
+    while True:
+        turn = _IN_A_ROW * attempt + number
+        found = [forward_seconds(model, rows, context, turn) for model in models]
+        number += 1
+        if number >= _IN_A_ROW and perf_counter() - begun >= _SETTLED_SECONDS:
+            return found
+
+
+def measure_chained(model: LanguageModel, context: int = CONTEXT) -> float | None:
+    """Seconds of a forward over one row that follows another one in the same call; None for a model
+    that does not go on by itself."""
+    context = max(1, min(context, model.max_length - _GOING_ON - 1))
+    text = [1 + i % 7 for i in range(context)]
+    request = Request(SamplingParams(), context)
+
+    def go_on(forwards: int, attempt: int) -> float:
+        tokens = [*text, 1 + attempt % 11]
+        begun = perf_counter()
+        if can_settle(model):
+            advance(model, tokens, [], request, forwards)
+        elif can_chain(model):
+            model.chain(tokens, forwards, model.vocab_size, (), Worth())
+        return perf_counter() - begun
+
+    if not can_settle(model) and not can_chain(model):
+        return None
+    times = [(go_on(1, i), go_on(_GOING_ON, i)) for i in range(_CALLS + 1)]
+    one, many = (_middle_mean(found[1:]) for found in zip(*times, strict=True))  # one reads it
+    return max(0.0, many - one) / (_GOING_ON - 1)
 
 
 def _forward_times(context: int, times: Mapping[int, Sequence[float]]) -> ForwardTimes:
@@ -227,12 +268,9 @@ def measure_lookup(model: LanguageModel, context: int = CONTEXT, repeats: int = 
     return median(times[1:])
 
 
-def measure_step(steps: int = 200) -> float:
-    """The median time of a step besides its forward, without drafter and retrieval."""
-    nobody, prompt = NoDrafter(), list(range(CONTEXT))
-    request = Request(SamplingParams(), len(prompt))
-    events = decode_serial(ToyModel(512), nobody, nobody, prompt, request, StopRule(steps), 0)
-    return median(step.seconds - step.target_seconds for step in events)
+def step_seconds(steps: Sequence[Step]) -> float:
+    """What a step of plain decoding took besides its forward, to make text of it included."""
+    return max(0.0, _middle_mean([step.seconds - step.target_seconds for step in steps]))
 
 
 def merged(profiles: Sequence[Profile]) -> Profile:

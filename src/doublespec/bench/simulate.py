@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from doublespec.bench.machine import Curve, Machine
-from doublespec.bench.replay import Replay
+from doublespec.bench.replay import Replay, ReplayedModel
 from doublespec.bench.virtual import (
     TimedCompleter,
     TimedDrafter,
@@ -25,7 +25,7 @@ from doublespec.decoding import Clock, Step
 from doublespec.drafting.ahead import DraftAhead
 from doublespec.drafting.background import Patience, RemoteDrafter, StyledDrafter
 from doublespec.drafting.base import BackgroundDrafter, Drafter, NoDrafter
-from doublespec.drafting.choice import Choice, DraftUnlessRun
+from doublespec.drafting.choice import DraftUnlessRun
 from doublespec.drafting.confident import ConfidentDrafter
 from doublespec.drafting.costs import LookupCosts
 from doublespec.drafting.hindsight import Hindsight
@@ -33,7 +33,7 @@ from doublespec.drafting.lookup import Helper
 from doublespec.drafting.model import ModelDrafter
 from doublespec.drafting.odds import Odds
 from doublespec.drafting.pauses import Pauses
-from doublespec.drafting.recipe import likely_rate
+from doublespec.drafting.recipe import goes_on_by_itself, likely_rate
 from doublespec.drafting.retrieved import Retrieval
 from doublespec.drafting.sounding import Sounding
 from doublespec.drafting.worker import Draft, Worker
@@ -48,6 +48,7 @@ from doublespec.methods import (
     split_name,
 )
 from doublespec.models.base import LanguageModel
+from doublespec.models.load import ForwardCost
 from doublespec.sampling import Request, SamplingParams
 from doublespec.scheduling.scheduler import Scheduler
 from doublespec.stats import summarise
@@ -56,8 +57,6 @@ from doublespec.tokens import Tokens
 
 BEST = "best"  # the project's own settings, by the method that suits the devices
 SERIAL_GAMMAS = (3, 5, 8)  # what is tried for a draft that the target waits for
-
-_AT_ONCE = 1  # forward: nothing is spared by making several in a row
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,14 +134,15 @@ def plans(
 
 def simulate(plan: Plan, machine: Machine, traces: Sequence[Replay]) -> Outcome:
     """Answers every trace with a plan. The same arguments give the same outcome, to the bit."""
-    answers = _answers(plan, machine, traces)
-    steps = [step for parts in answers for step in parts.answer()]
-    return _outcome(plan, machine, steps, answers)
+    kept = _Kept(plan, machine)
+    steps = [step for trace in traces for step in _Parts(plan, machine, trace, kept).answer()]
+    return _outcome(plan, machine, steps, kept)
 
 
 def answers(plan: Plan, machine: Machine, traces: Sequence[Replay]) -> list[list[Step]]:
     """The Steps of every answer with a plan."""
-    return [list(parts.answer()) for parts in _answers(plan, machine, traces)]
+    kept = _Kept(plan, machine)
+    return [list(_Parts(plan, machine, trace, kept).answer()) for trace in traces]
 
 
 def mean_speedup(outcomes: Mapping[str, Outcome]) -> float:
@@ -168,52 +168,126 @@ def _candidates(machine: Machine) -> list[str]:
     return candidates(has_draft=True, beside=beside, same_device=not beside)
 
 
-def _answers(plan: Plan, machine: Machine, traces: Sequence[Replay]) -> list["_Parts"]:
-    target, draft = Retrieval(plan.retrieval), Retrieval(plan.retrieval)
-    gamma = plan.gamma or max(1, round(machine.ratio))
+class _Kept:
+    """What is kept from one answer to the next: the clock, the draft before the target, indexes by
+    side, and all that is learnt. Made as `engine.py` makes it."""
 
-    def seconds(shown: Sequence[int], searched: bool) -> float:
-        return sum(machine.target(count + 1) for count in shown)
-
-    kept = _Kept(
-        {behind: target.lookup(beside=behind == "beside") for behind in (None, "serial", "beside")},
-        draft.lookup(),
-        target.choice(gamma, gamma / machine.ratio),
-        Odds(),
-        Scheduler(
+    def __init__(self, plan: Plan, machine: Machine) -> None:
+        self._machine = machine
+        self._gamma = plan.gamma
+        self.clock = VirtualClock()
+        self.odds = Odds()
+        self.drafted, self.drafts = 0, list[TimedModel]()
+        cost, self._settings = machine.cost, plan.retrieval
+        self._row_cost = cost.row_share(beside=False)
+        self._target_side = Retrieval(plan.retrieval, None, machine.target(1))
+        self.costs = LookupCosts(
+            cost.of_plain,
+            machine.target(1),
+            self._row_cost,
+            machine.lookup_seconds,
+            cost.at_once,
+            plan.guess_tokens,
+        )
+        foreseen = plan.retrieval.ngram is None
+        self.pauses = Pauses(self.costs.of_search, self.costs.of_showing, foreseen=foreseen)
+        self.scheduler = Scheduler(
             _candidates(machine),
-            {"ar": 1.0 / machine.target(1)},
+            {"ar": 1.0 / cost.of_plain},
             HINDSIGHT,
             sounded=machine.devices == 1,
-        ),
-        Hindsight(
+        )
+        self.hindsight = Hindsight(
             HINDSIGHT,
-            target.lookup(),
+            self._target_side.lookup(self._row_cost, prices=self.costs.prices),
             plan.guess_tokens,
-            seconds,
-            _no_pauses(),
-            _AT_ONCE,
-            is_known=lambda: True,
-        ),
-    )
-    return [_Parts(plan, machine, trace, kept) for trace in traces]
+            self.costs.seconds,
+            self.pauses,
+            cost.at_once,
+            lambda: self.costs.are_seen,
+        )
+        row_cost = cost.row_share(beside=True)
+        beside = Retrieval(replace(plan.retrieval, row_cost=row_cost), None, machine.draft(1))
+        self.draft_side = beside.lookup()
+        self._before: TimedModel | None = None  # the draft before the target
+        self._was_target = True  # what has worked last
+        self._lookups: dict[DraftKind | None, Helper] = {}
+        self._serial: dict[bool, Drafter] = {}
+
+    @property
+    def cost(self) -> ForwardCost:
+        return self._machine.cost
+
+    def draft_before(self, replayed: ReplayedModel) -> TimedModel:
+        """The draft before the target, which replays that from now on."""
+        if self._before is None:
+            spared = _spared(self._machine.draft, self._machine.draft_chained_seconds)
+            self._before = TimedModel(replayed, self._draft_seconds, self.clock, spared=spared)
+            self.drafts.append(self._before)
+        self._before.model = replayed
+        return self._before
+
+    def lookup(self, behind: DraftKind | None) -> Helper:
+        if behind not in self._lookups:
+            beside, machine, spared = behind == "beside", self._machine, self.target_spared or 0.0
+            row_cost = machine.cost.row_share(beside=beside)
+            prices = None if behind else self.costs.prices
+            helper = self._target_side.lookup(row_cost, beside=beside, prices=prices)
+
+            def judging(shown: int) -> float:
+                return max(0.0, machine.target(shown + 1) - spared)
+
+            seconds, clock = machine.lookup_seconds, self.clock
+            self._lookups[behind] = TimedCompleter(helper, seconds, clock, judging)
+        return self._lookups[behind]
+
+    def draft(self, model: LanguageModel, *, retrieval: bool) -> Drafter:
+        if retrieval not in self._serial:
+            made = self._make_draft(model, retrieval=retrieval)
+            self._serial[retrieval] = _Counted(made, self)
+        return self._serial[retrieval]
+
+    def _make_draft(self, model: LanguageModel, *, retrieval: bool) -> Drafter:
+        machine, row_cost = self._machine, self._row_cost
+        settings, unit, gamma = self._settings, machine.target(1), self._gamma
+        seconds, share = machine.draft(1), machine.draft(1) / unit
+        chains = goes_on_by_itself(model, seconds)
+        helper: Drafter = NoDrafter()
+        if retrieval:
+            shared = self._target_side.shared(replace(settings, row_cost=row_cost), seconds)
+            helper = TimedDrafter(shared.lookup(), machine.lookup_seconds, self.clock)
+        if gamma is not None:
+            made: Drafter = ModelDrafter(model, gamma, helper, chains=chains and not retrieval)
+        else:
+            made = ConfidentDrafter(
+                model, helper, share, self.odds, row_cost, self.clock, unit, chains
+            )
+            gamma = made.steps
+        choice = self._target_side.choice(gamma, gamma * share, row_cost) if retrieval else None
+        if choice is None:
+            return made
+        either = DraftUnlessRun(made, choice, self.clock, unit)
+        return TimedDrafter(either, machine.lookup_seconds, self.clock)
+
+    @property
+    def target_spared(self) -> float | None:
+        return _spared(self._machine.target, self._machine.chained_seconds)
+
+    def target_seconds(self, rows: int) -> float:
+        """Of a forward of the target: after one of the draft before it, or of its own."""
+        curve = self._machine.target if self._was_target else self._machine.after_draft
+        self._was_target = True
+        return (curve or self._machine.target)(rows)
+
+    def _draft_seconds(self, rows: int) -> float:
+        curve = self._machine.draft_after if self._was_target else self._machine.draft
+        self._was_target = False
+        return (curve or self._machine.draft)(rows)
 
 
-@dataclass(frozen=True, slots=True)
-class _Kept:
-    """What is kept from one answer to the next: indexes by side, and what was learnt."""
-
-    lookups: dict[DraftKind | None, Helper]  # on the target's side
-    draft_side: Drafter
-    choice: Choice | None  # where a serial draft is left out
-    odds: Odds
-    scheduler: Scheduler
-    hindsight: Hindsight
-
-
-def _no_pauses() -> Pauses:
-    """Searches cost nothing there."""
-    return Pauses(lambda: 0.0)
+def _spared(curve: Curve, chained: float | None) -> float | None:
+    """What is spared of a forward by one before it in the same call."""
+    return None if chained is None else curve(1) - chained
 
 
 class _Parts:
@@ -224,35 +298,35 @@ class _Parts:
         self._machine = machine
         self._trace = trace
         self._kept = kept
-        self._now = VirtualClock()
         self._link: VirtualLink | None = None
         self._remote: RemoteDrafter | None = None
-        self._before: TimedModel | None = None  # the draft before the target
-        self._is_in_turns = False  # a draft works before the target
-        self.clock: Clock = self._now
+        self._replayed_draft = trace.draft()
+        self.clock: Clock = kept.clock
         self.scheduler = kept.scheduler
         self.hindsight = kept.hindsight
         self.sounding = None if machine.devices > 1 else Sounding(self._serial_draft, self._speeds)
         self.guess_tokens = plan.guess_tokens
-        self.at_once, self.plain_seconds = _AT_ONCE, machine.target(1)
-        self.pauses = _no_pauses()
-        self.lookup_costs = LookupCosts(machine.target(1), machine.target(1), 0.0, 0.0, _AT_ONCE)
+        self.at_once, self.plain_seconds = kept.cost.at_once, kept.cost.of_plain
+        self.pauses = kept.pauses
+        self.lookup_costs = kept.costs
         self.target: LanguageModel = TimedModel(
-            trace.target(), self._target_seconds, self._now, self._share
+            trace.target(),
+            self._target_seconds,
+            kept.clock,
+            self._share,
+            spared=kept.target_spared,
         )
-        self.drafts: list[TimedModel] = []
-        self.drafted = 0
 
     def _serial_draft(self) -> LanguageModel:
-        if self._before is None:
-            self._before = self._draft(self._machine.draft, self._now)
-        return self._before
+        """The draft before the target, which replays this trace now."""
+        return self._kept.draft_before(self._replayed_draft)
 
     def _speeds(self, kept: float) -> dict[str, float]:
         """Of a draft before the target, by the times of forwards, as `Engine` has it."""
-        target, draft = self._machine.target, self._machine.draft(1)
+        target, cost = self._machine.target, self._kept.cost
+        draft = self._machine.draft_chained_seconds or self._machine.draft(1)
         rate = likely_rate(lambda n: target(n + 1) + n * draft, kept)
-        return {"double-serial": target(1) * rate}
+        return {"double-serial": cost.of_plain * rate}
 
     def answer(self) -> Iterator[Step]:
         """The Steps of the answer, in virtual time."""
@@ -262,7 +336,7 @@ class _Parts:
         settled: list[int] = []
         for step in METHODS[self._plan.method](self, trace.prompt, request, stop):
             settled += step.new
-            self.drafted += sum(len(forward.tokens) for forward in step.forwards)
+            self._kept.drafted += sum(len(forward.tokens) for forward in step.forwards)
             yield step
         assert settled == trace.answer
 
@@ -273,23 +347,10 @@ class _Parts:
         return True
 
     def lookup(self, behind: DraftKind | None = None) -> Helper:
-        helper = self._kept.lookups[behind]
-        return TimedCompleter(helper, self._machine.lookup_seconds, self._now)
+        return self._kept.lookup(behind)
 
     def draft(self, *, retrieval: bool) -> Drafter:
-        machine, choice = self._machine, self._kept.choice
-        self._is_in_turns = True
-        model, helper = self._serial_draft(), self._helper(retrieval, self._now)
-        made = (
-            ConfidentDrafter(model, helper, 1.0 / machine.ratio, self._kept.odds)
-            if self._plan.gamma is None
-            else ModelDrafter(model, self._plan.gamma, helper)
-        )
-        drafter = _Counted(made, self)
-        if not retrieval or choice is None:
-            return drafter
-        either = DraftUnlessRun(drafter, choice, self._now, machine.target(1))
-        return TimedDrafter(either, machine.lookup_seconds, self._now)
+        return self._kept.draft(self._serial_draft(), retrieval=retrieval)
 
     def background(self, *, retrieval: bool) -> BackgroundDrafter:
         plan = self._plan
@@ -306,37 +367,26 @@ class _Parts:
         """The draft beside the target, one for all styles."""
         if self._remote is None:
             beside, machine, odds = VirtualClock(), self._machine, self._kept.odds
-            model = self._draft(machine.draft_beside or machine.draft, beside)
+            seconds, per_branch = machine.draft_beside or machine.draft, machine.branch_seconds
+            model = TimedModel(self._trace.draft(), seconds, beside, branch_seconds=per_branch)
+            self._kept.drafts.append(model)
+            lookup = TimedDrafter(self._kept.draft_side, machine.lookup_seconds, beside)
 
             def make(style: DraftStyle) -> Draft:
-                helper = self._helper(style.retrieval is not None, beside)
+                helper: Drafter = NoDrafter() if style.retrieval is None else lookup
                 return Draft(DraftAhead(model, helper, style.forks, odds), style.gamma)
 
             delay = machine.pipe_seconds / 2
             worker = Worker(make, beside)
             self._link = link = VirtualLink(
-                worker, self._now, beside, delay, machine.follow_seconds
+                worker, self._kept.clock, beside, delay, machine.follow_seconds
             )
-            self._remote = RemoteDrafter(lambda: link, Patience(), self._now)
+            self._remote = RemoteDrafter(lambda: link, Patience(), self._kept.clock)
         return self._remote
 
-    def _draft(self, seconds: Curve, clock: VirtualClock) -> TimedModel:
-        per_branch = self._machine.branch_seconds
-        model = TimedModel(self._trace.draft(), seconds, clock, branch_seconds=per_branch)
-        self.drafts.append(model)
-        return self.drafts[-1]
-
-    def _helper(self, retrieval: bool, clock: VirtualClock) -> Drafter:
-        if not retrieval:
-            return NoDrafter()
-        return TimedDrafter(self._kept.draft_side, self._machine.lookup_seconds, clock)
-
     def _target_seconds(self, rows: int) -> float:
-        machine = self._machine
-        alone = machine.target(rows)
-        if self._is_in_turns and machine.after_draft is not None:
-            alone = machine.after_draft(rows)
-        return alone + self._lost_beside(rows, alone) + machine.overhead_seconds
+        alone = self._kept.target_seconds(rows)
+        return alone + self._lost_beside(rows, alone) + self._machine.overhead_seconds
 
     def _lost_beside(self, rows: int, alone: float) -> float:
         """How much longer a forward takes since the draft works at the same time, all the time or
@@ -354,22 +404,20 @@ class _Parts:
 class _Counted:
     """A drafter whose tokens are counted."""
 
-    def __init__(self, drafter: Drafter, parts: _Parts) -> None:
+    def __init__(self, drafter: Drafter, kept: _Kept) -> None:
         self._drafter = drafter
-        self._parts = parts
+        self._kept = kept
 
     def propose(self, tokens: Tokens, limit: int, request: Request) -> list[int]:
         drafted = self._drafter.propose(tokens, limit, request)
-        self._parts.drafted += len(drafted)
+        self._kept.drafted += len(drafted)
         return drafted
 
 
-def _outcome(
-    plan: Plan, machine: Machine, steps: Sequence[Step], answers: Sequence[_Parts]
-) -> Outcome:
+def _outcome(plan: Plan, machine: Machine, steps: Sequence[Step], kept: _Kept) -> Outcome:
     stats = summarise(steps)
-    forwards = sum(model.forwards for parts in answers for model in parts.drafts)
-    per_forward = sum(parts.drafted for parts in answers) / forwards if forwards else 1.0
+    forwards = sum(model.forwards for model in kept.drafts)
+    per_forward = kept.drafted / forwards if forwards else 1.0
     departed = [step.foreseen for step in steps if step.foreseen is not None]
     return Outcome(
         gamma=plan.gamma,

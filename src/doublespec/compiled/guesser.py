@@ -1,5 +1,6 @@
 """How one compiled function tells another what comes next, with no Python between them."""
 
+from ctypes import CFUNCTYPE, c_int64, c_void_p
 from typing import NamedTuple
 
 
@@ -15,3 +16,9 @@ class Guesser(NamedTuple):
     function: int
     state: int
     most: int
+
+    def hear(self, token: int, *, more: bool) -> list[int]:
+        """Tells it a token, and says what it guesses then: as a compiled model does."""
+        CFUNCTYPE(None, c_void_p, c_int64, c_int64)(self.function)(self.state, token, more)
+        count, place = (c_int64 * 2).from_address(self.state)
+        return (c_int64 * count).from_address(place)[:] if count else []

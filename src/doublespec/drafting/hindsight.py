@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from doublespec.drafting.lookup import Helper
 from doublespec.drafting.pauses import Pauses, Searches
-from doublespec.retrieval.recurrence import Recurrence
+from doublespec.retrieval.recurrence import Foresight
 from doublespec.sampling import Request
 from doublespec.tokens import Tokens, common_prefix
 
@@ -116,7 +116,7 @@ class Hindsight:
         return measured / expected
 
 
-def _shown(ahead: Recurrence | None, guess: list[int], new: Tokens, count: int) -> list[int]:
+def _shown(ahead: Foresight | None, guess: list[int], new: Tokens, count: int) -> list[int]:
     """How many tokens each of the forwards shows that settle so many, where the text is known as
     far as `new`; one each behind it. The first one shows a guess."""
     shown, place = list[int](), 0

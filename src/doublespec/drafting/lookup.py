@@ -10,7 +10,7 @@ from doublespec.ratio import Ratio
 from doublespec.retrieval.base import Match, TokenIndex
 from doublespec.retrieval.expectation import Ahead, drafted_ahead, evidence_at
 from doublespec.retrieval.layered import LayeredIndex
-from doublespec.retrieval.recurrence import Recurrence
+from doublespec.retrieval.recurrence import Foresight, Recurrence
 from doublespec.sampling import Request
 from doublespec.tokens import Tokens, common_prefix
 
@@ -150,7 +150,7 @@ def worth_showing(count: int, kept: float, row_cost: float) -> int:
 class Helper(Drafter, Completer, Protocol):
     """Proposes runs, and completes drafts by them."""
 
-    def guess_ahead(self, tokens: Tokens, most: int, request: Request) -> Recurrence | None:
+    def guess_ahead(self, tokens: Tokens, most: int, request: Request) -> Foresight | None:
         """Guesses by itself while a model goes on by itself, for `most` tokens behind a text. None:
         there is nothing that could."""
         ...
@@ -169,5 +169,5 @@ class TenantDrafter:
     def complete(self, tokens: Tokens, drafted: list[int], limit: int, request: Request) -> Guess:
         return self._drafter_of(request.tenant).complete(tokens, drafted, limit, request)
 
-    def guess_ahead(self, tokens: Tokens, most: int, request: Request) -> Recurrence | None:
+    def guess_ahead(self, tokens: Tokens, most: int, request: Request) -> Foresight | None:
         return self._drafter_of(request.tenant).guess_ahead(tokens, most, request)

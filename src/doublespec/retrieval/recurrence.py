@@ -32,6 +32,21 @@ class Judged(NamedTuple):
     seconds: float
 
 
+class Foresight(Protocol):
+    """What guesses while a text grows (`Recurrence`)."""
+
+    @property
+    def guesser(self) -> Guesser: ...
+
+    def shorten(self, most: int) -> None: ...
+
+    def guess(self) -> list[int]: ...
+
+    def hear(self, token: int, *, more: bool = False) -> list[int]: ...
+
+    def over(self, new: Tokens) -> list[Judged]: ...
+
+
 class Recurrence:
     """Guesses what followed the longest suffix of a text that stood in it before, or among the
     tokens told since: as many tokens as settle most in the time of their forward, by what is learnt
