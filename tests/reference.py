@@ -36,10 +36,11 @@ def settled_by(
     ends: Collection[int],
     heat: Heat | None,
     guesser: Guesser | None = None,
+    most: int | None = None,
 ) -> list[int]:
     """What a model settles by itself (`models/base.py`), forward by forward."""
     new: list[int] = []
-    most = len(guess) + passes
+    most = len(guess) + passes if most is None else most
     params = SamplingParams(heat.temperature, seed=heat.seed) if heat else SamplingParams()
     for _ in range(passes):
         text = [*tokens, *new]

@@ -353,5 +353,7 @@ def test_a_draft_before_the_target_takes_all_cores_but_beside_another_one() -> N
 
 
 def test_as_many_forwards_come_at_once_as_no_reader_waits_for() -> None:
-    made = {seconds: ForwardCost(seconds, 0.1).at_once for seconds in (1e-4, 1e-3, 0.02, 0.5)}
+    costs = {seconds: ForwardCost(seconds, 0.1) for seconds in (1e-4, 1e-3, 0.02, 0.5)}
+    assert {cost.at_once for cost in costs.values()} == {1}  # they do not go on by themselves
+    made = {seconds: replace(cost, chained=seconds).at_once for seconds, cost in costs.items()}
     assert made == {1e-4: 64, 1e-3: 33, 0.02: 1, 0.5: 1}

@@ -176,6 +176,7 @@ class Settling(ToyModel):
         ends: object,
         heat: object,
         guesser: Guesser | None = None,
+        most: int | None = None,
     ) -> list[int]:
         new = naive(ToyModel(), list(tokens), REQUEST, StopRule(len(guess) + passes))
         kept = common_prefix(new, guess)

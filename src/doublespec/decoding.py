@@ -26,7 +26,7 @@ from doublespec.drafting.pauses import Pauses, Searches
 from doublespec.drafting.sounding import LEAST_SOUNDED, Sounding
 from doublespec.models.base import LanguageModel
 from doublespec.oracle import Settled, advance
-from doublespec.retrieval.recurrence import Judged
+from doublespec.retrieval.recurrence import MOST_AHEAD, Judged
 from doublespec.sampling import Request, TokenLogprobs
 from doublespec.scheduling.scheduler import Between, Scheduler, Turn
 from doublespec.stopping import Finish, StopRule
@@ -119,7 +119,7 @@ def decode_by_lookup(
 ) -> Steps:
     """Retrieve, then judge; where nothing is found, as plain decoding until it is time to search
     again, with what is guessed ahead meanwhile. `most` bounds the tokens shown to the target in one
-    step, `at_once` is as there, but of tokens. The first step is not learnt of: it reads the
+    step, `at_once` is as there. The first step is not learnt of: it reads the
     prompt, or enters a text that others have settled."""
     tokens = list(prompt)
     searches, is_first = Searches(pauses), True
@@ -127,11 +127,12 @@ def decode_by_lookup(
     while finish is None:
         begun = clock()
         count, is_due = _most_at_once(tokens, request, stop, at_once), searches.left <= 0
-        pause = count if is_due else min(count, searches.left)
-        ahead = helper.guess_ahead(tokens, pause, request) if count > 1 else None
+        most_now = min(count + MOST_AHEAD, request.prompt_length + stop.max_tokens - len(tokens))
+        room = most_now if is_due else min(most_now, searches.left)  # tokens that may be settled
+        ahead = helper.guess_ahead(tokens, room, request) if count > 1 else None
         guessed, searched = list[int](), None
         if ahead is not None:
-            count, guessed = pause, ahead.guess()
+            guessed = ahead.guess()
         if not guessed and (ahead is None or is_due):
             guess = helper.complete(tokens, [], _room_to_show(tokens, request, stop, most), request)
             shown = clock()
@@ -147,11 +148,12 @@ def decode_by_lookup(
                 finish = step.finish
                 yield step
                 continue
-            count = min(count, searches.left)
+            room = min(most_now, searches.left)
             if ahead is not None:
-                ahead.shorten(count)
+                ahead.shorten(room)
         asked, guesser = clock(), None if ahead is None else ahead.guesser
-        settled = advance(target, tokens, guessed, request, count - len(guessed), guesser)
+        room = min(room, count) if ahead is None else room
+        settled = advance(target, tokens, guessed, request, min(count, room), guesser, room)
         computed = clock() - asked
         judged = [] if ahead is None else ahead.over(settled.tokens)
         if guessed and not judged:  # the model did not go on by itself

@@ -446,7 +446,8 @@ class _Parts:
         )
         searching = self.lookup_costs.of_search, self.lookup_costs.of_showing
         is_all = engine.history is None and not choice.retrieval.datastores
-        self.pauses = Pauses(*searching, foreseen=is_all and choice.retrieval.ngram is None)
+        foreseen = is_all and choice.retrieval.ngram is None and cost.at_once > 1
+        self.pauses = Pauses(*searching, foreseen=foreseen)
         self.hindsight = Hindsight(
             HINDSIGHT,
             self._target_side.lookup(row_cost, prices=self.lookup_costs.prices),

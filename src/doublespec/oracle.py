@@ -26,15 +26,17 @@ def advance(
     request: Request,
     forwards: int = 1,
     guesser: Guesser | None = None,
+    most: int | None = None,
 ) -> Settled:
     """Judges `guess` as the continuation of `tokens`, in one forward of the model; in up to so many
     if it can go on by itself, which spares what lies between them: then each of the others judges
-    what the `guesser` says, and so many tokens are settled behind the guess at most. Ids that the
-    model does not have (of a damaged datastore, say) end the guess."""
+    what the `guesser` says, until `most` tokens are settled (None: one for each forward, besides
+    the guess). Ids that the model does not have (of a damaged datastore, say) end the guess."""
     guess = known(guess, model.vocab_size)
     params = request.params
     if params.is_simple and params.logprobs is None and can_settle(model):
-        new = model.settle(tokens, guess, forwards, request.end_ids, params.heat, guesser)
+        told = request.end_ids, params.heat, guesser, most
+        new = model.settle(tokens, guess, forwards, *told)
         if new:
             return Settled(new)
     ahead = [*tokens, *guess]

@@ -189,7 +189,7 @@ class _Kept:
             cost.at_once,
             plan.guess_tokens,
         )
-        foreseen = plan.retrieval.ngram is None
+        foreseen = plan.retrieval.ngram is None and cost.at_once > 1
         self.pauses = Pauses(self.costs.of_search, self.costs.of_showing, foreseen=foreseen)
         self.scheduler = Scheduler(
             _candidates(machine),

@@ -79,10 +79,11 @@ class TimedModel:
         ends: Collection[int],
         heat: Heat | None,
         guesser: Guesser | None = None,
+        most: int | None = None,
     ) -> list[int]:
         """As `SettlingModel` says, at temperature 0; leaves a single forward to others."""
         assert heat is None
-        text, new, most = list(tokens), list[int](), len(guess) + passes
+        text, new, most = list(tokens), list[int](), len(guess) + passes if most is None else most
         guess = list(guess)
         for number in range(passes if passes > 1 else 0):
             chosen = self._choices([*text, *guess], len(guess) + 1, follows=number > 0)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from doublespec.drafting.lookup import Helper
 from doublespec.drafting.pauses import Pauses, Searches
-from doublespec.retrieval.recurrence import Foresight
+from doublespec.retrieval.recurrence import MOST_AHEAD, Foresight
 from doublespec.sampling import Request
 from doublespec.tokens import Tokens, common_prefix
 
@@ -24,10 +24,10 @@ class Hindsight:
     """Judges the runs of the drafter of a `method`, of at most `most` tokens, by settled text.
 
     `expected` gives the seconds of forwards in one call that show so many tokens each, possibly
-    behind a search, as far as they depend on that; they settle as many tokens as there are until
-    `pauses` say that the next search is due, of at most `at_once`. How long the method's own steps
-    take in the midst of an answer is measured: delays of a busy machine included, as they are in
-    the time of the method that it is compared with.
+    behind a search, as far as they depend on that; there are at most `at_once`, which settle no
+    more tokens than there are until `pauses` say that the next search is due. How long the method's
+    own steps take in the midst of an answer is measured: delays of a busy machine included, as they
+    are in the time of the method that it is compared with.
     """
 
     def __init__(
@@ -82,11 +82,12 @@ class Hindsight:
         place, seconds, searches = start, 0.0, Searches(self._pauses)
         while place < stop:
             text, count, is_due = tokens[:place], self._at_once, searches.left <= 0
-            pause = count if is_due else min(count, searches.left)
-            ahead = self._drafter.guess_ahead(text, pause, request) if count > 1 else None
+            most = count + MOST_AHEAD
+            room = most if is_due else min(most, searches.left)
+            ahead = self._drafter.guess_ahead(text, room, request) if count > 1 else None
             guess, shown, settled = list[int](), list[int](), 0
             if ahead is not None:
-                count, guess = pause, ahead.guess()
+                guess = ahead.guess()
             searched = not guess and (ahead is None or is_due)
             if searched:
                 run = self._drafter.propose(text, self._most, request)
@@ -95,9 +96,13 @@ class Hindsight:
                     kept = common_prefix(run, tokens[place : place + len(run)])
                     shown, settled = [len(run)], min(kept + 1, len(tokens) - place)
                 else:
-                    count = min(count, searches.left)
+                    room = min(most, searches.left)
+                    if ahead is not None:
+                        ahead.shorten(room)
             if not settled:
-                shown, settled = _shown(ahead, guess, tokens[place : place + count], count), count
+                room = room if ahead is not None else min(room, count)
+                new = tokens[place : place + room]
+                shown, settled = _shown(ahead, guess, new, count, room)
             searches.go_on(settled)
             inside = min(settled, stop - place)
             seconds += self._expected(shown, searched) * inside / settled
@@ -116,16 +121,20 @@ class Hindsight:
         return measured / expected
 
 
-def _shown(ahead: Foresight | None, guess: list[int], new: Tokens, count: int) -> list[int]:
-    """How many tokens each of the forwards shows that settle so many, where the text is known as
-    far as `new`; one each behind it. The first one shows a guess."""
+def _shown(
+    ahead: Foresight | None, guess: list[int], new: Tokens, forwards: int, most: int
+) -> tuple[list[int], int]:
+    """How many tokens each of so many forwards shows, or of fewer that settle `most`, and how many
+    all settle, where the text is known as far as `new`; one each behind it. The first one shows a
+    guess."""
     shown, place = list[int](), 0
-    while place < len(new):
+    while place < len(new) and len(shown) < forwards:
         shown.append(len(guess))
         settled = new[place : place + common_prefix(guess, new[place:]) + 1]
         place += len(settled)
         for left, token in zip(reversed(range(len(settled))), settled, strict=True):
             guess = [] if ahead is None else ahead.hear(token, more=left > 0)
     if ahead is not None:
-        ahead.over(new)
-    return shown + [0] * (count - len(new))
+        ahead.over(new[:place])
+    more = min(forwards - len(shown), most - place) if place == len(new) else 0
+    return shown + [0] * more, place + more

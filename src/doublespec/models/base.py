@@ -137,12 +137,13 @@ class SettlingModel(LanguageModel, Protocol):
         ends: Collection[int],
         heat: Heat | None,
         guesser: Guesser | None = None,
+        most: int | None = None,
     ) -> list[int]:
         """What up to so many forwards settle after a text: the first of them as much of `guess` as
         equals its choices, and one more, each other the same of what the `guesser` says, or one
-        token; `len(guess) + passes` at most. Fewer behind one of `ends`, or where one was held up;
-        none where much is unread, and none before logits that are not finite. The model must have
-        room for all but the last."""
+        token; `most` at most (None: `len(guess) + passes`). Fewer behind one of `ends`, or where
+        one was held up; none where much is unread, and none before logits that are not finite. The
+        model must have room for all but the last."""
         ...
 
 

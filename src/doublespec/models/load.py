@@ -227,8 +227,9 @@ class ForwardCost:
 
     @property
     def at_once(self) -> int:
-        """How many steps of plain decoding may be computed before the first of them is seen."""
-        return max(1, min(_MOST_AT_ONCE, int(_AT_ONCE_SECONDS / self.of_plain)))
+        """How many steps of plain decoding may be computed before the first of them is seen: one
+        where the model does not go on by itself."""
+        return 1 if self.chained is None else _at_once(self.chained)
 
     def of(self, rows: int) -> float:
         return self.seconds * (1 + self.row_cost * (rows - 1))
@@ -240,6 +241,10 @@ class ForwardCost:
         """What each further row adds, as a share of a forward over one: beside a draft, or not."""
         alone = self.row_cost_alone
         return self.row_cost if beside or alone is None else alone
+
+
+def _at_once(seconds: float) -> int:
+    return max(1, min(_MOST_AT_ONCE, int(_AT_ONCE_SECONDS / seconds)))
 
 
 def choose_threads(
@@ -276,7 +281,7 @@ def share_cores(model: LanguageModel, usual: int) -> None:
 
 def with_chain(model: LanguageModel, cost: ForwardCost) -> ForwardCost:
     """The cost with that of a step of plain decoding where the model goes on by itself."""
-    if cost.at_once == 1 or not (can_settle(model) and can_chain(model)):
+    if _at_once(cost.of_plain) == 1 or not (can_settle(model) and can_chain(model)):
         return cost
     return replace(cost, chained=chained_seconds(model))
 

@@ -12,7 +12,8 @@ from doublespec.retrieval.expectation import Expectation
 from doublespec.retrieval.guessing import DEPTHS, GUESSED, STATE, guessing
 from doublespec.tokens import Tokens
 
-MOST_GUESSED = 31  # tokens at once
+MOST_GUESSED = 31  # tokens at once,
+MOST_AHEAD = 2 * MOST_GUESSED  # and in a call, besides one for each forward
 _ROOM, _MOST_ENTRIES = 4096, 256  # of what one call guesses
 # After so many guesses, or a quarter of all, what they teach is reckoned with.
 _LOT, _LARGEST_LOT = 16, 512

@@ -233,9 +233,10 @@ class NativeDecoder:
         ends: Collection[int],
         heat: Heat | None,
         guesser: Guesser | None = None,
+        most: int | None = None,
     ) -> list[int]:
         """See `models/base.py`."""
-        tokens, most = list(tokens), len(guess) + passes
+        tokens, most = list(tokens), len(guess) + passes if most is None else most
         assert passes > 0 and len(tokens) + most <= self.max_length + 1
         start = self._start(tokens)
         rows = len(tokens) - start + len(guess)
