@@ -255,7 +255,7 @@ class _Kept:
         helper: Drafter = NoDrafter()
         if retrieval:
             shared = self._target_side.shared(replace(settings, row_cost=row_cost), seconds)
-            helper = TimedDrafter(shared.lookup(), machine.lookup_seconds, self.clock)
+            helper = shared.lookup()  # of what the target's side has searched just now: at no cost
         if gamma is not None:
             made: Drafter = ModelDrafter(model, gamma, helper, chains=chains and not retrieval)
         else:
