@@ -278,7 +278,7 @@ def test_what_steps_say_to_a_draft_beside_them_counts(monkeypatch: pytest.Monkey
         made = Engine(llm.target, llm.recipe, llm.settings, ForwardCost(0.0008, 0.13, alone=0.66))
         made.draft_model()
         assert made.make_scheduler().choose().leader == "double-serial"
-        monkeypatch.setattr(engine, "_FOLLOW_SECONDS", 0.0)
+        monkeypatch.setattr(recipe, "_FOLLOW_SECONDS", 0.0)
         assert made.make_scheduler().choose().leader == "double"
         made.close()
 
@@ -292,7 +292,7 @@ def test_a_draft_beside_the_target_is_slower_than_alone(monkeypatch: pytest.Monk
         made = Engine(llm.target, llm.recipe, llm.settings, ForwardCost(0.004, 0.02, alone=0.55))
         made.draft_model()
         assert made.make_scheduler().choose().leader == "double-serial"
-        monkeypatch.setattr(engine, "_SHARED", 1.0)
+        monkeypatch.setattr(recipe, "_SHARED", 1.0)
         assert made.make_scheduler().choose().leader == "double"
         made.close()
 

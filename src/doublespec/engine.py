@@ -28,11 +28,9 @@ from doublespec.drafting.pace import Pace
 from doublespec.drafting.pauses import Pauses
 from doublespec.drafting.recipe import (
     LIKELY_KEPT,
-    LONGEST_LIKELY,
     DraftRecipe,
     goes_on_by_itself,
-    likely_rate,
-    likely_settled,
+    likely_speeds,
 )
 from doublespec.drafting.retrieved import ASKING_SECONDS, Retrieval
 from doublespec.drafting.sounding import Sounding
@@ -72,9 +70,6 @@ from doublespec.tokens import Tokens
 # Unread tokens of a prompt from which on it is read with all cores before a draft begins. The first
 # guess comes later then, which costs about two steps (docs/log.md).
 _LONG_PROMPT = 256
-_FOLLOW_SECONDS = 8e-5  # what a step hears of a draft beside it, and tells it (docs/log.md)
-_BETWEEN_SECONDS = 7e-5  # what that draft spends between two forwards (docs/log.md),
-_SHARED = 1.6  # and how many times as long these take as alone: caches and memory are shared
 _START_SECONDS = 2.5  # of that draft's process, before it reads its model (docs/log.md)
 
 
@@ -228,22 +223,11 @@ class Engine:
         return speeds["double-serial"] > speeds["double"]
 
     def _draft_speeds(self, kept: float) -> dict[str, float]:
-        """How many times as fast as plain decoding a draft is before the target, with all cores for
-        each, and beside it, if such a share of its choices hold: by the times of forwards alone, at
-        the best length of draft for either."""
+        """How many times as fast as plain decoding the methods with a draft are, if such a share of
+        its choices hold."""
         if self._draft_seconds is None:
             self._draft_seconds = _measure_draft(self.draft_model())
-        cost, (single, chained) = self.cost, self._draft_seconds
-        lengths = range(1, LONGEST_LIKELY + 1)
-        before = likely_rate(lambda n: cost.of_alone(n + 1) + n * chained, kept)
-        steps = [cost.of(n + 1) + _FOLLOW_SECONDS for n in lengths]
-        forward = _SHARED * single + _BETWEEN_SECONDS
-        beside = (
-            likely_settled(min(n, step / forward), kept) / step
-            for n, step in zip(lengths, steps, strict=True)
-        )
-        plain = cost.of_plain
-        return {"double-serial": plain * before, "double": plain * max(beside)}
+        return likely_speeds(self.cost, *self._draft_seconds, kept)
 
     def close(self) -> None:
         """Ends background drafters; what is asked for later starts them again."""

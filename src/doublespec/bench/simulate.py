@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from doublespec.bench.machine import Curve, Machine
 from doublespec.bench.replay import Replay, ReplayedModel
@@ -33,7 +34,7 @@ from doublespec.drafting.lookup import Helper
 from doublespec.drafting.model import ModelDrafter
 from doublespec.drafting.odds import Odds
 from doublespec.drafting.pauses import Pauses
-from doublespec.drafting.recipe import goes_on_by_itself, likely_rate
+from doublespec.drafting.recipe import LIKELY_KEPT, goes_on_by_itself, likely_speeds
 from doublespec.drafting.retrieved import Retrieval
 from doublespec.drafting.sounding import Sounding
 from doublespec.drafting.worker import Draft, Worker
@@ -165,7 +166,19 @@ def _split(name: str, machine: Machine) -> tuple[str, str | None]:
 def _candidates(machine: Machine) -> list[str]:
     """What `auto` chooses from."""
     beside = machine.devices > 1
-    return candidates(has_draft=True, beside=beside, same_device=not beside)
+    speeds = _draft_speeds(machine, LIKELY_KEPT)
+    return candidates(
+        has_draft=True,
+        beside=beside,
+        same_device=not beside or machine.beside_draft is not None,
+        in_turns=speeds["double-serial"] > speeds["double"],
+    )
+
+
+def _draft_speeds(machine: Machine, kept: float) -> dict[str, float]:
+    """By the times of forwards, as `Engine` has them."""
+    single = machine.draft(1)
+    return likely_speeds(machine.cost, single, machine.draft_chained_seconds or single, kept)
 
 
 class _Kept:
@@ -195,7 +208,7 @@ class _Kept:
             _candidates(machine),
             {"ar": 1.0 / cost.of_plain},
             HINDSIGHT,
-            sounded=machine.devices == 1,
+            sounded=not SERIAL_DRAFT.isdisjoint(_candidates(machine)),
         )
         self.hindsight = Hindsight(
             HINDSIGHT,
@@ -304,7 +317,9 @@ class _Parts:
         self.clock: Clock = kept.clock
         self.scheduler = kept.scheduler
         self.hindsight = kept.hindsight
-        self.sounding = None if machine.devices > 1 else Sounding(self._serial_draft, self._speeds)
+        self.sounding: Sounding | None = None
+        if not SERIAL_DRAFT.isdisjoint(_candidates(machine)):
+            self.sounding = Sounding(self._serial_draft, partial(_draft_speeds, machine))
         self.guess_tokens = plan.guess_tokens
         self.at_once, self.plain_seconds = kept.cost.at_once, kept.cost.of_plain
         self.pauses = kept.pauses
@@ -320,13 +335,6 @@ class _Parts:
     def _serial_draft(self) -> LanguageModel:
         """The draft before the target, which replays this trace now."""
         return self._kept.draft_before(self._replayed_draft)
-
-    def _speeds(self, kept: float) -> dict[str, float]:
-        """Of a draft before the target, by the times of forwards, as `Engine` has it."""
-        target, cost = self._machine.target, self._kept.cost
-        draft = self._machine.draft_chained_seconds or self._machine.draft(1)
-        rate = likely_rate(lambda n: target(n + 1) + n * draft, kept)
-        return {"double-serial": cost.of_plain * rate}
 
     def answer(self) -> Iterator[Step]:
         """The Steps of the answer, in virtual time."""

@@ -17,6 +17,7 @@ from doublespec.models.base import ChainingModel, LanguageModel, can_chain
 from doublespec.models.choice import choose_dtype
 from doublespec.models.devices import find_device
 from doublespec.models.load import (
+    ForwardCost,
     chained_seconds,
     load_model,
     share_cores,
@@ -30,6 +31,9 @@ from doublespec.retrieval.linking import linking
 _MOST_STEPS = 16
 LIKELY_KEPT = 0.85  # of drafted tokens, before anything is known of the text
 LONGEST_LIKELY = 16  # draft
+_FOLLOW_SECONDS = 8e-5  # what a step hears of a draft beside it, and tells it (docs/log.md)
+_BETWEEN_SECONDS = 7e-5  # what that draft spends between two forwards (docs/log.md),
+_SHARED = 1.6  # and how many times as long these take as alone: caches and memory are shared
 _SHORT_FORWARD = 2e-3  # of a draft, seconds, of which what is between two takes a good part
 
 
@@ -142,6 +146,26 @@ def likely_rate(seconds: Callable[[int], float], kept: float) -> float:
     """Tokens per second at the best length of draft, of which each token holds with such a chance;
     a step with so many drafted tokens takes so many `seconds`."""
     return max(likely_settled(n, kept) / seconds(n) for n in range(1, LONGEST_LIKELY + 1))
+
+
+def likely_speeds(
+    cost: ForwardCost, single: float, chained: float, kept: float
+) -> dict[str, float]:
+    """How many times as fast as plain decoding a draft is before the target, with all cores for
+    each, and beside it, by the names of the methods, if such a share of its choices hold: by the
+    times of forwards alone, at the best length of draft for either. Those of the draft take
+    `single` seconds on the cores that it has beside the target, and `chained` where it goes on by
+    itself before it."""
+    lengths = range(1, LONGEST_LIKELY + 1)
+    before = likely_rate(lambda n: cost.of_alone(n + 1) + n * chained, kept)
+    steps = [cost.of(n + 1) + _FOLLOW_SECONDS for n in lengths]
+    forward = _SHARED * single + _BETWEEN_SECONDS
+    beside = (
+        likely_settled(min(n, step / forward), kept) / step
+        for n, step in zip(lengths, steps, strict=True)
+    )
+    plain = cost.of_plain
+    return {"double-serial": plain * before, "double": plain * max(beside)}
 
 
 def _best_length(seconds: float, row_cost: float) -> int:
