@@ -169,7 +169,7 @@ class LookupCosts:
         """Of forwards in one call, which show so many tokens each, possibly behind a search: of
         what that has found, there is only one."""
         search = self._search.value if searched else 0.0
-        if searched and shown[0]:
+        if (searched or self._at_once == 1) and shown[0]:  # else it was guessed ahead
             return search + self._shows.seconds(shown[0])
         guessed = sum(self._chained.seconds(count) for count in shown if count)
         return search + self._calls.seconds(shown.count(0)) + guessed
