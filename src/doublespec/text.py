@@ -1,7 +1,7 @@
 """Between text and tokens: tokenizer, chat template, streaming. Knows nothing of models."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from filecmp import cmpfiles
 from hashlib import sha256
@@ -86,6 +86,7 @@ class TextCodec:
                 f"{folder} has no tokenizer that transformers reads: {reason(error)}"
             ) from error
         self._folder = folder
+        self._decode = _decoder_of(self._tokenizer)
         self.end_ids = self._find_end_ids()
 
     @property
@@ -130,8 +131,7 @@ class TextCodec:
 
     def decode(self, tokens: Tokens) -> str:
         """The text of tokens, without the special ones among them."""
-        text: str = self._tokenizer.decode(list(tokens), skip_special_tokens=True)
-        return text
+        return self._decode(list(tokens), skip_special_tokens=True)
 
     def _find_end_ids(self) -> frozenset[int]:
         """Every end token that the checkpoint names: a chat model often has several."""
@@ -170,6 +170,21 @@ def _load_tokenizer(folder: Path) -> Any:
         if is_theirs and _alike(chosen, kind.from_pretrained(folder)):
             kept.keep("tokenizer", source, f"{kind.__module__}:{kind.__name__}".encode())
     return chosen
+
+
+def _decoder_of(tokenizer: Any) -> Callable[..., str]:
+    """How a tokenizer makes text of ids. Where transformers adds nothing to what `tokenizers` makes
+    of them, that is asked itself: to look for arrays and lists of texts takes longer."""
+    from transformers import PreTrainedTokenizerFast
+
+    kind, usual = type(tokenizer), PreTrainedTokenizerFast
+    decode: Callable[..., str] = tokenizer.decode
+    if not isinstance(tokenizer, usual) or getattr(tokenizer, "clean_up_tokenization_spaces", True):
+        return decode
+    is_usual = all(getattr(kind, n) is getattr(usual, n) for n in ("decode", "_decode"))
+    if is_usual:
+        decode = tokenizer.backend_tokenizer.decode
+    return decode
 
 
 def _tokenizer_source(folder: Path) -> str:

@@ -30,7 +30,7 @@ _LINES = 14  # of an answer, shown while the race goes on
 
 
 def demo(
-    rounds: Annotated[int, typer.Option(help="How often each method answers each prompt.")] = 2,
+    rounds: Annotated[int, typer.Option(help="How often each method answers each prompt.")] = 5,
     max_tokens: options.MaxTokens = 160,
     temperature: options.Temperature = 0.0,
     seed: options.Seed = 0,
