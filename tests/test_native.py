@@ -604,6 +604,13 @@ def test_a_guess_ahead_is_cut_where_it_must_be(folder: Path) -> None:
     few = recurrence.guesser._replace(most=1)
     assert model.settle(text, [], 16, (), None, few) == wanted
     assert max(len(one.shown) for one in recurrence.over(wanted)) > 1  # so many were guessed
+    recurrence = guesses([*text, 7, *wanted, 8], 16)
+    found = model.settle(text, [], 3, (), None, recurrence.guesser, 16)
+    judged = recurrence.over(found)
+    assert found == wanted[: len(found)]
+    assert 3 < len(found) == 3 + sum(len(one.shown) for one in judged)  # in three passes
+    recurrence = guesses([*text, 7, *wanted, 8], 5)
+    assert model.settle(text, [], 9, (), None, recurrence.guesser, 5) == wanted[:5]
     end = wanted[9]
     stop = wanted.index(end) + 1
     recurrence = guesses([*text, 7, *wanted, 8], 16)

@@ -20,6 +20,7 @@ from doublespec.bench.profile import (
     Profile,
     measure_beside,
     measure_branch,
+    measure_chained,
     measure_follow,
     measure_forwards,
     measure_lookup,
@@ -27,7 +28,7 @@ from doublespec.bench.profile import (
     save_profile,
 )
 from doublespec.bench.race import Run
-from doublespec.bench.replay import Replay
+from doublespec.bench.replay import Replay, ReplayedModel
 from doublespec.bench.simulate import Outcome, answers, plans, simulate, uses_gamma
 from doublespec.bench.study import Question, ask, recommend, sweep_questions
 from doublespec.bench.traces import (
@@ -39,14 +40,19 @@ from doublespec.bench.traces import (
     write_traces,
 )
 from doublespec.bench.validation import validate
+from doublespec.bench.virtual import TimedModel, VirtualClock
 from doublespec.config import Settings
 from doublespec.drafting.pace import Pace
 from doublespec.errors import ConfigError
 from doublespec.llm import Completion
-from doublespec.models.base import Branch, can_branch
+from doublespec.models.base import Branch, Worth, can_branch
+from doublespec.models.load import ForwardCost
 from doublespec.models.toy import ToyModel
+from doublespec.retrieval.chains import Chains
+from doublespec.retrieval.recurrence import Recurrence
 from doublespec.stats import summarise
 from tests.commands import run_command
+from tests.reference import Counting, settled_by
 
 MACHINE = Machine(Curve(((1, 0.010),)), Curve(((1, 0.002),)), 0.010)  # c = 5
 
@@ -352,6 +358,7 @@ def test_a_profile_of_the_doctor_is_read(tmp_path: Path) -> None:
         {"fastest": {"seconds": {"0": 0.01}}},
         {"pipe_seconds": -1.0},
         {"lookup_seconds": math.inf},
+        {"target_chained_seconds": 0.0},
     ],
 )
 def test_a_profile_of_impossible_times_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
@@ -370,8 +377,16 @@ def test_a_profile_that_was_measured_is_read(tmp_path: Path) -> None:
     lookup = measure_lookup(toy)
     follow = measure_follow(toy, 3, repeats=5)
     profile = Profile(alone, alone, alone, both, beside, branch, 0.001, follow, lookup, 0.0, 1)
+    assert measure_chained(toy) is None
+    chained = measure_chained(Counting(toy))
+    assert chained is not None
+    assert chained > 0
+    profile = replace(profile, target_chained_seconds=chained, draft_chained_seconds=None)
     save_profile(merged([profile, profile]), tmp_path / "p.json")
     machine = read_machine(tmp_path / "p.json")
+    assert (machine.chained_seconds, machine.draft_chained_seconds) == (chained, None)
+    assert machine.baseline_seconds == alone.seconds[1]
+    assert machine.cost.at_once == ForwardCost(1.0, 0.0, chained=chained).at_once > 1
     assert machine.target(1) == alone.seconds[1]
     assert machine.draft_beside is not None
     assert machine.draft_beside(4) == beside.draft.seconds[4]
@@ -419,6 +434,82 @@ def test_retrieval_and_branches_take_their_time() -> None:
     free, forked = (_outcome(f"psd@{way}", _uneven(), dear) for way in ("free", "forks"))
     assert free.speedup == _outcome("psd@free", _uneven()).speedup
     assert forked.speedup < free.speedup
+
+
+def test_a_target_that_goes_on_by_itself_makes_many_forwards_in_a_call() -> None:
+    """Eight of 4 milliseconds take as long as a screen shows two pictures; the first takes 10. The
+    first token comes alone."""
+    going_on = replace(MACHINE, chained_seconds=0.004, baseline_seconds=0.004)
+    seconds = 0.010 + 14 * (0.010 + 7 * 0.004) + 0.010 + 6 * 0.004
+    assert _outcome("ar", _trace(), going_on).speedup == pytest.approx(120 * 0.004 / seconds)
+
+
+def test_what_is_guessed_ahead_is_not_searched_for() -> None:
+    """Where the model goes on by itself, searches may take as long as they like."""
+    going_on = replace(MACHINE, chained_seconds=0.004)
+    slow = replace(going_on, lookup_seconds=0.005)
+    for trace in (_copied(400), _patchwork(600), _trace(False)):
+        free, dear = (_outcome("lookup", trace, machine) for machine in (going_on, slow))
+        assert dear.speedup > 0.9 * free.speedup  # one or two are made, at first
+    assert _outcome("lookup", _copied(400), slow).speedup > 20
+
+
+def test_a_draft_that_goes_on_by_itself_takes_less_time() -> None:
+    """Six tokens for 10 + 1 + 4 x 0.5 milliseconds."""
+    quick = replace(MACHINE, draft=Curve(((1, 0.001),)))
+    chained = replace(quick, draft_chained_seconds=0.0005)
+    assert _outcome("sd", _trace(length=1000), quick).speedup == pytest.approx(60 / 15, rel=0.02)
+    assert _outcome("sd", _trace(length=1000), chained).speedup == pytest.approx(60 / 13, rel=0.02)
+    after = replace(chained, draft_after=Curve(((1, 0.004),)))  # the first one of a draft
+    assert _outcome("sd", _trace(length=1000), after).speedup == pytest.approx(60 / 16, rel=0.02)
+    replays = [Replay(_trace(length=1000))]
+    serial = [
+        simulate(plans("double-serial", machine)[0], machine, replays).speedup
+        for machine in (quick, chained)
+    ]
+    assert serial[0] < serial[1]
+
+
+def _recurrence(text: list[int]) -> Recurrence:
+    """What guesses behind a text, for twenty tokens; rows cost nothing."""
+    chains = Chains()
+    chains.extend(text)
+    return Recurrence().begin(chains, [1.0] * 24, 20)
+
+
+def test_a_replayed_model_goes_on_as_real_ones_do() -> None:
+    """In settling and in a chain; with guesses right and wrong, and where the text has ended."""
+    trace = replace(_patchwork(60), agrees=tuple(place % 5 != 4 for place in range(60)))
+    replay = Replay(trace, 0.5)
+    prompt, clock = [*replay.prompt], VirtualClock()
+
+    def timed(model: ReplayedModel) -> TimedModel:
+        return TimedModel(model, lambda rows: 1.0, clock, spared=0.75)
+
+    target = timed(replay.target())
+    assert target.settle(prompt, [], 1, (), None) == []  # one forward is chosen from outside
+    for guess, passes, most in (([], 4, None), (replay.answer[:9], 3, 20), ([1, 2], 2, 3)):
+        begun = clock.now
+        recurrences = [_recurrence(prompt) for _ in range(2)]
+        mine, other = (recurrence.guesser for recurrence in recurrences)
+        found = target.settle(prompt, guess, passes, (), None, mine, most)
+        wanted = settled_by(replay.target(), prompt, guess, passes, (), None, other, most)
+        assert found == wanted == replay.answer[: len(found)]
+        assert clock.now - begun <= 1.0 + 0.25 * (passes - 1)
+    end = replay.answer[2]
+    stop = replay.answer.index(end) + 1
+    assert target.settle(prompt, [], 9, {end}, None) == replay.answer[:stop]
+    begun, draft, text = clock.now, timed(replay.draft()), [*prompt]
+    chain = draft.chain(prompt, 7, draft.vocab_size, (), Worth())
+    for token, behind in zip(chain.tokens, chain.behind, strict=True):
+        row = replay.draft().logits(text, 1, 1)[0].int()
+        assert token == row.argmax()
+        assert behind == row[token] - row.topk(2).values[1]
+        text.append(token)
+    assert clock.now - begun == 1.0 + 6 * 0.25
+    unsure = Worth((0.5,), (1.0, 0.7), 0.4)  # 0.7 x 0.7 is worth another one, 0.343 is not
+    assert len(draft.chain(prompt, 7, draft.vocab_size, (), unsure).tokens) == 3
+    assert len(draft.chain(prompt, 7, draft.vocab_size, {chain.tokens[1]}, Worth()).tokens) == 2
 
 
 def _runs(machine: Machine, trace: Trace, slower: float) -> list[Run]:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import AutoTokenizer
 
 from doublespec.errors import ConfigError, ModelError
 from doublespec.text import TextCodec, TextStream, cut_at, have_same_vocabulary
@@ -39,6 +40,21 @@ def test_a_text_longer_than_the_model_takes_is_encoded_without_a_warning(
     assert len(codec.encode("the text " * 9)) > 4
     assert codec.encode_chat([{"role": "user", "content": "the text " * 9}])
     assert warned == []
+
+
+def test_text_is_what_transformers_makes_of_tokens(tmp_path: Path) -> None:
+    """Also where it does more than `tokenizers` does by itself, or a class of its own does."""
+    folder = write_tokenizer(tmp_path)
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    is_ours = []
+    for clean in (False, True):
+        changed = {**settings, "clean_up_tokenization_spaces": clean}
+        write_json(folder / "tokenizer_config.json", changed)
+        codec, theirs = TextCodec(folder), AutoTokenizer.from_pretrained(folder)
+        for tokens in (codec.encode(POEM), [], [0, 5, 1], list(range(290))):
+            assert codec.decode(tuple(tokens)) == theirs.decode(tokens, skip_special_tokens=True)
+        is_ours.append(codec._decode.__self__ is not codec._tokenizer)  # type: ignore[attr-defined]
+    assert is_ours == [True, False]
 
 
 def test_special_tokens_are_not_shown(codec: TextCodec) -> None:
