@@ -38,8 +38,8 @@ class Record:
     part: tuple[float, float, int] = (0.0, 0.0, 0)  # amount, base and steps
     steps: int = 0
     tried_at: int = -1  # step of the scheduler at its last turn
-    near: deque[tuple[int, float]] = field(default_factory=deque)
-    near_tokens: int = 0
+    near: deque[tuple[float, float]] = field(default_factory=deque)
+    near_tokens: float = 0.0
     near_seconds: float = 0.0
     changing: float = 0.0  # seconds that were lost by turning to it, all `changes` together
     changes: float = 0.0
@@ -58,23 +58,23 @@ class Record:
 
     def add_near(self, tokens: int, seconds: float, steps: int) -> None:
         """So many steps settled so many tokens in all, each the same."""
-        self.near.extend([(tokens // steps, seconds / steps)] * steps)
+        self.near.extend([(tokens / steps, seconds / steps)] * steps)
         self.near_tokens += tokens
         self.near_seconds += seconds
         while len(self.near) > _NEAR_STEPS:
-            tokens, seconds = self.near.popleft()
-            self.near_tokens -= tokens
-            self.near_seconds -= seconds
+            settled, took = self.near.popleft()
+            self.near_tokens -= settled
+            self.near_seconds -= took
 
     def forget_near(self) -> None:
         self.near.clear()
-        self.near_tokens, self.near_seconds = 0, 0.0
+        self.near_tokens, self.near_seconds = 0.0, 0.0
 
     def count_latest(self) -> None:
         """From now on its rate is that of its latest steps, if they were slower than all."""
         if self.near and self.near_rate < self.rate:
             self.between *= self.near_seconds / self.seconds
-            self.tokens, self.seconds = float(self.near_tokens), self.near_seconds
+            self.tokens, self.seconds = self.near_tokens, self.near_seconds
 
     def lags_behind(self, rate: float) -> bool:
         """Whether its latest steps were surely slower, each for what it settled. (To leave one by

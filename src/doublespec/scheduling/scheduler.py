@@ -23,7 +23,7 @@ from doublespec.scheduling.records import Led, Record
 from doublespec.scheduling.slowness import Slowness
 
 TURN_STEPS = 16  # of the leading method, before it is asked again
-_LONG_LED = 128  # by plain decoding: then its turns are longer, so many times,
+_LONG_LED = 128  # by one method: then its turns are longer, so many times,
 _LONG_TURN, _LONGEST_TURN = 2, 4  # or so many where retrieval finds next to nothing: less than
 _NEXT_TO_NOTHING = 0.15  # tokens a step
 TRIAL_STEPS = 6  # of another one, if it is compared with other text
@@ -173,7 +173,8 @@ class Scheduler:
         judged = self._is_judged(name, is_trial=other is not None)
         if not other and self._soundings.are_open:
             steps = FIRST_STEPS
-        is_long = steps > TURN_STEPS or name == self._in_hindsight == best
+        goes_on = name in (*self._expected, self._in_hindsight)
+        is_long = goes_on and (steps > TURN_STEPS or name == self._in_hindsight == best)
         at_once = MANY_STEPS if is_long else TURN_STEPS
         turn = self._turn(name, steps, settling, settling + TURN_STEPS, at_once, judged=judged)
         turn.on_trial = other is not None
@@ -332,9 +333,12 @@ class Scheduler:
 
     @property
     def _turn_steps(self) -> int:
-        """Where plain decoding has led for long, little is to be learnt of it, and choosing costs
-        time."""
-        return TURN_STEPS * self._times_as_rare
+        """Where a method has led for long, little is to be learnt of it, and choosing costs time:
+        with a draft that is left where retrieval begins to gain."""
+        if self._leader in (*self._expected, self._in_hindsight) or not self._has_led_long:
+            return TURN_STEPS * self._times_as_rare
+        other = self._records.get(self._in_hindsight)
+        return TURN_STEPS * (1 if other and other.gained > 0 else _LONG_TURN)
 
     @property
     def _has_led_long(self) -> bool:
