@@ -121,6 +121,9 @@ def test_doctor_measures_tests_and_saves(tmp_path: Path, monkeypatch: pytest.Mon
     assert report["exact"] is True
     saved = json.loads(path.read_text())
     assert saved["target"]["seconds"]["16"] > 0
+    goes_on = report["kernels"] == "native"
+    for name in ("target", "fastest", "draft"):  # and seconds behind another forward of the call
+        assert bool(saved[f"{name}_chained_seconds"]) == goes_on
     assert report["c"] == saved["target"]["seconds"]["1"] / saved["draft"]["seconds"]["1"]
     beside = saved["beside"]["draft"]["seconds"]["1"] / saved["draft"]["seconds"]["1"]
     assert report["slower_beside"]["draft"] == beside

@@ -119,6 +119,13 @@ def _print(llm: LLM, profile: Profile, found: list[Trial]) -> None:
         shown = [row.seconds.get(rows) for rows in ROW_COUNTS]
         table.add_row(name, *("-" if s is None else f"{s * 1e3:.2f}" for s in shown))
     terminal.print(table)
+    chained = {"target": profile.target_chained_seconds, "draft": profile.draft_chained_seconds}
+    for name, seconds in chained.items():
+        if seconds is not None:
+            terminal.print(
+                f"{name}: {seconds * 1e3:.2f} milliseconds over one row, behind another forward of "
+                "the same call"
+            )
     terminal.print(f"a retrieval {profile.lookup_seconds * 1e6:.0f} microseconds")
     if profile.pipe_seconds is not None:
         terminal.print(f"pipe round trip {profile.pipe_seconds * 1e6:.0f} microseconds")
