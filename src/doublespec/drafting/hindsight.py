@@ -17,7 +17,7 @@ from doublespec.tokens import Tokens, common_prefix
 _REMEMBERED = 64  # steps of the method, by which its time is known
 _ENOUGH = 6
 _PRIOR_STEPS = 8.0  # that take as long as expected, which count besides
-_SHARE = 0.005  # of the time of all steps, which judging may cost
+_SHARE = 0.003  # of the time of all steps, which judging may cost
 
 
 class Hindsight:

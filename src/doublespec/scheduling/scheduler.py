@@ -154,10 +154,7 @@ class Scheduler:
     def _chosen(self, can_run: Callable[[str], bool]) -> Turn:
         last = self._latest
         if last and self._goes_on(last) and can_run(last.name):
-            left, telling = last.steps - last.made, max(0, last.telling - last.made)
-            turn = self._turn(last.name, left, 0, telling, last.at_once, judged=last.judged)
-            turn.between = last.between
-            return turn
+            return self._rest_of(last)
         names = [name for name in self._records if can_run(name)]
         trial = last if last and last.on_trial else None
         if last:
@@ -191,6 +188,21 @@ class Scheduler:
         """Whether there is nothing to choose yet: of a turn of the leading method the answer has
         ended first. Answers may be short, and what is done before the first token delays it."""
         return turn.made < turn.steps and turn.name == self._leader and not turn.on_trial
+
+    def _rest_of(self, last: Turn) -> Turn:
+        """The same turn in the next answer, whose first token waits for this."""
+        return Turn(
+            last.name,
+            last.steps - last.made,
+            0,
+            max(0, last.telling - last.made),
+            last.leader,
+            last.judged,
+            last.in_doubt and self._records[last.name].is_new,
+            last.plain_rate,
+            last.at_once,
+            between=last.between,
+        )
 
     def _turn(
         self, name: str, steps: int, settling: int, telling: int, at_once: int, *, judged: bool
