@@ -917,7 +917,7 @@ def test_seconds_in_hindsight_follow_what_was_measured() -> None:
     assert hindsight.is_ready
     hindsight.spend(0.01 * hindsight._worked)
     assert not hindsight.is_ready  # judging has cost enough for now
-    hindsight.learn("other", [0], 2 * hindsight._worked)
+    hindsight.learn("other", [0], 3 * hindsight._worked)
     assert hindsight.is_ready
     assert hindsight.seconds(text, 4, 6, _REQUEST) == pytest.approx(2 * 1.0)
 
