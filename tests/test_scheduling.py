@@ -22,6 +22,7 @@ from doublespec.drafting.pauses import Pauses
 from doublespec.drafting.sounding import LEAST_SOUNDED, Sounding
 from doublespec.sampling import Request, SamplingParams
 from doublespec.scheduling.promises import Promises
+from doublespec.scheduling.records import Record
 from doublespec.scheduling.scheduler import (
     FIRST_STEPS,
     MANY_STEPS,
@@ -90,6 +91,15 @@ def test_the_fastest_method_is_found_and_trials_cost_little(best: str) -> None:
     scheduler = Scheduler(NAMES, {"ar": rates["ar"]})
     _run(scheduler, rates, 150)
     assert _run(scheduler, rates, 800) > 0.97 * 300
+
+
+def test_steps_that_came_at_once_leave_with_all_their_tokens() -> None:
+    """Of twenty in sixteen steps four used to stay for ever."""
+    record = Record()
+    for _ in range(50):
+        record.add_near(20, 0.16, 16)
+    assert record.near_rate == pytest.approx(125.0)
+    assert record.near_tokens == pytest.approx(20 * len(record.near) / 16)
 
 
 def test_a_short_answer_is_not_spent_on_trials() -> None:

@@ -5,6 +5,7 @@ import json
 import math
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,7 @@ from doublespec.models.toy import ToyModel
 from doublespec.retrieval.chains import Chains
 from doublespec.retrieval.recurrence import Recurrence
 from doublespec.stats import summarise
+from doublespec.tokens import Tokens
 from tests.commands import run_command
 from tests.reference import Counting, settled_by
 
@@ -390,6 +392,27 @@ def test_a_profile_that_was_measured_is_read(tmp_path: Path) -> None:
     assert machine.target(1) == alone.seconds[1]
     assert machine.draft_beside is not None
     assert machine.draft_beside(4) == beside.draft.seconds[4]
+
+
+def test_a_call_that_a_trial_of_threads_cut_short_is_no_call_of_many() -> None:
+    """It used to be taken for one, so that forwards looked too fast."""
+
+    class Trying(Counting):
+        calls = 0
+
+        def settle(self, tokens: Tokens, guess: Tokens, passes: int, *told: Any) -> list[int]:
+            self.calls += 1
+            time.sleep(0.0005 * (passes if self.calls % 3 else 1))
+            return super().settle(tokens, guess, passes if self.calls % 3 else 1, *told)
+
+    class Stuck(Counting):
+        def settle(self, tokens: Tokens, guess: Tokens, passes: int, *told: Any) -> list[int]:
+            return super().settle(tokens, guess, 1, *told)
+
+    chained = measure_chained(Trying(ToyModel(64)))
+    assert chained is not None
+    assert chained >= 0.0004
+    assert measure_chained(Stuck(ToyModel(64))) is None
 
 
 def test_merged_profiles_leave_out_what_was_disturbed() -> None:

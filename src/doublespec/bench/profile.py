@@ -43,7 +43,9 @@ _LONG_SECONDS = 3.0
 # Forwards of which the last counts, so many at least and for so long: it finds the machine as a
 # loop leaves it. (After forwards over many rows others take longer, for milliseconds: docs/log.md.)
 _IN_A_ROW, _SETTLED_SECONDS = 3, 6e-3
-_GOING_ON, _CALLS = 16, 12  # forwards in a call, and how many calls
+_GOING_ON = 16  # forwards in a call,
+_CALLS, _MOST_CALLS = 12, 40  # and so many calls, of those that were made
+_INSTANT = 1e-9  # seconds, where the clock sees none
 _SPREAD = 32  # places over which contexts are spread: some rows stand at a border of key lengths
 
 LoadDraft = Callable[[], LanguageModel]  # importable by name, so that a child can have it
@@ -151,20 +153,25 @@ def measure_chained(model: LanguageModel, context: int = CONTEXT) -> float | Non
     text = [1 + i % 7 for i in range(context)]
     request = Request(SamplingParams(), context)
 
-    def go_on(forwards: int, attempt: int) -> float:
-        tokens = [*text, 1 + attempt % 11]
+    def go_on(forwards: int, attempt: int) -> tuple[int, float]:
+        tokens, made = [*text, 1 + attempt % 11], 0
         begun = perf_counter()
         if can_settle(model):
-            advance(model, tokens, [], request, forwards)
+            made = len(advance(model, tokens, [], request, forwards).tokens)
         elif can_chain(model):
-            model.chain(tokens, forwards, model.vocab_size, (), Worth())
-        return perf_counter() - begun
+            made = len(model.chain(tokens, forwards, model.vocab_size, (), Worth()).tokens)
+        return made, perf_counter() - begun
 
     if not can_settle(model) and not can_chain(model):
         return None
-    times = [(go_on(1, i), go_on(_GOING_ON, i)) for i in range(_CALLS + 1)]
-    one, many = (_middle_mean(found[1:]) for found in zip(*times, strict=True))  # one reads it
-    return max(0.0, many - one) / (_GOING_ON - 1)
+    found: list[float] = []
+    for attempt in range(_MOST_CALLS):
+        (_, one), (made, many) = go_on(1, attempt), go_on(_GOING_ON, attempt)
+        if attempt and made == _GOING_ON:  # the first reads the text; a trial of threads makes one
+            found.append(max(_INSTANT, (many - one) / (made - 1)))
+        if len(found) == _CALLS:
+            break
+    return _middle_mean(found) if found else None
 
 
 def _forward_times(context: int, times: Mapping[int, Sequence[float]]) -> ForwardTimes:

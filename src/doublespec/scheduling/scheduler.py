@@ -192,15 +192,15 @@ class Scheduler:
     def _rest_of(self, last: Turn) -> Turn:
         """The same turn in the next answer, whose first token waits for this."""
         return Turn(
-            last.name,
-            last.steps - last.made,
-            0,
-            max(0, last.telling - last.made),
-            last.leader,
-            last.judged,
-            last.in_doubt and self._records[last.name].is_new,
-            last.plain_rate,
-            last.at_once,
+            name=last.name,
+            steps=last.steps - last.made,
+            settling=0,
+            telling=max(0, last.telling - last.made),
+            leader=last.leader,
+            judged=last.judged,
+            in_doubt=last.in_doubt and self._records[last.name].is_new,
+            plain_rate=last.plain_rate,
+            at_once=last.at_once,
             between=last.between,
         )
 
@@ -345,8 +345,8 @@ class Scheduler:
 
     @property
     def _turn_steps(self) -> int:
-        """Where a method has led for long, little is to be learnt of it, and choosing costs time:
-        with a draft that is left where retrieval begins to gain."""
+        """Where a method has led for long, little is to be learnt of it, and choosing costs time.
+        (One with a draft is looked at as often as ever where retrieval has begun to gain.)"""
         if self._leader in (*self._expected, self._in_hindsight) or not self._has_led_long:
             return TURN_STEPS * self._times_as_rare
         other = self._records.get(self._in_hindsight)
