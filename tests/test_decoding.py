@@ -292,7 +292,25 @@ def test_an_answer_ends_in_the_midst_of_steps_that_were_computed_at_once() -> No
     stop = StopRule(20, frozenset(), (text,), lambda tokens: "".join(f" {t} " for t in tokens))
     steps = list(decode_plain(Settling(Ticking()), PROMPT, REQUEST, stop, lambda: 8))
     assert answer(steps) == whole[: whole.index(whole[6]) + 1]
-    assert steps[-1].finish == "stop"
+    assert [step.finish for step in steps] == [None] * (len(steps) - 1) + ["stop"]
+
+
+def test_an_answer_takes_the_time_of_all_that_was_computed_at_once() -> None:
+    """Also of forwards behind its end."""
+    whole = naive(ToyModel(), PROMPT, REQUEST, StopRule(20))
+    end = next(place for place in range(5, 20) if whole[place] not in whole[:place])
+    clock, stop = Ticking(), StopRule(20, frozenset({whole[end]}))
+    loop = decode_plain(Settling(clock), PROMPT, REQUEST, stop, lambda: end, clock)
+    steps = list(loop)
+    assert answer(steps) == whole[: end + 1]
+    assert [step.ready for step in steps] == [0, *reversed(range(end))]
+    assert sum(step.seconds for step in steps) == pytest.approx(clock.now)
+    again = Ticking()
+    steps = list(decode_plain(Settling(again), PROMPT, REQUEST, stop, lambda: end + 9, again))
+    assert [step.ready for step in steps] == [0, *reversed(range(end))]
+    assert again.now > clock.now, "more than the answer was computed"
+    assert sum(step.seconds for step in steps) == pytest.approx(again.now)
+    assert answer(steps) == whole[: end + 1]
 
 
 def test_a_step_tells_the_time_of_retrieval_from_that_of_a_draft() -> None:

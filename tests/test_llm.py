@@ -63,6 +63,19 @@ def test_the_steps_of_an_answer_take_as_long_as_it_takes(bundled: LLM) -> None:
     assert sum(step.seconds + step.earlier_seconds for step in stream.steps) < seconds
 
 
+def test_what_is_computed_at_once_is_shown_at_once(bundled: LLM) -> None:
+    stream = bundled.stream("Once upon a time", max_tokens=60, method="ar", ignore_eos=True)
+    seen = []
+    for piece in stream:
+        assert piece
+        assert stream.steps[-1].ready == 0
+        seen.append(len(stream.steps))
+    assert seen[0] == 1, "the first token does not wait"
+    if can_settle(bundled.target):
+        assert len(seen) < 20
+    assert stream.completion.stats.tokens == seen[-1] == 60
+
+
 def test_a_stream_gives_the_text_of_the_completion_piece_by_piece(bundled: LLM) -> None:
     stream = bundled.stream_chat(QUESTION, max_tokens=60)
     pieces = list(stream)

@@ -298,20 +298,17 @@ def decode_in_turns(
             while learnt not in ends and made[learnt].earlier_seconds > 0:
                 learnt += 1
             told = learnt
-            seconds, settled = first.seconds, len(first.new)
-            for step in made[place + 1 : learnt]:
-                seconds += step.seconds
-                settled += len(step.new)
             group = made[place:learnt]
             shown = [len(step.guess) for step in group]
             plain = shown.count(0)  # which share their time, where there are any
             one = group[shown.index(0)] if plain else first
             forward, steps = one.target_seconds, len(group)
             slowness = forward / expected(turn.name, len(one.guess), plain or 1)
+            whole = between = _between(group)
+            if plain < steps:
+                between = _between([step for step in group if step.num_drafted or not step.guess])
+            settled, seconds = whole.tokens, whole.seconds
             beside = seconds / sum(step.target_seconds for step in group) if forward else None
-            apart = [step for step in group if step.num_drafted or not step.guess]
-            new, took = (len(step.new) for step in apart), (step.seconds for step in apart)
-            between = Between(len(apart), sum(new), sum(took))
             scheduler.learn(turn, place, settled, seconds, slowness, steps, beside, between)
             hindsight.learn(turn.name, shown, seconds, searched=first.retrieval_seconds > 0)
         others = [step.seconds for step in made[learnt:]]
@@ -341,14 +338,15 @@ def decode_in_turns(
                 steps = begin(turn.name, list(tokens), left)
             made, told = [], 0
             learnt = int(len(tokens) == len(prompt))
-            for step in steps:
-                made.append(step)
+            while True:
+                came = ready_steps(steps)
+                made += came
                 if turn.in_doubt:
                     learn()
-                finish = step.finish
-                if finish is not None or (len(made) >= turn.steps and not step.ready):
+                finish = came[-1].finish
+                if finish is not None or len(made) >= turn.steps:
                     break
-                yield step
+                yield from came
             learn()
             asked = clock()
             if turn.judged and hindsight.is_ready:
@@ -362,11 +360,29 @@ def decode_in_turns(
             hindsight.spend(judging)
             if sounding is not None and finish is None:
                 judging += sound(sounding)
-            yield made[-1]._replace(seconds=made[-1].seconds + judging)
+            *others, last = came
+            yield from others
+            yield last._replace(seconds=last.seconds + judging)
     finally:
         if steps is not None:
             steps.close()
         learn()
+
+
+def _between(steps: list[Step]) -> Between:
+    """All of them, as `Between` counts those that it is of."""
+    tokens, seconds = sum(len(step.new) for step in steps), sum(step.seconds for step in steps)
+    return Between(len(steps), tokens, seconds)
+
+
+def ready_steps(steps: Steps) -> list[Step]:
+    """The next step, with all that were computed at once with it; none at the end."""
+    made: list[Step] = []
+    for step in steps:
+        made.append(step)
+        if not step.ready:
+            break
+    return made
 
 
 def _judged(
@@ -400,12 +416,15 @@ def _judged(
 
 
 class _Forward(NamedTuple):
-    """One of several that were made at once: what it was shown and has settled, and in what time,
-    if it was shown something."""
+    """One of several that were made at once: what it was shown, how many tokens it has settled, and
+    in what time, if it was shown something."""
 
     shown: tuple[int, ...]
-    new: list[int]
+    settled: int
     seconds: float
+
+
+_PLAIN_FORWARD = _Forward((), 1, 0.0)
 
 
 def _forwards(new: list[int], judged: Sequence[Judged] = ()) -> list[_Forward]:
@@ -413,10 +432,11 @@ def _forwards(new: list[int], judged: Sequence[Judged] = ()) -> list[_Forward]:
     forwards, place = list[_Forward](), 0
     for start, shown, seconds in judged:
         if shown:
-            forwards += [_Forward((), [token], 0.0) for token in new[place:start]]
-            place = start + common_prefix(shown, new[start:]) + 1
-            forwards.append(_Forward(shown, new[start:place], seconds))
-    return forwards + [_Forward((), [token], 0.0) for token in new[place:]]
+            settled = common_prefix(shown, new[start:]) + 1
+            forwards += [_PLAIN_FORWARD] * (start - place)
+            forwards.append(_Forward(shown, settled, seconds))
+            place = start + settled
+    return forwards + [_PLAIN_FORWARD] * (len(new) - place)
 
 
 def _made_at_once(
@@ -430,37 +450,47 @@ def _made_at_once(
     searching: float = 0.0,
 ) -> Generator[Step, None, Finish | None]:
     """The steps of forwards that were made at once, since `begun`; seconds of `searching` came
-    before the first. Ends where the answer does, and says why."""
-    computed = clock() - begun
-    plain = sum(not forward.shown for forward in forwards) or 1
-    apart = sum(forward.seconds for forward in forwards)
-    share, searched = max(0.0, computed - apart) / plain, searching / plain
-    finish: Finish | None = None
-    for left, (shown, new, seconds) in zip(reversed(range(len(forwards))), forwards, strict=True):
-        asked = clock()
+    before the first. Ends where the answer does, and says why. There are many of them, so little is
+    done for each."""
+    new, finish = stop.cut(tokens[request.prompt_length :], settled.tokens)
+    tokens += new
+    if finish is not None:
+        forwards = _first_ones(forwards, len(new))
+    shown_something = [forward.seconds for forward in forwards if forward.shown]
+    computed, plain = clock() - begun, len(forwards) - len(shown_something) or 1
+    share, searched = max(0.0, computed - sum(shown_something)) / plain, searching / plain
+    place, left, earlier = 0, len(forwards), -computed
+    for shown, count, seconds in forwards:
         took, guessing = (seconds, 0.0) if shown else (share, searched)
-        is_first = left == len(forwards) - 1
-        new, finish = stop.cut(tokens[request.prompt_length :], new)
-        tokens += new
+        left -= 1
         yield Step(
-            new=tuple(new),
+            new=tuple(new[place : place + count]),
             guess=shown,
             num_drafted=0,
-            finish=finish,
+            finish=None if left else finish,
             guess_seconds=guessing,
             target_seconds=took - guessing,
             wait_seconds=0.0,
-            seconds=took + clock() - asked,
+            seconds=took,
             begun=begun,
-            logprobs=settled.logprobs,
+            logprobs=settled.logprobs[place : place + count],
             retrieval_seconds=guessing,
-            earlier_seconds=took - computed if is_first else took,
+            earlier_seconds=earlier + took,
             ready=left,
         )
         begun += took
-        if finish is not None:
-            break
+        place += count
+        earlier = 0.0
     return finish
+
+
+def _first_ones(forwards: Sequence[_Forward], tokens: int) -> Sequence[_Forward]:
+    """Those that have settled so many tokens."""
+    count = 0
+    while tokens > 0:
+        tokens -= forwards[count].settled
+        count += 1
+    return forwards[:count]
 
 
 def _most_at_once(

@@ -16,7 +16,7 @@ from doublespec.config import (
     RetrievalSettings,
     Settings,
 )
-from doublespec.decoding import Clock, Steps
+from doublespec.decoding import Clock, Steps, ready_steps
 from doublespec.drafting.background import Link, Patience, RemoteDrafter, StyledDrafter
 from doublespec.drafting.base import BackgroundDrafter, Drafter, Pending
 from doublespec.drafting.choice import DraftUnlessRun
@@ -309,22 +309,20 @@ class Engine:
 
     def _locked(self, steps: Steps) -> Steps:
         threads: int | None = None
-        is_computed = False  # the next one, together with those before it
         try:
             while True:
                 with self._mutex.lock:
                     if threads is None:
                         threads = use_threads(self._settings.threads)
-                    if not is_computed:
+                    else:
                         keep_threads(threads)
-                        if self._background is not None:
-                            self._background.hear_if_loading()
-                    step = next(steps, None)
+                    if self._background is not None:
+                        self._background.hear_if_loading()
+                    made = ready_steps(steps)
                 self._mutex.catch_up()
-                if step is None:
+                if not made:
                     return
-                is_computed = step.ready > 0
-                yield step
+                yield from made
         finally:
             self._mutex.tidy(steps.close)
 

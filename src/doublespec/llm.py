@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, Protocol, Self, SupportsIndex
 
 from doublespec.config import Settings
-from doublespec.decoding import Step, Steps
+from doublespec.decoding import Step, Steps, ready_steps
 from doublespec.drafting.recipe import DraftRecipe
 from doublespec.engine import Engine, Explanation
 from doublespec.errors import ConfigError
@@ -319,10 +319,10 @@ class Stream:
         self.steps: list[Step] = []
 
     def __iter__(self) -> Iterator[str]:
-        while (step := self._next()) is not None:
-            self.steps.append(step)
-            piece = self._text.push(step.new)
-            if step.finish is not None:
+        while steps := self._next():
+            self.steps += steps
+            piece = self._text.push([token for step in steps for token in step.new])
+            if steps[-1].finish is not None:
                 piece += self._text.finish()
             if piece:
                 yield piece
@@ -343,21 +343,25 @@ class Stream:
             finally:
                 self._turn.release()
 
-    def _next(self) -> Step | None:
-        """The next step, if there is one, with all the seconds that it took: those of the engine
-        and of its choices of a method, too, and those of other answers that it waited for. What was
-        computed beforehand, as a peer's steps are, took what it says itself."""
+    def _next(self) -> list[Step]:
+        """The next steps that come at once, if there are any, with all the seconds that they took:
+        those of the engine and of its choices of a method, too, which count for the last one, and
+        those of other answers that were waited for. What was computed beforehand, as a peer's steps
+        are, took what it says itself."""
         if self._is_cancelled:
-            return None
+            return []
         with self._turn:
             begun = perf_counter()
-            step = next(self._events, None)
+            steps = ready_steps(self._events)
             seconds = perf_counter() - begun
         if self._is_cancelled:  # meanwhile
             self.close()
-        if step is None:
-            return None
-        return step._replace(seconds=max(step.seconds, seconds + step.earlier_seconds))
+        if steps:
+            last = steps.pop()
+            seconds += sum(step.earlier_seconds - step.seconds for step in steps)
+            seconds = max(last.seconds, seconds + last.earlier_seconds)
+            steps.append(last._replace(seconds=seconds))
+        return steps
 
     @property
     def completion(self) -> Completion:

@@ -72,6 +72,11 @@ class CallTimes:
     def seconds(self, number: int) -> float:
         return _at(self._found, number)
 
+    def as_shares(self, count: int, whole: float) -> list[float]:
+        """What 1 to `count` of the number take, in parts of a whole that none is less than."""
+        call, each = (seconds / whole for seconds in self._found)
+        return [max(1.0, call + each * number) for number in range(1, count + 1)]
+
 
 _Line = tuple[float, float]  # call, each
 
@@ -197,8 +202,7 @@ class LookupCosts:
         plain, rows = self._plain, self.prices.rows
         if self._at_once == 1:  # else there are pauses between searches
             self.prices.search = self._search.value / plain
-        shown = range(1, len(rows))
-        rows[1:] = [max(1.0, self._shows.seconds(n) / plain) for n in shown]
+        rows[1:] = self._shows.as_shares(len(rows) - 1, plain)
 
     def _tell_chained(self) -> None:
         """What rows cost where a model goes on by itself, unless it is known."""
