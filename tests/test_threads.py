@@ -145,6 +145,17 @@ def test_what_all_cores_have_saved_pays_for_delays() -> None:
     assert saved < delays * machine.stall < saved + 0.12  # with a tenth of a second at first
 
 
+def test_all_cores_that_stay_faster_are_seldom_compared_again() -> None:
+    """What makes them slower is noticed by what is late; one core that has become slower is not."""
+    compared = []
+    for machine in (Machine(), Machine(one=3e-3, two=4e-3)):
+        threads = machine.governed()
+        used = [machine.forward(threads) for _ in range(60_000)]
+        slower = {USUAL} if machine.seconds[USUAL] > machine.seconds[EVERY] else {EVERY}
+        compared.append(used[30_000:].count(slower))
+    assert 0 < 3 * compared[0] < compared[1]
+
+
 def test_a_machine_that_changes_is_noticed() -> None:
     machine = Machine(one=3e-3, two=4e-3)
     threads = machine.governed()

@@ -26,7 +26,8 @@ _FEWEST_SAMPLES = 2  # are enough where one number is clearly faster, as of real
 _CLEARLY = 1.1
 _SAMPLES_OF_MANY = 2  # where they have many rows: a prompt's, which take long and are few
 _HOLDS = 20  # times as many blocks later it is tried again; twice as many each time that trials
-_HOLDS_LONGEST = 320  # agree, up to so many times
+_HOLDS_LONGEST = 320  # agree, up to so many times; or, while all cores are faster, which are left
+_HOLDS_EVERY = 1280  # at once when they are not, up to so many: a trial takes small models apart
 # So many times as long as what was lost is the pause after it, twice as long each time, up to so
 # many times: to try again costs a hundredth then. All cores may be much faster.
 _PAUSE_TIMES, _MOST_PAUSE_TIMES = 3, 100
@@ -76,7 +77,7 @@ class _Blocks:
         before, found = self.gain, median_low(self.usual) / median_low(self.every)
         self.gain = found if before is None else math.sqrt(before * found)
         agrees = before is not None and (before > 1.0) == (self.gain > 1.0)
-        longest = _HOLDS_LONGEST * self.samples
+        longest = (_HOLDS_EVERY if self.gain > 1.0 else _HOLDS_LONGEST) * self.samples
         self.held = min(2 * self.held, longest) if agrees else _HOLDS * self.samples
         self.holds = self.held
         self.forget_trial()
