@@ -547,15 +547,16 @@ def test_retrieval_comes_back_when_the_text_has_changed() -> None:
     assert back >= 32
 
 
-def _turns_of(scheduler: Scheduler, found: int, steps: int) -> list[Turn]:
-    """Plain decoding is the fastest, and retrieval finds so many tokens a step; the turns."""
+def _turns_of(scheduler: Scheduler, found: int, steps: int, retrieving: float = 90.0) -> list[Turn]:
+    """Plain decoding is the fastest at 100 tokens per second, and retrieval finds so many tokens a
+    step; the turns."""
     turns: list[Turn] = []
     made = 0
     while made < steps:
         turn = scheduler.choose()
         turns.append(turn)
         new = 1 + found if turn.name == "lookup" else 1
-        rate = {"ar": 100.0, "lookup": 90.0}.get(turn.name, 60.0)
+        rate = {"ar": 100.0, "lookup": retrieving}.get(turn.name, 60.0)
         for place in _places(turn):
             if place < turn.telling:
                 scheduler.learn(turn, place, new, new / rate)
@@ -563,8 +564,36 @@ def _turns_of(scheduler: Scheduler, found: int, steps: int) -> list[Turn]:
                 scheduler.count(turn, 1, new / rate)
             made += 1
         if turn.judged:
-            scheduler.compare(turn, turn.tokens / 90.0)
+            scheduler.compare(turn, turn.tokens / retrieving)
     return turns
+
+
+def test_where_retrieval_leads_and_finds_nothing_little_else_is_done() -> None:
+    """Plain decoding would do the same, so that its trials say next to nothing, though each takes a
+    call of many forwards apart."""
+    seldom, often = (
+        _turns_of(Scheduler(("lookup", "ar"), {"ar": 100.0}, "lookup"), found, 12000, 99.5)
+        for found in (0, 1)
+    )
+    assert {turn.steps for turn in seldom[-8:] if turn.name == "lookup"} == {8 * TURN_STEPS}
+    assert max(turn.steps for turn in often) == 2 * TURN_STEPS
+    tried = [
+        sum(turn.name == "ar" for turn in turns[len(turns) // 4 :]) for turns in (seldom, often)
+    ]
+    assert 0 < 2 * tried[0] < tried[1]
+
+
+def test_plain_decoding_that_is_far_slower_is_hardly_tried_again() -> None:
+    """How fast it is, the forwards of others tell as well."""
+    scheduler = Scheduler(("double-serial", "ar"), {"ar": 100.0})
+    made = list[str]()
+    while len(made) < 6000:
+        turn = scheduler.choose()
+        for place in _places(turn):
+            made.append(turn.name)
+            scheduler.learn(turn, place, *((3, 0.015) if turn.name != "ar" else (1, 0.01)))
+    assert "ar" in made
+    assert made.count("ar") <= 2 * TURN_STEPS
 
 
 def test_where_nothing_repeats_plain_decoding_is_asked_seldom() -> None:
@@ -815,7 +844,7 @@ def test_what_was_computed_at_once_is_told_at_once() -> None:
 
     def begin(name: str, tokens: Tokens, left: Left) -> Steps:
         while True:
-            forwards = 1 if len(tokens) == 1 else min(4, left())
+            forwards = 1 if len(tokens) == 1 else min(4, left(), 100 - len(tokens))
             for number in range(forwards):
                 tokens.append(0)
                 finish = "length" if len(tokens) == 100 else None
@@ -833,12 +862,6 @@ def test_what_was_computed_at_once_is_told_at_once() -> None:
     assert sum(steps for _, steps, _ in told) == 98
     assert told[-5:] == [(0, 4, 4), (4, 4, 4), (8, 4, 4), (12, 4, 4), (0, 2, 2)]
     assert sum(seconds for *_, seconds in scheduler.told) == pytest.approx(0.98)
-
-    scheduler = _Listening(("double", "ar"), {"ar": 100.0})
-    scheduler.told = []
-    assert len(list(decode_in_turns(begin, lambda name: True, scheduler, *asked[2:]))) == 99
-    told = [(place, steps, tokens) for place, steps, tokens, _ in scheduler.told]
-    assert told[0] == (1, 1, 1), "a draft is in doubt: each by itself"
 
 
 def test_forwards_behind_a_draft_and_behind_a_lookup_err_otherwise() -> None:

@@ -24,13 +24,17 @@ from doublespec.scheduling.slowness import Slowness
 
 TURN_STEPS = 16  # of the leading method, before it is asked again
 _LONG_LED = 128  # by one method: then its turns are longer, so many times,
-_LONG_TURN, _LONGEST_TURN = 2, 4  # or so many where retrieval finds next to nothing: less than
+_LONG_TURN, _LONGEST_TURN = 2, 4  # or so many where retrieval finds next to nothing,
+_SETTLED_LED, _SETTLED_TURN = 256, 8  # and so many once it has led for longer than that: less than
 _NEXT_TO_NOTHING = 0.15  # tokens a step
 TRIAL_STEPS = 6  # of another one, if it is compared with other text
 MANY_STEPS = 1 << 30  # as many as one likes
 SETTLING_STEPS = 2  # after a change: not measured, since the draft has to take in the text
-_APART = 64  # steps between two trials of a method, unless it has gained,
-_WELL_KNOWN, _RARELY = 64, 1024  # and of plain decoding, after so many, beside retrieval
+_APART = 64  # steps between two trials of a method, unless it has gained
+# Of plain decoding, after so many, beside retrieval; and times as many as turns are longer, where
+# that finds next to nothing, and so does the same.
+_WELL_KNOWN, _RARELY = 64, 1024
+_FAR_APART = 4096  # and where plain decoding is far slower than the leading method
 _BUDGET = 0.01  # share of the time that trials may cost
 _GRANT = 32  # steps that they may cost besides while plain decoding leads, as it may do early
 _GRANT_SOUNDED = 8  # or where soundings say which trials are worth their time
@@ -347,8 +351,11 @@ class Scheduler:
     def _turn_steps(self) -> int:
         """Where a method has led for long, little is to be learnt of it, and choosing costs time.
         (One with a draft is looked at as often as ever where retrieval has begun to gain.)"""
+        times, led = self._times_as_rare, self._records[self._leader].led.steps
+        if self._leader == self._in_hindsight and times == _LONGEST_TURN and led >= _SETTLED_LED:
+            return TURN_STEPS * _SETTLED_TURN
         if self._leader in (*self._expected, self._in_hindsight) or not self._has_led_long:
-            return TURN_STEPS * self._times_as_rare
+            return TURN_STEPS * times
         other = self._records.get(self._in_hindsight)
         return TURN_STEPS * (1 if other and other.gained > 0 else _LONG_TURN)
 
@@ -573,7 +580,7 @@ class Scheduler:
             and self._leader == self._in_hindsight
             and record.steps >= _WELL_KNOWN
         ):
-            apart = _RARELY
+            apart = _RARELY * self._times_as_rare
         is_sounded = name in self._soundings and self._leader not in self._soundings
         if is_sounded and self._is_hopeless(name):
             return True
@@ -581,7 +588,7 @@ class Scheduler:
             return True
         if name == self._in_hindsight and self._leader in self._expected and record.gained < 0:
             return self._steps - record.tried_at < _MEMORY_STEPS
-        is_fresh = record.steps > 0 and self._steps - record.tried_at < _MEMORY_STEPS
+        is_fresh = record.steps > 0 and self._steps - record.tried_at < _FAR_APART
         return name in self._expected and is_fresh and not self._is_near(name)
 
     @property
