@@ -310,12 +310,26 @@ def test_what_is_cached_is_not_computed_again(model: NativeDecoder) -> None:
     used.logits(tokens, 1, 60)
     assert used.unread([*tokens, 5], 60) == 1
     filled: list[tuple[int, int]] = []
-    fill = used._room.rows.fill
-    used._room.rows.fill = lambda start, new, ahead: (  # type: ignore[method-assign]
+    fill = used._memory.room.rows.fill
+    used._memory.room.rows.fill = lambda start, new, ahead: (  # type: ignore[method-assign]
         filled.append((start, len(new))) or fill(start, new, ahead)
     )
     used.logits([*tokens[:90], 5, 6], 1, 60)
     assert filled == [(90, 2)]
+
+
+def test_the_baseline_of_benchmarks_works_in_the_same_memory(model: NativeDecoder) -> None:
+    """Where that lies makes one decoder faster than another with the same weights."""
+    tokens, used = random_text(FIRST_CAPACITY + 10), model.fresh()
+    fastest = used.fastest()
+    used.use_threads(3)
+    assert fastest._num_threads is None and fastest.threads is None
+    used.logits(tokens[:100], 1, 60)
+    assert fastest.unread([*tokens[:100], 5], 60) == 1
+    rows = fastest.logits(tokens, 5, 60)  # it grows
+    assert used.unread(tokens, 60) == 0
+    assert torch.equal(rows, fresh(model, tokens)[-5:])
+    assert torch.equal(used.logits([*tokens[:90], 5], 1, 60), fresh(model, [*tokens[:90], 5])[-1:])
 
 
 def test_growing_the_cache_changes_no_bit(model: NativeDecoder) -> None:
@@ -506,7 +520,7 @@ def test_what_is_settled_is_what_single_forwards_choose(
             after = [*text, *found]
             assert torch.equal(model.logits(after, 9, 1), fresh(model, after)[-9:])  # its cache
         assert model.settle([*text, 7], guess, 1, (), heat) != []  # the text before it is known
-        del model._cached[25:]  # more is to be read at the same time
+        del model._memory.cached[25:]  # more is to be read at the same time
         assert model.settle(text, guess, 2, (), heat)[:kept] == wanted[:kept]
     assert model.settle(random_text(LONG, seed=1), [], 1, (), heat) == []
 

@@ -51,14 +51,15 @@ def test_every_turn_reads_its_whole_prompt(bundled: LLM, monkeypatch: pytest.Mon
     race = Race(bundled, prompts, ["ar", "double-serial"], SamplingParams(max_tokens=2), rounds=1)
     known = []
 
-    def answer(self: Race, name: str, tokens: list[int], params: SamplingParams) -> Stream | None:
+    def start(self: Race, name: str, tokens: list[int], params: SamplingParams) -> Stream:
+        stream = work(self, name, tokens, params)
         model = self._fastest if name == BASELINE else bundled.target
         assert isinstance(model, LocalDecoder)
         known.append(len(tokens) - model.unread(tokens, len(tokens)))
-        return work(self, name, tokens, params)
+        return stream
 
-    work = Race._answer
-    monkeypatch.setattr(Race, "_answer", answer)
+    work = Race.start
+    monkeypatch.setattr(Race, "start", start)
     list(race.play())
     assert known == [0] * 9
 

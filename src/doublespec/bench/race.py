@@ -97,7 +97,6 @@ class Race:
         self.runs: list[Run] = []  # also those of an earlier race that this one goes on with
         self.failures: dict[str, str] = {}  # peers that failed, and why
         self._fastest = llm.target.fastest()
-        self._measured = llm.target.fastest()  # for its times: the other one keeps its cache
 
     def turns(self) -> Iterator[tuple[str, int, int]]:
         """(method, prompt, round) of every turn, in order."""
@@ -130,7 +129,6 @@ class Race:
             for name, prompt, round_number in self.turns():
                 if (name, prompt, round_number) in done:
                     continue
-                self._forget(self.prompts[prompt])
                 gc.collect()
                 gc.freeze()  # to be looked at no more
                 stream = self._answer(name, self.prompts[prompt], self._params_of(prompt))
@@ -144,7 +142,7 @@ class Race:
     def _forget(self, prompt: list[int]) -> None:
         """Lets the targets read a text that `prompt` does not begin with, so that all methods read
         the whole prompt: a conversation's next one begins with the last one, which only the model
-        of the baseline would often have just read."""
+        of the baseline would often have just read, where it has a cache of its own."""
         other = [int(prompt[0] == 0)]
         for model in (self._fastest, self.llm.target):
             model.logits(other, 1, 1)
@@ -183,7 +181,8 @@ class Race:
         """An answer under way, by a method, by a peer or by the baseline. All of them begin behind
         the same forwards, by which the number of threads of the latter two is chosen: right after
         these a prompt is read 3 to 5 % faster."""
-        threads = fastest_threads(self._measured)
+        threads = fastest_threads(self._fastest)
+        self._forget(tokens)
         if name != BASELINE and name not in self.peers:  # the engine sets its threads itself
             return self.llm.stream(tokens, params, method=name)
         request, stop = self.llm.request(tokens, params)

@@ -7,6 +7,7 @@ that a checkpoint in bfloat16 gives the same bits with both.
 
 from array import array
 from collections.abc import Collection, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Self
@@ -144,10 +145,9 @@ class NativeDecoder:
         self._num_threads: int | None = None
         self._quantize = quantize
         self._library = library_for(config, storage_of(config, dtype, quantize))
-        self._cached: list[int] = []
         self._plan = ChainPlan()
-        self._logits_room = torch.empty(1, self._width)  # where nobody else looks at them
-        self._room = _lay_out(weights, Cache(config, 0), Rows(config, 0))
+        room = _lay_out(weights, Cache(config, 0), Rows(config, 0))
+        self._memory = _Memory([], room, torch.empty(1, self._width))
         self._reserve(min(FIRST_CAPACITY, max_length), ANSWER_COUNTS[-1])
 
     @classmethod
@@ -176,8 +176,12 @@ class NativeDecoder:
         return type(self)(self.config, *own)
 
     def fastest(self) -> Self:
-        """The baseline of benchmarks: no shape is faster than another."""
-        return self.fresh()
+        """The baseline of benchmarks, with as many threads as PyTorch is told to use: no shape is
+        faster than another. It works in the same memory, since where that lies makes some forwards
+        1 or 2 % faster than others (docs/log.md)."""
+        model = copy(self)
+        model.threads = model._num_threads = None
+        return model
 
     def choose_threads(self, threads: Threads) -> None:
         """From now on `threads` sets their number, block by block."""
@@ -252,7 +256,7 @@ class NativeDecoder:
 
     def _start(self, tokens: list[int]) -> int:
         """Where the rows of a text begin that is not read, the last one included."""
-        return min(common_prefix(self._cached, tokens), len(tokens) - 1)
+        return min(common_prefix(self._memory.cached, tokens), len(tokens) - 1)
 
     def _begin(self, rows: int) -> bool:
         """Forwards over so many rows begin; whether only one of them may be made now."""
@@ -266,15 +270,16 @@ class NativeDecoder:
         are `guessed` at once, at most."""
         ids = [*tokens[start:], *guess]
         assert min(ids) >= 0 and max(ids) < self.vocab_size  # kernels read where they are told
-        self._cached = tokens[:start]  # an interrupt leaves no lie
-        room, told, plan, threads = self._room, self._room.of_pass, self._plan, self.threads
-        if len(self._logits_room) <= guessed:
-            self._logits_room = torch.empty(guessed + 1, self._width)
+        memory, plan, threads = self._memory, self._plan, self.threads
+        memory.cached = tokens[:start]  # an interrupt leaves no lie
+        room, told = memory.room, memory.room.of_pass
+        if len(memory.logits) <= guessed:
+            memory.logits = torch.empty(guessed + 1, self._width)
         if start < len(tokens) - 1:
             told[_ROWS], told[_NUM_CHOSEN] = room.rows.fill(start, ids, ()), len(guess) + 1
             room.rows.chosen[: len(guess) + 1] = range(len(ids) - len(guess) - 1, len(ids))
             plan.is_placed()
-        told[_LOGITS] = self._logits_room.data_ptr()
+        told[_LOGITS] = memory.logits.data_ptr()
         told[_LATE] = plan.watch(0.0 if threads is None else threads.patience)
         told[_LONGEST] = max(1, round(self.call_seconds * 1e9))
         first, whole, new = 0, self.config.num_layers, []
@@ -293,22 +298,23 @@ class NativeDecoder:
         finally:
             if threads is not None:
                 threads.end(max(1, len(new) - len(guess)))
-        self._cached = [*tokens, *new][:-1]
+        memory.cached = [*tokens, *new][:-1]
         return new
 
     def unread(self, tokens: Tokens, prompt_length: int) -> int:
         """How many positions of a text are not in the cache."""
-        return len(tokens) - common_prefix(self._cached, tokens)
+        return len(tokens) - common_prefix(self._memory.cached, tokens)
 
     def _logits(self, tokens: Tokens, last: int, branches: Sequence[Branch]) -> Tensor:
         """Logits of the last positions, then of each branch."""
         tokens = list(tokens)
         assert 0 < last <= len(tokens) <= self.max_length
         wanted = len(tokens) - last
-        start = min(common_prefix(self._cached, tokens), wanted)
+        memory = self._memory
+        start = min(common_prefix(memory.cached, tokens), wanted)
         more = sum(len(branch.tokens) for branch in branches)
         self._reserve(len(tokens) + more, min(len(tokens) - start, _BLOCK) + more)
-        self._cached = tokens[:start]  # the rest is being overwritten: an interrupt leaves no lie
+        memory.cached = tokens[:start]  # the rest is being overwritten: an interrupt leaves no lie
         parts = []
         try:
             for first in range(start, len(tokens), _BLOCK):
@@ -319,7 +325,7 @@ class NativeDecoder:
         finally:
             if self.threads is not None:
                 self.threads.end()
-        self._cached = tokens
+        memory.cached = tokens
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     # -- the forward pass ------------------------------------------------------------------------
@@ -329,7 +335,7 @@ class NativeDecoder:
     ) -> list[Tensor]:
         """Writes keys and values of rows to the cache. Logits (n, V) of those of the tokens that
         are chosen and of the last row of each branch, if there are any."""
-        room, told = self._room, self._room.of_pass
+        room, told = self._memory.room, self._memory.room.of_pass
         ids = [*tokens, *(token for branch in branches for token in branch.tokens)]
         assert min(ids) >= 0 and max(ids) < self.vocab_size  # kernels read where they are told
         rows = room.rows.fill(start, tokens, branches)
@@ -358,14 +364,14 @@ class NativeDecoder:
     def _most_threads(self) -> int:
         """As many as `threads` says, or PyTorch was told to use."""
         wanted = torch.get_num_threads() if self._num_threads is None else self._num_threads
-        return min(wanted, self._room.cache.threads)
+        return min(wanted, self._memory.room.cache.threads)
 
     # -- memory ----------------------------------------------------------------------------------
 
     def _reserve(self, length: int, rows: int) -> None:
         """Makes room for `length` tokens and passes over `rows` rows. Capacity doubles, so that
         growing is rare. Raises ModelError where there is no memory."""
-        cache, working = self._room.cache, self._room.rows
+        cache, working = self._memory.room.cache, self._memory.room.rows
         if length > cache.capacity:
             wanted = max(length, min(2 * cache.capacity, self.max_length))
             capacity = -(-wanted // LANES) * LANES
@@ -373,8 +379,18 @@ class NativeDecoder:
             cache = cache.grown(self.config, capacity)
         if rows > working.count:
             working = Rows(self.config, rows)
-        if cache is not self._room.cache or working is not self._room.rows:
-            self._room = _lay_out(self._weights, cache, working)
+        if cache is not self._memory.room.cache or working is not self._memory.room.rows:
+            self._memory.room = _lay_out(self._weights, cache, working)
+
+
+@dataclass(slots=True)
+class _Memory:
+    """Which text has been read, where its keys and values are and all that passes work with, and
+    where chains write logits that nobody else looks at."""
+
+    cached: list[int]
+    room: "_Room"
+    logits: Tensor
 
 
 @dataclass(frozen=True, slots=True)
