@@ -305,7 +305,7 @@ def decode_in_turns(
             forward, steps = one.target_seconds, len(group)
             slowness = forward / expected(turn.name, len(one.guess), plain or 1)
             whole = between = _between(group)
-            if plain < steps:
+            if plain < steps and any(step.guess and not step.num_drafted for step in group):
                 between = _between([step for step in group if step.num_drafted or not step.guess])
             settled, seconds = whole.tokens, whole.seconds
             beside = seconds / sum(step.target_seconds for step in group) if forward else None
@@ -371,6 +371,8 @@ def decode_in_turns(
 
 def _between(steps: list[Step]) -> Between:
     """All of them, as `Between` counts those that it is of."""
+    if len(steps) == 1:  # of a draft, always: it can be had faster
+        return Between(1, len(steps[0].new), steps[0].seconds)
     tokens, seconds = sum(len(step.new) for step in steps), sum(step.seconds for step in steps)
     return Between(len(steps), tokens, seconds)
 
