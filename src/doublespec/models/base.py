@@ -46,7 +46,8 @@ class LoadedModel(LanguageModel, Protocol):
         ...
 
     def fastest(self) -> Self:
-        """The same weights in the fastest shapes: the baseline of benchmarks."""
+        """The same weights in the fastest shapes: the baseline of benchmarks. It may share this
+        one's cache."""
         ...
 
 
