@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pytest
@@ -18,10 +18,13 @@ import torch
 
 import doublespec
 from doublespec import LLM, ConfigError, DoubleError, ModelError, SamplingParams, engine
+from doublespec.decoding import Step
 from doublespec.drafting.recipe import DraftRecipe
 from doublespec.engine import Engine
-from doublespec.llm import find_bundled
+from doublespec.llm import Stream, find_bundled
 from doublespec.models.base import can_settle
+from doublespec.sampling import Request
+from doublespec.text import NumberCodec, TextStream
 from tests.reference import KnownCosts
 
 CSV = "Turn this CSV into a JSON list of objects.\n\nname,city\nAnna,Oslo\nTom,Paris\nLena,Rome"
@@ -74,6 +77,40 @@ def test_what_is_computed_at_once_is_shown_at_once(bundled: LLM) -> None:
     if can_settle(bundled.target):
         assert len(seen) < 20
     assert stream.completion.stats.tokens == seen[-1] == 60
+
+
+class Interrupted:
+    """Steps of a call, between which an interrupt comes, and which would go on behind it."""
+
+    def __init__(self) -> None:
+        self.made = 0
+        self.is_closed = False
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Step:
+        self.made += 1
+        if self.made == 4:
+            raise KeyboardInterrupt
+        ready = max(0, 5 - self.made) if self.made > 1 else 0
+        return Step((self.made,), (), 0, None, 0.0, 0.1, 0.0, 0.1, ready=ready)
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+def test_an_answer_that_is_interrupted_does_not_go_on_with_a_gap() -> None:
+    events: Any = Interrupted()
+    stream = Stream(events, TextStream(NumberCodec(), ()), Request(SamplingParams(), 1))
+    pieces = iter(stream)
+    assert next(pieces) == "1 "
+    with pytest.raises(KeyboardInterrupt):
+        next(pieces)
+    assert events.is_closed
+    assert list(stream) == []
+    assert stream.completion.tokens == (1,)
+    assert stream.completion.finish_reason is None
 
 
 def test_a_stream_gives_the_text_of_the_completion_piece_by_piece(bundled: LLM) -> None:

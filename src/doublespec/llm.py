@@ -352,7 +352,14 @@ class Stream:
             return []
         with self._turn:
             begun = perf_counter()
-            steps = ready_steps(self._events)
+            try:
+                steps = ready_steps(self._events)
+            except (
+                BaseException
+            ):  # an interrupt may come between two of them: those before are lost
+                self._is_cancelled = True
+                self._events.close()
+                raise
             seconds = perf_counter() - begun
         if self._is_cancelled:  # meanwhile
             self.close()
