@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable, Iterator
-from itertools import count, pairwise
+from itertools import accumulate, count, pairwise
 from statistics import median
 from types import SimpleNamespace
 from typing import Any
@@ -572,15 +572,15 @@ def test_where_retrieval_leads_and_finds_nothing_little_else_is_done() -> None:
     """Plain decoding would do the same, so that its trials say next to nothing, though each takes a
     call of many forwards apart."""
     seldom, often = (
-        _turns_of(Scheduler(("lookup", "ar"), {"ar": 100.0}, "lookup"), found, 12000, 99.5)
+        _turns_of(Scheduler(("lookup", "ar"), {"ar": 100.0}, "lookup"), found, 12000, 100.5)
         for found in (0, 1)
     )
     assert {turn.steps for turn in seldom[-8:] if turn.name == "lookup"} == {8 * TURN_STEPS}
     assert max(turn.steps for turn in often) == 2 * TURN_STEPS
-    tried = [
-        sum(turn.name == "ar" for turn in turns[len(turns) // 4 :]) for turns in (seldom, often)
-    ]
-    assert 0 < 2 * tried[0] < tried[1]
+    for turns, apart in ((seldom, 4096), (often, 2048)):
+        made = accumulate(turn.steps for turn in turns)
+        tried = [place for place, turn in zip(made, turns, strict=True) if turn.name == "ar"]
+        assert apart <= tried[-1] - tried[-2] < apart + 16 * TURN_STEPS
 
 
 def test_plain_decoding_that_is_far_slower_is_hardly_tried_again() -> None:

@@ -146,7 +146,8 @@ def test_what_all_cores_have_saved_pays_for_delays() -> None:
 
 
 def test_all_cores_that_stay_faster_are_seldom_compared_again() -> None:
-    """What makes them slower is noticed by what is late; one core that has become slower is not."""
+    """What makes them slower is noticed by what is late; that they have become faster, by trials
+    alone."""
     compared = []
     for machine in (Machine(), Machine(one=3e-3, two=4e-3)):
         threads = machine.governed()

@@ -25,9 +25,10 @@ _SAMPLES = 5  # blocks of a trial, with each number
 _FEWEST_SAMPLES = 2  # are enough where one number is clearly faster, as of real models
 _CLEARLY = 1.1
 _SAMPLES_OF_MANY = 2  # where they have many rows: a prompt's, which take long and are few
-_HOLDS = 20  # times as many blocks later it is tried again; twice as many each time that trials
-_HOLDS_LONGEST = 320  # agree, up to so many times; or, while all cores are faster, which are left
-_HOLDS_EVERY = 1280  # at once when they are not, up to so many: a trial takes small models apart
+_HOLDS = 20  # times as many blocks later it is tried again
+# And twice as many each time that trials agree, up to so many; or so many while all cores are
+# faster, which are left at once when they are not: a trial takes a small model's calls apart.
+_HOLDS_LONGEST, _HOLDS_EVERY = 320, 1280
 # So many times as long as what was lost is the pause after it, twice as long each time, up to so
 # many times: to try again costs a hundredth then. All cores may be much faster.
 _PAUSE_TIMES, _MOST_PAUSE_TIMES = 3, 100

@@ -177,8 +177,8 @@ class NativeDecoder:
 
     def fastest(self) -> Self:
         """The baseline of benchmarks, with as many threads as PyTorch is told to use: no shape is
-        faster than another. It works in the same memory, since where that lies makes some forwards
-        1 or 2 % faster than others (docs/log.md)."""
+        faster than another. It works in the same memory, since where that lies makes forwards up
+        to 4 % slower than elsewhere (docs/log.md)."""
         model = copy(self)
         model.threads = model._num_threads = None
         return model
